@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written under a temporary name, synced, renamed."""
 
+import glob
 import hashlib
 import json
 import os
@@ -14,8 +15,7 @@ from typing import Any
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit it replaces `path` atomically, otherwise it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         with temporary.open("rb") as handle:
@@ -28,8 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on a clean exit it takes the place of `path`, otherwise it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -38,6 +37,14 @@ def whole_directory(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Name a temporary neighbour of `path`, after clearing away those of writers that were killed: a path has one writer at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def write_json(path: Path, value: Any) -> None:

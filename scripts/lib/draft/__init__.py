@@ -1,0 +1,1 @@
+"""Draft heads: training data, models, training with exact resume, export."""

@@ -1,0 +1,1 @@
+"""The serving measurement: engine, workload, counters."""

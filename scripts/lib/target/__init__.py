@@ -1,0 +1,1 @@
+"""The target model, its prompts and its responses."""

@@ -1,0 +1,1 @@
+"""What measurements mean: records with their context, comparison, the champion."""

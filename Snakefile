@@ -1,0 +1,27 @@
+"""Tune a draft head's training hyperparameters for the acceptance length that vLLM measures."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/target.smk"
+include: "rules/features.smk"
+include: "rules/search.smk"
+include: "rules/train.smk"
+include: "rules/serve.smk"
+include: "rules/verdict.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    """Search, serve the finalists, name the champion, write the ledger."""
+    default_target: True
+    input:
+        "results/champion.json",
+        "results/ledger.csv",
+        "results/ledger.parquet",

@@ -1,0 +1,38 @@
+"""Prompts, the target's responses to them, and the hidden states along the way.
+
+Inputs:   the target
+Outputs:  resources/features/{features}/prompts/{train,heldout,serving}.jsonl
+          resources/features/{features}/{train,heldout}/
+"""
+
+
+rule write_prompts:
+    """Split prompts into training, held-out and serving prompts that share nothing."""
+    input:
+        target=experiment.target,
+    output:
+        train=f"{experiment.features}/prompts/train.jsonl",
+        heldout=f"{experiment.features}/prompts/heldout.jsonl",
+        serving=f"{experiment.features}/prompts/serving.jsonl",
+    log:
+        "results/logs/write_prompts.log",
+    params:
+        features=settings.features.model_dump(),
+    script:
+        "../scripts/write_prompts.py"
+
+
+rule extract_features:
+    """Record the target's greedy responses to prompts, with its hidden states."""
+    input:
+        target=experiment.target,
+        prompts=f"{experiment.features}/prompts/{{split}}.jsonl",
+    output:
+        features=directory(f"{experiment.features}/{{split}}"),
+    log:
+        "results/logs/extract_features.{split}.log",
+    params:
+        response_tokens=settings.features.response_tokens,
+        aux_layers=list(experiment.space.draft.aux_layers),
+    script:
+        "../scripts/extract_features.py"

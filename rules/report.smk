@@ -1,0 +1,24 @@
+"""The ledger: every record of the results tree as one table, rebuilt from the tree whenever it is asked for.
+
+Inputs:   results/
+Outputs:  results/ledger.csv, results/ledger.parquet
+"""
+
+
+localrules:
+    build_ledger,
+
+
+rule build_ledger:
+    """Gather every record under results/ into one table."""
+    input:
+        champion="results/champion.json",
+    output:
+        csv="results/ledger.csv",
+        parquet="results/ledger.parquet",
+    log:
+        "results/logs/build_ledger.log",
+    params:
+        results="results",
+    script:
+        "../scripts/build_ledger.py"

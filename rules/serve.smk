@@ -1,0 +1,38 @@
+"""Export a head and measure it in vLLM.
+
+Inputs:   results/{arm}/rung<top>.state/, the target, the serving prompts
+Outputs:  results/{arm}/head/, results/{arm}/serving.json
+"""
+
+
+rule export_head:
+    """Write a trained head in the format vLLM loads."""
+    input:
+        arm="results/{arm}/arm.json",
+        target=experiment.target,
+        state=f"results/{{arm}}/rung{search.top_rung}.state",
+    output:
+        head=directory("results/{arm}/head"),
+    log:
+        "results/logs/export_head/{arm}.log",
+    script:
+        "../scripts/export_head.py"
+
+
+rule measure_serving:
+    """Serve the target with a head and read the acceptance length off the engine's counters."""
+    input:
+        arm="results/{arm}/arm.json",
+        target=experiment.target,
+        acc=f"results/{{arm}}/rung{search.top_rung}.acc",
+        head="results/{arm}/head",
+        prompts=f"{experiment.features}/prompts/serving.jsonl",
+    output:
+        serving="results/{arm}/serving.json",
+    log:
+        "results/logs/measure_serving/{arm}.log",
+    params:
+        serving=settings.serving.model_dump(exclude={"top_k"}),
+        draft_tokens=experiment.space.objective.draft_tokens,
+    script:
+        "../scripts/measure_serving.py"

@@ -1,0 +1,19 @@
+"""The tiny target of the embedded default; with `target.path` set, the model named there is used as it is.
+
+Outputs:  resources/target/{target}/
+"""
+
+
+if settings.target.path is None:
+
+    rule train_target:
+        """Train the tiny target and its tokenizer on the Python standard library."""
+        output:
+            model=directory(experiment.target),
+        log:
+            "results/logs/train_target.log",
+        params:
+            tiny=settings.target.tiny.model_dump(),
+        threads: 2
+        script:
+            "../scripts/train_target.py"

@@ -1,0 +1,18 @@
+"""Name the arm with the longest acceptance that vLLM has measured."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib.files import write_json
+from lib.script import running
+from lib.verdict.champion import choose_champion
+from lib.verdict.record import ServingRecord, read_record
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake.log[0]):
+        paths = {snakemake.input.standing, *snakemake.input.finalists}
+        servings = [read_record(Path(path), ServingRecord) for path in sorted(paths)]
+        write_json(Path(snakemake.output.champion), choose_champion(servings, snakemake.params.standing, snakemake.params.search))

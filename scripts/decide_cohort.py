@@ -1,0 +1,32 @@
+"""Propose a bracket's first arms, promote the best of the cohort below, or pick the finalists."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.files import write_json
+from lib.script import running
+from lib.search.cohort import decide
+from lib.search.promotion import Score
+from lib.search.search import Search
+from lib.verdict.record import ProxyRecord, read_record
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def decide_cohort(search: Search, folder: str, rung: int, evidence: list[Path]) -> dict[str, Any]:
+    """Return the decision on the evidence of .acc files."""
+    records = [read_record(path, ProxyRecord) for path in evidence]
+    scores = [Score(record.arm, record.status, getattr(record, search.space.proxy), record.reason) for record in records]
+    return decide(search, folder, rung, scores)
+
+
+if __name__ == "__main__":
+    with running(snakemake.log[0]):
+        decision = decide_cohort(
+            search=Search.from_description(snakemake.params.search),
+            folder=snakemake.wildcards.bracket,
+            rung=int(snakemake.wildcards.rung),
+            evidence=[Path(path) for path in snakemake.input.evidence],
+        )
+        write_json(Path(snakemake.output.decision), decision)

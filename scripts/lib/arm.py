@@ -1,0 +1,96 @@
+"""An arm: one choice of hyperparameters, how it is laid out on the machine, and the name its content gives it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lib.config import Point
+from lib.files import digest
+
+TRAINING_VERSION = 1
+"""Part of every arm's identity. Raise it when a change of the code changes the weights that training gives."""
+
+
+class InfeasibleError(ValueError):
+    """A point that cannot be trained as asked. The message says why."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a global batch lies on the machine: global batch = ranks x micro-batch x accumulation, all in samples."""
+
+    ranks: int
+    micro_batch: int
+    accumulation: int
+
+
+def lay_out(global_batch: int, *, ranks: int, micro_batch_limit: int, accumulation: int | None = None) -> Layout:
+    """Split a global batch over ranks, with the largest micro-batch within the limit, or with the accumulation asked for.
+
+    Raises:
+        InfeasibleError: no micro-batch within the limit gives the global batch.
+    """
+    per_rank, rest = divmod(global_batch, ranks)
+    if rest or not per_rank:
+        raise InfeasibleError(f"global batch {global_batch} is not a multiple of {ranks} ranks")
+    if accumulation is None:
+        micro_batch = next(size for size in range(min(per_rank, micro_batch_limit), 0, -1) if per_rank % size == 0)
+        return Layout(ranks, micro_batch, per_rank // micro_batch)
+    micro_batch, rest = divmod(per_rank, accumulation)
+    if rest or not micro_batch:
+        raise InfeasibleError(f"global batch {global_batch} over {ranks} ranks is not a multiple of accumulation {accumulation}")
+    if micro_batch > micro_batch_limit:
+        raise InfeasibleError(
+            f"global batch {global_batch} over {ranks} ranks with accumulation {accumulation} needs a micro-batch of {micro_batch}, "
+            f"above the limit of {micro_batch_limit}"
+        )
+    return Layout(ranks, micro_batch, accumulation)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One trial of the search. `recipe` is everything else that decides its weights, as plain data."""
+
+    global_batch: int
+    lr: float
+    warmup: float
+    seed: int
+    layout: Layout
+    recipe: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The arm's name: readable in front, a digest of the whole content behind. Nothing parses it."""
+        content = digest(asdict(self) | {"training_version": TRAINING_VERSION}, 8)
+        return f"gb{self.global_batch}-lr{_short(self.lr)}-wu{_short(self.warmup)}-s{self.seed}-{content}"
+
+    def record(self) -> dict[str, Any]:
+        """Return the arm as plain data, the content of its `arm.json`."""
+        return {"arm": self.id, **asdict(self)}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Arm":
+        """Read an arm back from `record()`. Raises ValueError when the content does not give the name it carries."""
+        values = {key: value for key, value in record.items() if key != "arm"}
+        arm = cls(**{**values, "layout": Layout(**values["layout"])})
+        if arm.id != record["arm"]:
+            raise ValueError(f"arm {record['arm']} was made by another version or edited: its content is now named {arm.id}")
+        return arm
+
+
+def make_arm(point: Point, *, seed: int, ranks: int, micro_batch_limit: int, recipe: dict[str, Any]) -> Arm:
+    """Lay a point out as an arm. Raises InfeasibleError when it cannot be."""
+    layout = lay_out(point.global_batch, ranks=ranks, micro_batch_limit=micro_batch_limit, accumulation=point.accum)
+    return Arm(point.global_batch, point.lr, point.warmup, seed, layout, recipe)
+
+
+def reachable(cap: int, global_batch: int) -> int:
+    """Return the samples an arm consumes at a rung: the most whole global batches within the cap."""
+    return cap // global_batch * global_batch
+
+
+def _short(number: float) -> str:
+    """Write a number briefly and exactly enough to read: 0.0003 as 3e-4, 0.05 as 0.05."""
+    if number == 0 or 0.01 <= abs(number) < 1000:
+        return f"{number:.4g}"
+    mantissa, exponent = f"{number:.3e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

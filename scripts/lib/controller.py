@@ -1,0 +1,45 @@
+"""What the Snakemake process itself does at its start: refuse bad input in plain lines, and hold the results tree alone."""
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from lib.errors import UserError
+
+_held: list[TextIO] = []
+
+
+@contextmanager
+def refuse() -> Iterator[None]:
+    """End the process with the message of a UserError, without a traceback and before any work."""
+    try:
+        yield
+    except UserError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)  # Snakemake would turn a SystemExit in a Snakefile into a traceback
+
+
+def hold_results(folder: Path) -> None:
+    """Take the lock on a results tree for the life of this process. The system frees it however the process ends.
+
+    This replaces Snakemake's own lock, which a killed controller leaves behind.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = (folder / "spec-decode-tune.lock").open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        raise UserError(f"process {handle.read().strip() or '?'} is already running in this folder; wait for it or stop it") from None
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    _held.append(handle)

@@ -1,0 +1,195 @@
+"""Offline training data of a draft head, in speculators' on-disk format: the target's answers and its hidden states over them.
+
+A folder holds an Arrow dataset (`input_ids`, `loss_mask`, `seq_len`), one `hidden_states/hs_<i>.safetensors` per row with `hidden_states`
+[T, aux layers + 1, H] and `token_ids` [T], and `manifest.json`, written last: a folder without one is unfinished. Data that speculators extracted at
+scale becomes such a folder by `seal_features`.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load, save
+
+from lib.errors import UserError
+from lib.files import read_json, whole_directory, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MANIFEST = "manifest.json"
+
+
+class CorruptFeatures(UserError):
+    """A feature folder is not what its manifest says."""
+
+    def __init__(self, file: Path, what: str) -> None:
+        super().__init__(f"features: {file} {what}; delete the folder, it is rebuilt")
+
+
+class FeatureSet:
+    """The samples of one sealed feature folder, read lazily and checked against the manifest's digests when first read.
+
+    Opening checks that every file is there in its full size and raises CorruptFeatures otherwise. The attributes are the manifest's:
+    `aux_layers`, `hidden_size`, `target` (the target's fingerprint), and `lengths`, the tokens of each sample.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not (path / MANIFEST).is_file():
+            raise CorruptFeatures(path / MANIFEST, "is missing")
+        manifest = read_json(path / MANIFEST)
+        self.path = path
+        self.aux_layers: list[int] = manifest["aux_layers"]
+        self.hidden_size: int = manifest["hidden_size"]
+        self.target: str = manifest["target"]
+        self._files: dict[str, dict[str, Any]] = manifest["files"]
+        for name, facts in self._files.items():
+            if not (path / name).is_file():
+                raise CorruptFeatures(path / name, "is missing")
+            if (size := (path / name).stat().st_size) != facts["bytes"]:
+                raise CorruptFeatures(path / name, f"has {size} bytes instead of {facts['bytes']}")
+        self._verified: set[str] = set()
+        rows = pa.concat_tables(pa.ipc.open_stream(self._read(name)).read_all() for name in self._arrow_files())
+        self.lengths: list[int] = rows["seq_len"].to_pylist()
+        self._loss_mask: list[list[int]] = rows["loss_mask"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def sample(self, index: int) -> dict[str, torch.Tensor]:
+        """Return sample `index` as speculators' datasets do, before any shift or collation.
+
+        `hidden_states` [T, aux layers * H], `verifier_last_hidden_states` [T, H] (before the final norm), `input_ids` [T], `loss_mask` [T],
+        `position_ids` [T], `lengths` [1]. Raises CorruptFeatures when the file's digest is not the manifest's.
+        """
+        stored = load(self._read(_states_name(index)))
+        states, tokens = stored["hidden_states"], stored["token_ids"]
+        return {
+            "hidden_states": states[:, :-1].flatten(1),
+            "input_ids": tokens,
+            "verifier_last_hidden_states": states[:, -1],
+            "loss_mask": torch.tensor(self._loss_mask[index].as_py()),
+            "lengths": torch.tensor([len(tokens)]),
+            "position_ids": torch.arange(len(tokens)),
+        }
+
+    def _arrow_files(self) -> list[str]:
+        return [file["filename"] for file in json.loads(self._read("state.json"))["_data_files"]]
+
+    def _read(self, name: str) -> bytes:
+        content = (self.path / name).read_bytes()
+        if name not in self._verified:
+            if hashlib.sha256(content).hexdigest() != self._files[name]["sha256"]:
+                raise CorruptFeatures(self.path / name, "differs from the digest in the manifest")
+            self._verified.add(name)
+        return content
+
+
+def extract_features(
+    target_path: Path, prompts_jsonl: Path, out_dir: Path, *, response_tokens: int, aux_layers: list[int], batch: int, threads: int
+) -> None:
+    """Let the target answer every prompt greedily with `response_tokens` tokens and write the hidden states over prompt and answer to `out_dir`.
+
+    Aux layer k is the output of the target's first k layers (0: the embeddings); the entry after the aux layers is the last layer's output before the
+    final norm. The loss mask covers the answers. Raises UserError for an aux layer that the target does not have, a prompt that does not fit the
+    target's context, and a target that yields infinities.
+    """
+    from datasets import Dataset
+
+    from lib.target.corpus import read_prompts
+    from lib.target.load import check_target, load_target, target_fingerprint
+    from lib.target.responses import batches_of_one_length, greedy_responses
+
+    torch.set_num_threads(threads)
+    facts = check_target(target_path)
+    if not aux_layers or not all(0 <= layer < facts.num_layers for layer in aux_layers):
+        raise UserError(
+            f"aux_layers={aux_layers} must be layers 0 to {facts.num_layers - 1} of target.path={target_path}; name at least one"
+        )
+    model, tokenizer = load_target(target_path)
+    prompts = [tokenizer.encode(prompt) for prompt in read_prompts(prompts_jsonl)]
+    longest = max(map(len, prompts)) + response_tokens
+    if longest > facts.max_positions:
+        raise UserError(f"response_tokens={response_tokens} makes {longest} tokens, the target holds {facts.max_positions}; lower it")
+    rows: list[list[int]] = [[] for _ in prompts]
+    started, done = time.monotonic(), 0
+    with whole_directory(out_dir) as folder:
+        (folder / "hidden_states").mkdir()
+        for indices in batches_of_one_length(prompts, batch):
+            group = [prompts[index] for index in indices]
+            responses = greedy_responses(model, group, response_tokens, batch)
+            tokens = torch.tensor([prompt + response for prompt, response in zip(group, responses, strict=True)])
+            states = hidden_states(model, tokens, aux_layers)
+            if not states.isfinite().all():
+                raise UserError(f"target.path={target_path} yields infinite hidden states; the target is broken, export it again")
+            for index, row, row_states in zip(indices, tokens, states, strict=True):
+                rows[index] = row.tolist()
+                (folder / _states_name(index)).write_bytes(save({"hidden_states": row_states.contiguous(), "token_ids": row}))
+            done += len(indices)
+            seconds_left = (time.monotonic() - started) / done * (len(prompts) - done)
+            print(f"features: {done}/{len(prompts)} samples, {seconds_left:.0f} s left", file=sys.stderr, flush=True)
+        dataset = Dataset.from_dict(
+            {
+                "input_ids": rows,
+                "loss_mask": [[0] * (len(row) - response_tokens) + [1] * response_tokens for row in rows],
+                "seq_len": [len(row) for row in rows],
+            }
+        )
+        dataset.with_format("torch").save_to_disk(folder)
+        seal_features(folder, target=target_fingerprint(target_path), aux_layers=aux_layers, hidden_size=facts.hidden_size)
+
+
+def seal_features(folder: Path, *, target: str, aux_layers: list[int], hidden_size: int) -> None:
+    """Write the manifest of a complete folder in speculators' format: size and SHA-256 of every file, the target's fingerprint, aux layers, versions."""
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    write_json(
+        folder / MANIFEST,
+        {
+            "target": target,
+            "aux_layers": aux_layers,
+            "hidden_size": hidden_size,
+            "versions": {package: version(package) for package in ("torch", "transformers", "datasets")},
+            "files": {name: _file_facts(folder / name) for name in names},
+        },
+    )
+
+
+@torch.inference_mode()
+def hidden_states(model: "PreTrainedModel", tokens: torch.Tensor, aux_layers: Sequence[int]) -> torch.Tensor:
+    """Run the decoder over `tokens` [B, T]; return [B, T, aux layers + 1, H] on the CPU, the last entry being the last layer's output.
+
+    The layers are hooked because a model's own list of hidden states ends with the normalised ones.
+    """
+    decoder = model.get_decoder()
+    outputs: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            outputs[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    # The embeddings are layer 0, so layers[k - 1] yields the output of k layers.
+    handles = [module.register_forward_hook(keep(k)) for k, module in enumerate([decoder.get_input_embeddings(), *decoder.layers])]
+    try:
+        decoder(input_ids=tokens.to(model.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack([outputs[layer] for layer in (*aux_layers, len(decoder.layers))], dim=2).cpu()
+
+
+def _states_name(index: int) -> str:
+    return f"hidden_states/hs_{index}.safetensors"
+
+
+def _file_facts(file: Path) -> dict[str, Any]:
+    with file.open("rb") as handle:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}

@@ -1,0 +1,227 @@
+"""Draft heads: what one is made of, how it is built, and how samples are packed for its forward pass.
+
+The models, losses and collation are speculators'; this module fixes what they leave to chance, to the command line or to the batch.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from speculators import DFlashDraftModel, Eagle3DraftModel
+from speculators.models.dflash import core as dflash_core
+from speculators.models.eagle3.data import shift_batch
+from speculators.train.cli import create_transformer_layer_config
+from speculators.train.data import CollateFn
+from speculators.train.utils import resolve_mask_token_id
+from speculators.train.vocab_mapping import build_vocab_mappings_from_distribution
+from torch import Tensor
+from torch.nn import Module
+
+from lib.draft.data import FeatureSet
+from lib.errors import UserError
+from lib.target.load import check_target
+
+Vocabulary = tuple[Tensor, Tensor]
+
+_DRAFT_LAYERS = {"eagle3": "llama", "dflash": "qwen3"}  # the decoder layers that speculators and vLLM share for each method
+_FLEX_BLOCK = 128  # flex attention wants whole blocks of this many positions
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """Architecture of a draft head.
+
+    `aux_layers`: the target's layers whose outputs feed the head; id n is the output of n layers, 0 the embedding.
+    `k`: speculative tokens at serving; the held-out evaluation looks as far ahead.
+    `draft_vocab_size`: None is the target's full vocabulary; a smaller one keeps the tokens most frequent in the training answers.
+    `ttt_steps` and the norms concern EAGLE3; `block_size`, `max_anchors_per_sample` (training blocks drawn from a sample) and
+    `mask_token_id` DFlash (None: the tokenizer's mask token or an unused one, by speculators' rule).
+    """
+
+    method: Literal["eagle3", "dflash"]
+    num_layers: int
+    aux_layers: tuple[int, ...]
+    k: int
+    draft_vocab_size: int | None = None
+    ttt_steps: int = 3
+    norm_before_residual: bool = True
+    norm_before_fc: bool = True
+    norm_output: bool = True
+    block_size: int = 8
+    max_anchors_per_sample: int = 64
+    mask_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in _DRAFT_LAYERS:
+            raise UserError(f"head.method={self.method!r} is unknown; choose {' or '.join(_DRAFT_LAYERS)}")
+        for name in ("num_layers", "k", "ttt_steps", "max_anchors_per_sample"):
+            if getattr(self, name) < 1:
+                raise UserError(f"head.{name}={getattr(self, name)} must be at least 1")
+        if self.method == "dflash" and self.k >= self.block_size:
+            raise UserError(
+                f"head.k={self.k} must be below head.block_size={self.block_size}, a DFlash block drafts one token less than its size"
+            )
+
+
+def build_head(spec: HeadSpec, target: Path, features: FeatureSet, seed: int) -> Module:
+    """Return a fresh head in fp32 on the CPU; its trainable weights are a pure function of `spec`, the target's shape and `seed`.
+
+    Embedding, output projection and final norm are the target's, frozen. Raises UserError when the head does not fit the target or the features.
+    """
+    if list(spec.aux_layers) != list(features.aux_layers):
+        raise UserError(
+            f"head.aux_layers={list(spec.aux_layers)} differ from {features.aux_layers} of the features {features.path}; extract them again"
+        )
+    _check_fit(spec, target)
+    vocabulary = (
+        None if spec.draft_vocab_size is None else frequent_vocabulary(features, spec.draft_vocab_size, check_target(target).vocab_size)
+    )
+    return assemble_head(spec, target, vocabulary, seed)
+
+
+def assemble_head(spec: HeadSpec, target: Path, vocabulary: Vocabulary | None, seed: int) -> Module:
+    """Do what `build_head` does with a draft vocabulary chosen before, (t2d, d2t) in speculators' encoding; None is the full one."""
+    _check_fit(spec, target)
+    vocab_size = check_target(target).vocab_size
+    options: dict[str, Any] = {
+        "verifier_name_or_path": str(target),
+        "target_layer_ids": list(spec.aux_layers),
+        "draft_vocab_size": spec.draft_vocab_size or vocab_size,
+        "draft_attn_impl": "simple_flex_attention" if torch.cuda.is_available() else "sdpa",
+    }
+    if spec.method == "eagle3":
+        model_class: Any = Eagle3DraftModel
+        options |= {name: getattr(spec, name) for name in ("ttt_steps", "norm_before_residual", "norm_before_fc", "norm_output")}
+    else:
+        model_class = DFlashDraftModel
+        options |= {"block_size": spec.block_size, "mask_token_id": resolve_mask_token_id(str(target), vocab_size, spec.mask_token_id)}
+    every_layer = list(range(spec.num_layers))
+    layers = create_transformer_layer_config(
+        str(target), spec.num_layers, _DRAFT_LAYERS[spec.method], hidden_act=None, sliding_window=0, full_attention_indices=every_layer
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Module = model_class.from_training_args(layers, *(vocabulary or (None, None)), **options)
+    model.config.speculators_config.proposal_methods[0].speculative_tokens = spec.k
+    return model.float()
+
+
+def frequent_vocabulary(features: FeatureSet, size: int, target_size: int) -> Vocabulary:
+    """Return (t2d [target_size] bool, d2t [size] offsets): the `size` tokens most frequent where the loss mask is set, ties to the lower id."""
+    counts: Counter[int] = Counter()
+    for index in range(len(features)):
+        sample = features.sample(index)
+        counts.update(sample["input_ids"][sample["loss_mask"].bool()].tolist())
+    d2t, t2d = build_vocab_mappings_from_distribution(counts, size, target_size)
+    return t2d, d2t
+
+
+def head_tensors(model: Module) -> dict[str, Tensor]:
+    """Return what a head owns by name, sorted: its trainable parameters and its draft vocabulary. Everything else is the target's."""
+    owned = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    owned |= {name: buffer for name, buffer in model.named_buffers() if name in ("t2d", "d2t")}
+    return dict(sorted(owned.items()))
+
+
+def head_hash(model: Module) -> str:
+    """Return the SHA-256 over names and bytes of `head_tensors`: equal weights, equal hash."""
+    return tensor_hash(head_tensors(model))
+
+
+def tensor_hash(tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 over sorted names and raw bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Samples in one row. `inputs` are forward's tensors [1, W] or [1, W, ...]; DFlash alone has `anchors` [A], the positions where blocks start.
+
+    Unused slots of `anchors` are -1.
+    """
+
+    inputs: dict[str, Tensor]
+    anchors: Tensor | None
+
+
+def pack_samples(
+    spec: HeadSpec, samples: Sequence[dict[str, Tensor]], anchors: Sequence[Tensor] | None, longest: int, device: torch.device
+) -> Pack:
+    """Pack samples one behind the other, as speculators does, so that no sample's loss depends on its neighbours.
+
+    `anchors`: for DFlash, per sample the block starts within it (at most `max_anchors_per_sample`). `longest`: the longest sample that can come; on
+    CUDA every pack of as many samples gets one width, for the compiled forward's sake.
+    """
+    rows = [_eagle3_sample(sample, spec.ttt_steps) if spec.method == "eagle3" else sample for sample in samples]
+    lengths = [len(row["input_ids"]) for row in rows]
+    # The room behind the last sample lets a block start close to its end.
+    width = (sum(lengths) if device.type == "cpu" else len(rows) * longest) + spec.block_size
+    if device.type != "cpu":
+        width = -(-width // _FLEX_BLOCK) * _FLEX_BLOCK
+    hidden_size = rows[0]["verifier_last_hidden_states"].shape[-1]
+    batch = CollateFn(width, hidden_size, len(spec.aux_layers), torch.float32)(rows)
+    inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+    inputs["loss_mask"] = inputs["loss_mask"].bool()
+    if anchors is None:
+        return Pack(inputs, None)
+    slots = torch.full((len(rows), spec.max_anchors_per_sample), -1)
+    first = 0
+    for slot, length, own in zip(slots, lengths, anchors, strict=True):
+        slot[: len(own)] = own + first
+        first += length
+    return Pack(inputs, slots.flatten().to(device))
+
+
+def run_head(model: Module, pack: Pack, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run the model's training forward; return its loss, a mean over the pack's targets, and its metrics."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=pack.inputs["input_ids"].is_cuda):
+        if pack.anchors is None:
+            _, loss, metrics = model(**pack.inputs, **options)
+        else:
+            with _fixed_anchors(pack.anchors):
+                _, loss, metrics = model(**pack.inputs, max_anchors=len(pack.anchors), **options)
+    return loss, metrics
+
+
+@contextmanager
+def _fixed_anchors(anchors: Tensor) -> Iterator[None]:
+    """Let DFlash's forward start its blocks at `anchors`: its own choice draws from the global RNG and over the whole pack."""
+    drawn = dflash_core.select_anchors
+    dflash_core.select_anchors = lambda *_: (anchors.clamp(min=0), anchors >= 0)
+    try:
+        yield
+    finally:
+        dflash_core.select_anchors = drawn
+
+
+def _eagle3_sample(sample: dict[str, Tensor], ttt_steps: int) -> dict[str, Tensor]:
+    """Shift a sample as EAGLE3 wants it and drop its first `ttt_steps` - 1 targets.
+
+    Step t pairs a draft with the target t positions on, which for the end of one sample is the start of the next in the pack.
+    """
+    shifted: dict[str, Tensor] = shift_batch(sample)
+    shifted["loss_mask"] = shifted["loss_mask"].clone()
+    shifted["loss_mask"][: ttt_steps - 1] = 0
+    return shifted
+
+
+def _check_fit(spec: HeadSpec, target: Path) -> None:
+    facts = check_target(target)
+    layers = spec.aux_layers
+    if not layers or len(set(layers)) < len(layers) or not all(0 <= layer <= facts.num_layers for layer in layers):
+        raise UserError(
+            f"head.aux_layers={list(layers)} must be distinct ids within 0..{facts.num_layers}, the layers of target.path={target}"
+        )
+    if not 1 <= (spec.draft_vocab_size or 1) <= facts.vocab_size:
+        raise UserError(
+            f"head.draft_vocab_size={spec.draft_vocab_size} must be within 1..{facts.vocab_size}, the vocabulary of target.path={target}; lower it"
+        )

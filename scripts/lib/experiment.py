@@ -1,0 +1,83 @@
+"""From a configuration to one experiment: which target, which features, which search, under which names."""
+
+import importlib.util
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.config import Config, Space, load_space, parse_config
+from lib.errors import UserError
+from lib.files import digest
+from lib.search.search import Search
+from lib.target.load import check_target, target_fingerprint
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One checked configuration. Folders are named by the content that goes into them, so nothing stale is ever read."""
+
+    config: Config
+    space: Space
+    search: Search
+    target: str
+    features: str
+
+
+def load_experiment(values: dict[str, Any]) -> Experiment:
+    """Check a whole configuration, the search space and the named target included, and derive every name from it.
+
+    Raises:
+        UserError: one line per fault, naming key, value and cure.
+    """
+    config = parse_config(values)
+    space = load_space(Path(config.space))
+    vocab_size, layers, positions = _check_target(config)
+    if space.draft.draft_vocab_size is not None and space.draft.draft_vocab_size > vocab_size:
+        raise UserError(
+            f"{config.space}: draft.draft_vocab_size = {space.draft.draft_vocab_size} is larger than the target's vocabulary of "
+            f"{vocab_size}; lower it, or leave it empty for the whole vocabulary"
+        )
+    outside = [layer for layer in space.draft.aux_layers if not 0 <= layer <= layers]
+    if outside:
+        raise UserError(f"{config.space}: draft.aux_layers = {outside[0]} is outside the target's layers 0 to {layers}; choose within")
+    longest = max(config.features.prompt_tokens + config.features.response_tokens, config.serving.max_model_len)
+    if longest > positions:
+        raise UserError(
+            f"sequences of {longest} tokens do not fit the target's {positions} positions; lower features.prompt_tokens, "
+            "features.response_tokens or serving.max_model_len"
+        )
+    if config.features.prompts is not None and not Path(config.features.prompts).is_file():
+        raise UserError(f'features.prompts = {config.features.prompts!r}: no such file; name a JSONL file with {{"prompt": ...}} per line')
+
+    if config.target.path:
+        target, target_id = config.target.path, target_fingerprint(Path(config.target.path))
+    else:
+        target_id = digest([config.target.tiny.model_dump(), platform.python_version()])
+        target = f"resources/target/{target_id}"
+    features_id = digest([target_id, config.features.model_dump(), space.draft.aux_layers])
+    recipe = {
+        "target": target_id,
+        "features": features_id,
+        "draft": space.draft.model_dump(mode="json"),
+        "training": config.training.model_dump(mode="json", exclude={"ranks", "micro_batch_limit"}),
+        "rungs": list(space.rungs.samples),
+    }
+    search = Search(space=space, training=config.training, seed=config.seed, recipe=recipe, top_k=config.serving.top_k)
+    search.check()
+    return Experiment(config, space, search, target, f"resources/features/{features_id}")
+
+
+def check_engine() -> None:
+    """Refuse to start when vLLM is not there to measure with. Raises UserError."""
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("vllm is not installed in this environment; run `make` to install the pinned environment")
+
+
+def _check_target(config: Config) -> tuple[int, int, int]:
+    """Return the target's vocabulary size, number of layers and positions."""
+    if config.target.path:
+        facts = check_target(Path(config.target.path))
+        return facts.vocab_size, facts.num_layers, facts.max_positions
+    tiny = config.target.tiny
+    return tiny.vocab_size, tiny.layers, tiny.context

@@ -1,0 +1,50 @@
+"""Tables of the results tree."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib.arm import Arm
+from lib.errors import UserError
+from lib.files import read_json
+from lib.verdict.record import ProxyRecord, Record, ServingRecord, read_record
+
+
+def ledger(results: Path) -> pd.DataFrame:
+    """Return every measurement under `results` as one table: a row per record, the context as dotted columns.
+
+    Rows are ordered by arm, kind and rung, so the same tree always gives the same table. Raises UserError on a record that is not whole.
+    """
+    rows = []
+    for folder in sorted(path.parent for path in results.glob("*/arm.json")):
+        arm = _read_arm(folder / "arm.json")
+        for path in sorted(folder.glob("rung*.acc")):
+            rows.append(_row(arm, "proxy", read_record(path, ProxyRecord)))
+        if (folder / "serving.json").exists():
+            rows.append(_row(arm, "serving", read_record(folder / "serving.json", ServingRecord)))
+    table = pd.DataFrame(rows)
+    return table.sort_values(["arm", "kind", "rung"], ignore_index=True) if len(table) else table
+
+
+def _read_arm(path: Path) -> Arm:
+    try:
+        return Arm.from_record(read_json(path))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: {error}; move the folder away, the next run trains the arm again if it is asked for") from None
+
+
+def _row(arm: Arm, kind: str, record: Record) -> dict[str, Any]:
+    fields = record.model_dump(mode="json")
+    context = fields.pop("context")
+    flat = pd.json_normalize({"context": context}).iloc[0].to_dict()
+    point = {
+        "global_batch": arm.global_batch,
+        "peak_lr": arm.lr,
+        "warmup": arm.warmup,
+        "seed": arm.seed,
+        "ranks": arm.layout.ranks,
+        "micro_batch": arm.layout.micro_batch,
+        "accumulation": arm.layout.accumulation,
+    }
+    return {"arm": arm.id, "kind": kind, **point, **fields, **flat}

@@ -1,0 +1,58 @@
+"""What every script does around its work: log, say user errors in one line, and never outlive the controller."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from lib.errors import UserError
+
+CONTROLLER = "SPEC_DECODE_TUNE_CONTROLLER"
+"""Environment variable that holds the process id of the Snakemake process whose jobs we are."""
+
+
+@contextmanager
+def running(log: str) -> Iterator[None]:
+    """Run a script's work: messages go to `log` and to stderr, a UserError ends it with one line instead of a traceback.
+
+    If the controller dies, this process kills itself within about a second, and with it whatever dies with its parent.
+    """
+    path = Path(log)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[logging.FileHandler(path, mode="w"), logging.StreamHandler()],
+        force=True,
+    )
+    _die_with_controller()
+    try:
+        yield
+    except UserError as error:
+        logging.getLogger(__name__).error("error: %s", error)
+        sys.exit(1)
+    except BaseException:
+        logging.getLogger(__name__).exception("unexpected failure")
+        raise
+
+
+def _die_with_controller() -> None:
+    pid = os.environ.get(CONTROLLER)
+    if pid is None:
+        return
+    controller = psutil.Process(int(pid))
+
+    def watch() -> None:
+        while controller.is_running() and controller.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="die-with-controller", daemon=True).start()

@@ -1,0 +1,35 @@
+"""Schedules: which brackets there are, at which rung each begins, how many arms each rung keeps."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """A ladder of cohorts: `sizes[i]` arms train to rung `first_rung + i`."""
+
+    label: str
+    first_rung: int
+    sizes: tuple[int, ...]
+
+    @property
+    def rungs(self) -> range:
+        """The rungs of the common ladder that this bracket uses."""
+        return range(self.first_rung, self.first_rung + len(self.sizes))
+
+    def size(self, rung: int) -> int:
+        """Return how many arms train to `rung`."""
+        return self.sizes[rung - self.first_rung]
+
+
+def hyperband(rungs: int, eta: int) -> tuple[Bracket, ...]:
+    """Return Hyperband's brackets for a ladder of `rungs` rungs, the most exploring one first.
+
+    Bracket s starts floor((s_max + 1) / (s + 1)) * eta^s arms at rung s_max - s and keeps one in eta at every rung: table 1 of
+    Li et al., "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization", JMLR 18 (2018).
+    """
+    s_max = rungs - 1
+    return tuple(_halving(f"s{s}", s_max - s, (s_max + 1) // (s + 1) * eta**s, rungs, eta) for s in range(s_max, -1, -1))
+
+
+def _halving(label: str, first_rung: int, arms: int, rungs: int, eta: int) -> Bracket:
+    return Bracket(label, first_rung, tuple(arms // eta**step for step in range(rungs - first_rung)))

@@ -1,0 +1,85 @@
+"""The search space: which points there are, which can be trained, how one is drawn."""
+
+import itertools
+import math
+
+from lib.arm import InfeasibleError, lay_out, reachable
+from lib.config import Parameters, Point, Range, Space, Training, Values
+from lib.errors import UserError
+
+SIGNIFICANT_DIGITS = 3
+"""Drawn values are rounded to this many digits, so that the name of an arm shows the value it was trained with."""
+
+
+def check_space(space: Space, training: Training) -> None:
+    """Refuse a space of which some part can never be trained.
+
+    Raises:
+        UserError: the standing configuration, or every point with one of the global batches, is infeasible.
+    """
+    reason = infeasible(space.standing, space, training)
+    if reason:
+        raise UserError(f"standing: {reason}; change standing or training")
+    accums = [int(accum) for accum in _corners(space.parameters.accum)] if space.parameters.accum else [None]
+    for global_batch in _corners(space.parameters.global_batch):
+        points = [space.standing.model_copy(update={"global_batch": int(global_batch), "accum": accum}) for accum in accums]
+        reasons = [infeasible(point, space, training) for point in points]
+        if all(reasons):
+            raise UserError(f"parameters.global_batch = {global_batch:g}: {reasons[0]}; remove it, or change training or rungs")
+
+
+def infeasible(point: Point, space: Space, training: Training) -> str | None:
+    """Return why a point cannot be trained to every rung, or None when it can."""
+    try:
+        lay_out(point.global_batch, ranks=training.ranks, micro_batch_limit=training.micro_batch_limit, accumulation=point.accum)
+    except InfeasibleError as error:
+        return str(error)
+    consumed = [reachable(cap, point.global_batch) for cap in space.rungs.samples]
+    for cap, samples, before in zip(space.rungs.samples, consumed, [0, *consumed], strict=False):
+        if samples <= before:
+            return f"global batch {point.global_batch} takes no step to reach the rung of {cap} samples"
+    return None
+
+
+def _corners(domain: Values | Range) -> tuple[float, ...]:
+    """Return the values a domain certainly holds: all of a list, the bounds of a range."""
+    return domain.values if isinstance(domain, Values) else (domain.low, domain.high)
+
+
+def grid_values(domain: Values | Range) -> tuple[float, ...] | None:
+    """Return every value of a domain, or None when it holds infinitely many."""
+    if isinstance(domain, Values):
+        return domain.values
+    if domain.steps is None:
+        return None
+    return tuple(_spread(domain, step / (domain.steps - 1)) for step in range(domain.steps))
+
+
+def value_at(domain: Values | Range, quantile: float) -> float:
+    """Return the value that lies at `quantile` (at least 0, below 1) of a domain."""
+    grid = grid_values(domain)
+    if grid is not None:
+        return grid[int(quantile * len(grid))]
+    assert isinstance(domain, Range)
+    return _spread(domain, quantile)
+
+
+def grid_points(parameters: Parameters) -> list[Point] | None:
+    """Return every point of a finite space in the order its file lists them, or None when the space is infinite."""
+    grids = {name: grid_values(domain) for name, domain in parameters.searched().items()}
+    if any(grid is None for grid in grids.values()):
+        return None
+    return [point_of(dict(zip(grids, values, strict=True))) for values in itertools.product(*(grid for grid in grids.values() if grid))]
+
+
+def point_of(values: dict[str, float]) -> Point:
+    """Make a point of drawn values; counts are rounded to whole numbers."""
+    counts = {name: round(value) for name, value in values.items() if name in ("global_batch", "accum")}
+    return Point.model_validate({**values, **counts})
+
+
+def _spread(domain: Range, position: float) -> float:
+    low, high = (math.log(domain.low), math.log(domain.high)) if domain.scale == "log" else (domain.low, domain.high)
+    value = low + position * (high - low)
+    value = math.exp(value) if domain.scale == "log" else value
+    return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), domain.low), domain.high)

@@ -1,0 +1,64 @@
+"""The champion of a search: the best of what vLLM measured, in one context."""
+
+from typing import Any
+
+from lib.errors import UserError
+from lib.verdict.record import ServingRecord, differing_keys
+
+PER_ARM = ("model.draft",)
+"""Context keys that name the head itself and so differ from arm to arm."""
+
+
+def choose_champion(servings: list[ServingRecord], standing: str, search: str) -> dict[str, Any]:
+    """Return the champion record: the arm of longest measured acceptance; ties go to the smaller arm id.
+
+    Args:
+        servings: the measurements of the finalists and of the standing configuration.
+        standing: the arm id of the standing configuration.
+        search: the id of the search.
+
+    Raises:
+        UserError: no arm could be measured, or two were measured in different contexts.
+    """
+    measured = sorted((serving for serving in servings if serving.status == "ok"), key=lambda serving: (-_length(serving), serving.arm))
+    if not measured:
+        reasons = "; ".join(f"{serving.arm}: {serving.reason}" for serving in servings)
+        raise UserError(f"no arm could be measured ({reasons}); widen the space towards smaller learning rates")
+    for serving in measured[1:]:
+        differing = [key for key in differing_keys(measured[0].context, serving.context) if not key.startswith(PER_ARM)]
+        if differing:
+            raise UserError(
+                f"results/{measured[0].arm}/serving.json and results/{serving.arm}/serving.json were measured in different contexts "
+                f"({', '.join(differing)}); delete the older one, the next run measures it again"
+            )
+    best = measured[0]
+    by_arm = {serving.arm: serving for serving in servings}
+    baseline = by_arm[standing]
+    return {
+        "search": search,
+        "arm": best.arm,
+        "acceptance_length": best.acceptance_length,
+        "rigor": "DRAFT",
+        "summary": _summary(best, baseline),
+        "standing": {"arm": standing, "status": baseline.status, "acceptance_length": baseline.acceptance_length},
+        "measured": [{"arm": serving.arm, "acceptance_length": serving.acceptance_length} for serving in measured],
+        "failed": {serving.arm: f"{serving.status}: {serving.reason}" for serving in servings if serving.status != "ok"},
+        "head": f"results/{best.arm}/head",
+        "context": best.context.model_dump(mode="json"),
+    }
+
+
+def _summary(best: ServingRecord, standing: ServingRecord) -> str:
+    measured = f"measured in vLLM: acceptance length {_length(best):.3f}"
+    caution = "DRAFT: best of its own selection, one training seed, not a verdict."
+    if best.arm == standing.arm:
+        return f"No arm of the search is ahead of the standing configuration, {measured}. {caution}"
+    if standing.status != "ok":
+        return f"{best.arm}, {measured}; the standing configuration failed ({standing.status}: {standing.reason}). {caution}"
+    gain = _length(best) - _length(standing)
+    return f"{best.arm}, {measured}, {gain:+.3f} against the standing configuration. {caution}"
+
+
+def _length(serving: ServingRecord) -> float:
+    assert serving.acceptance_length is not None
+    return serving.acceptance_length

@@ -1,0 +1,22 @@
+"""Split prompts into training, held-out and serving prompts that share nothing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib.script import running
+from lib.target.corpus import write_prompts
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake.log[0]):
+        features = snakemake.params.features
+        write_prompts(
+            Path(snakemake.output.train).parent,
+            Path(snakemake.input.target),
+            {split: features[f"{split}_prompts"] for split in ("train", "heldout", "serving")},
+            features["prompt_tokens"],
+            features["seed"],
+            Path(features["prompts"]) if features["prompts"] else None,
+        )

@@ -1,0 +1,104 @@
+"""Bad configuration gets one line that names the key, the value and the cure."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from lib.config import Config, load_space, parse_config
+from lib.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+SPACES = sorted((ROOT / "config/spaces").glob("*.yaml"))
+
+
+def spoiled(tmp_path: Path, keys: str, value: object) -> Path:
+    """Write the shipped EAGLE3 space with one key set to `value`, or removed when it is Ellipsis."""
+    space = yaml.safe_load((ROOT / "config/spaces/eagle3-draft.yaml").read_text())
+    *sections, last = keys.split(".")
+    section = space
+    for name in sections:
+        section = section[name]
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump(space))
+    return path
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_shipped_spaces_are_valid(path: Path) -> None:
+    load_space(path)
+
+
+def test_shipped_configuration_is_the_models_defaults() -> None:
+    values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    assert parse_config(values) == Config()
+    assert values == Config().model_dump(mode="json"), "config/config.yaml must spell out every key"
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"trainig": {}}, "configuration: unknown key 'trainig'; did you mean 'training'?"),
+        ({"training": {"rank": 1}}, "configuration: unknown key 'training.rank'; did you mean 'ranks'?"),
+        ({"training": {"ranks": 0}}, "configuration: training.ranks = 0: input should be greater than or equal to 1; correct it"),
+        ({"strategy": "guess"}, "configuration: strategy = 'guess': input should be 'hyperband'; correct it"),
+        (
+            {"serving": {"max_model_len": 10}},
+            "configuration: serving.max_model_len = 10 is shorter than features.prompt_tokens + serving.output_tokens = 96; raise it",
+        ),
+        ({"target": {"tiny": {"hidden": 100}}}, "configuration: target.tiny: hidden / heads must be 32 or 64, not 100 / 4"),
+    ],
+)
+def test_bad_configuration_gets_one_line(values: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(values)
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "line"),
+    [
+        ("parameters.lr", [1e-3, 0], "parameters: lr = 0 must be above 0"),
+        ("parameters.lr", [-1e-3], "parameters: lr = -0.001 must be above 0"),
+        ("parameters.lr", {"low": 0, "high": 1, "scale": "log"}, "parameters.lr: low = 0 must be above 0 on a log scale"),
+        ("parameters.lr", {"low": 2, "high": 1, "scale": "log"}, "parameters.lr: low = 2 must be below high = 1"),
+        ("parameters.lr", [float("nan")], "parameters.lr.0 = nan: input should be a finite number; correct it"),
+        ("parameters.lr", [], "parameters.lr is empty; name at least one value"),
+        ("parameters.lr", [1e-3, 1e-3], "parameters.lr: values [0.001, 0.001] repeat; list each once"),
+        ("parameters.lr", ..., "parameters.lr is missing; add it"),
+        ("parameters.momentum", [0.9], "unknown key 'parameters.momentum'; known here: global_batch, lr, warmup, accum"),
+        ("parameters.warmup", [1.0], "parameters: warmup = 1 must be a share of the horizon, at least 0 and below 1"),
+        ("parameters.global_batch", [2.5], "parameters: global_batch = 2.5 must be a whole number of at least 1"),
+        ("rungs.eta", 1, "rungs.eta = 1: input should be greater than or equal to 2; correct it"),
+        ("rungs.samples", [64, 64], "rungs: samples = [64, 64] must rise from rung to rung"),
+        ("rungs.samples", [], "rungs.samples is empty; name at least one value"),
+        ("standing.lr", 0, "standing.lr = 0: input should be greater than 0; correct it"),
+        ("standing.lr", "fast", "standing.lr = 'fast': input should be a valid number, unable to parse string as a number; correct it"),
+        ("draft.method", "medusa", "draft.method = 'medusa': input should be 'eagle3' or 'dflash'; correct it"),
+    ],
+)
+def test_bad_space_gets_one_line(tmp_path: Path, keys: str, value: object, line: str) -> None:
+    path = spoiled(tmp_path, keys, value)
+    with pytest.raises(UserError) as error:
+        load_space(path)
+    assert str(error.value) == f"{path}: {line}"
+
+
+def test_missing_and_malformed_space_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load_space(tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("draft: {method: eagle3\nrungs:")
+    with pytest.raises(UserError, match=r"bad.yaml: not YAML \(line 2\)"):
+        load_space(tmp_path / "bad.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(UserError, match="holds no keys"):
+        load_space(tmp_path / "empty.yaml")
+
+
+def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    """YAML 1.1 reads 1e-3 as a string; a user means a number."""
+    path = spoiled(tmp_path, "parameters.lr", ["1e-3", "3e-3"])
+    assert load_space(path).parameters.lr.model_dump() == {"values": (1e-3, 3e-3)}

@@ -1,0 +1,54 @@
+"""A file is whole or not there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lib.files import digest, whole_directory, whole_file, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"new": float("nan")})
+    with pytest.raises(RuntimeError), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_directory_replaces_its_predecessor_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    for text in ("first", "second"):
+        with whole_directory(path) as temporary:
+            (temporary / "file").write_text(text)
+            assert not path.exists() or (path / "file").read_text() == "first"
+    assert (path / "file").read_text() == "second"
+    assert os.listdir(tmp_path) == ["state"]
+
+
+def test_a_killed_writer_leaves_no_file_and_the_next_one_clears_up(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom lib.files import whole_directory\n"
+        "with whole_directory(Path(sys.argv[1])) as temporary:\n"
+        "    (temporary / 'half').write_text('x')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = tmp_path / "state"
+    scripts = Path(__file__).parents[2] / "scripts"
+    killed = subprocess.run([sys.executable, "-c", program, str(path)], env=os.environ | {"PYTHONPATH": str(scripts)}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not path.exists()
+    with whole_directory(path) as temporary:
+        (temporary / "file").write_text("y")
+    assert os.listdir(tmp_path) == ["state"]
+
+
+def test_digest_depends_on_content_not_on_order() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 1.5})
