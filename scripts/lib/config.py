@@ -279,7 +279,8 @@ def _parse(model: type[M], values: dict[str, Any], source: str) -> M:
 
 
 def _faults(model: type[BaseModel], error: ValidationError) -> list[str]:
-    return list(dict.fromkeys(_fault(model, dict(fault)) for fault in error.errors()))
+    faults = [fault for fault in error.errors() if fault["type"] != "too_short" or not fault["input"]]  # bad items do not count as items
+    return list(dict.fromkeys(_fault(model, dict(fault)) for fault in faults))
 
 
 def _fault(model: type[BaseModel], fault: dict[str, Any]) -> str:

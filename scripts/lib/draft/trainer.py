@@ -4,15 +4,15 @@ Everything that happens at a sample is a pure function of the trial and of how m
 anchors. So a run may stop anywhere and go on elsewhere, and no random state needs keeping.
 """
 
+import json
 import logging
 import math
 import os
 import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import Module
 
 from lib.draft.data import FeatureSet
 from lib.draft.heads import HeadSpec, Pack, build_head, head_hash, pack_samples, run_head
@@ -31,7 +30,7 @@ from lib.target.load import target_fingerprint
 logger = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 5.0
-_EXPLODED = 3.0
+_EXPLODED = 3.0  # times the loss of a head that knows nothing, see `_divergence`
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,14 @@ class Recipe:
     per_position_loss_weight: Literal["fixed-exp-decay", "dpace"] = "fixed-exp-decay"
     dflash_decay_gamma: float = 4.0
     dpace_alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise UserError(f"recipe.horizon={self.horizon} must be at least one sample")
+        if self.schedule not in ("cosine", "linear"):
+            raise UserError(f"recipe.schedule={self.schedule!r} is unknown; choose cosine or linear")
+        if self.per_position_loss_weight == "dpace" and self.loss_fn != "ce":
+            raise UserError(f"recipe.per_position_loss_weight=dpace needs recipe.loss_fn=ce, not {self.loss_fn!r}: it reads confidence off the loss")
 
 
 @dataclass(frozen=True)
@@ -83,29 +90,30 @@ class Training:
     recipe: Recipe
     trial: Trial
     features: FeatureSet
-    model: Module
+    model: Any
     optimizer: torch.optim.AdamW
-    rank: int
     samples: int = 0
 
     @property
     def device(self) -> torch.device:
         """Return where the model lives."""
-        return next(self.model.parameters()).device
+        device: torch.device = self.model.device
+        return device
 
-    def identity(self) -> dict[str, Any]:
-        """Return what must be equal for a saved state to be this training's own, as plain JSON values."""
-        data = {"target": self.features.target, "samples": len(self.features), "aux_layers": self.features.aux_layers}
-        parts = {"spec": asdict(self.spec), "recipe": asdict(self.recipe), "trial": asdict(self.trial), "features": data}
-        return {part: {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()} for part, values in parts.items()}
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return, as plain JSON values, what must be equal for a saved state to be one of this training."""
+        features = {"target": self.features.target, "samples": len(self.features)}
+        parts = {"spec": asdict(self.spec), "recipe": asdict(self.recipe), "trial": asdict(self.trial), "features": features}
+        plain: dict[str, dict[str, Any]] = json.loads(json.dumps(parts))
+        return plain
 
 
 @dataclass(frozen=True)
 class RungOutcome:
-    """What became of a rung. `ok`, `diverged` and `oom` are results; any other failure is an exception.
+    """What became of a rung. `ok`, `diverged` and `oom` are results; every other failure is an exception.
 
-    `samples`: consumed in all, the batch that failed included; `train_loss`: mean over the last tenth of this rung's steps;
-    `seconds`: wall time of this call, by phase and in all; `peak_memory`: bytes, of the device or of the process on a CPU.
+    `samples`: consumed since the very start, a batch that failed included; `lr`: of the last step; `train_loss`: mean over this rung's steps, None
+    without one; `seconds`: wall time by phase and in all; `peak_memory`: bytes, of the device or, on a CPU, of the process; `head`: `head_hash`.
     """
 
     status: Literal["ok", "diverged", "oom"]
@@ -116,4 +124,230 @@ class RungOutcome:
     train_loss: float | None
     seconds: dict[str, float]
     peak_memory: int
-    head: str | None
+    head: str
+
+
+def start_training(spec: HeadSpec, recipe: Recipe, trial: Trial, target: Path, features: FeatureSet) -> Training:
+    """Return a training at sample 0, on this rank's GPU if there is one. With `trial.ranks` > 1 it joins the group that torchrun started.
+
+    Raises UserError when the features are not the target's or the group has another size.
+    """
+    if features.target != (fingerprint := target_fingerprint(target)):
+        raise UserError(f"features {features.path} were extracted from target {features.target}, target.path={target} is {fingerprint}; extract them again")
+    if (world := int(os.environ.get("WORLD_SIZE", "1"))) != trial.ranks:
+        raise UserError(f"ranks={trial.ranks} but WORLD_SIZE={world}; start the job with torchrun --nproc-per-node={trial.ranks}")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if trial.ranks > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    model: Any = build_head(spec, target, features, trial.seed).to(device)
+    model.train()
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=trial.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
+    return Training(spec, recipe, trial, features, model, optimizer)
+
+
+def train_rung(training: Training, cap: int) -> RungOutcome:
+    """Train until `cap` samples are consumed, counted from the very start, and return what became of it; `training` is then at its end.
+
+    Raises UserError for a cap that global batches do not hit, that lies behind, or that is beyond the horizon.
+    """
+    trial, recipe = training.trial, training.recipe
+    if cap % trial.global_batch or not training.samples <= cap <= recipe.horizon:
+        raise UserError(
+            f"cap={cap} must be a multiple of global_batch={trial.global_batch} from the {training.samples} samples behind "
+            f"to recipe.horizon={recipe.horizon}"
+        )
+    clock = _Clock()
+    losses: list[float] = []
+    status: Literal["ok", "diverged", "oom"] = "ok"
+    reason, lr = "", 0.0
+    progress = _Progress(training.samples, cap)
+    try:
+        while training.samples < cap and status == "ok":
+            lr = learning_rate(recipe, trial, training.samples)
+            loss, norm = _gradients(training, clock)
+            reason = divergence(training.spec, training.model.draft_vocab_size, loss, norm)
+            status = "diverged" if reason else "ok"
+            if status == "ok":
+                with clock("update"):
+                    _update(training, lr, norm)
+                losses.append(loss)
+            training.samples += trial.global_batch
+            progress.report(training.samples, loss, lr)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        status, reason = "oom", str(error).splitlines()[0]
+        training.samples += trial.global_batch
+    return RungOutcome(
+        status=status,
+        reason=reason,
+        samples=training.samples,
+        steps=training.samples // trial.global_batch,
+        lr=lr,
+        train_loss=sum(losses) / len(losses) if losses else None,
+        seconds=clock.seconds(),
+        peak_memory=_peak_memory(training.device),
+        head=head_hash(training.model),
+    )
+
+
+def learning_rate(recipe: Recipe, trial: Trial, samples: int) -> float:
+    """Return the learning rate of the step that starts after `samples`: linear warm-up that counts the step's own batch, then decay to the floor.
+
+    Positive at the first step; the peak is reached by the step that completes the warm-up; the floor belongs to the horizon, past the last step.
+    """
+    warmup = trial.warmup * recipe.horizon
+    if samples + trial.global_batch < warmup:
+        return trial.lr * (samples + trial.global_batch) / warmup
+    done = max(0.0, samples - warmup) / (recipe.horizon - warmup)
+    left = (1 + math.cos(math.pi * done)) / 2 if recipe.schedule == "cosine" else 1 - done
+    return trial.lr * (recipe.floor + (1 - recipe.floor) * left)
+
+
+def divergence(spec: HeadSpec, draft_vocab_size: int, loss: float, grad_norm: float) -> str:
+    """Return why a step counts as diverged, or "".
+
+    Either its loss or gradient norm is not finite, or the loss exceeds three times what guessing evenly over the vocabulary costs at every position
+    ahead. A healthy head starts below that once and never comes near it again; one lost to its learning rate is orders of magnitude above.
+    """
+    if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        return f"loss {loss} with gradient norm {grad_norm}"
+    positions = spec.ttt_steps if spec.method == "eagle3" else spec.block_size - 1
+    bound = _EXPLODED * positions * math.log(draft_vocab_size)
+    return f"loss {loss:.4g} above {bound:.4g}" if loss > bound else ""
+
+
+def sample_at(position: int, seed: int, count: int) -> int:
+    """Return which of `count` samples comes at `position` of the endless stream that shuffles every epoch anew."""
+    epoch, place = divmod(position, count)
+    return int(_epoch_order(seed, epoch, count)[place])
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+def _draw_anchors(loss_mask: Tensor, spec: HeadSpec, seed: int, position: int) -> Tensor:
+    """Return sorted block starts within a sample, drawn from the same places as speculators' `select_anchors` draws them."""
+    starts = loss_mask[: max(0, len(loss_mask) - spec.block_size)].nonzero().squeeze(1)
+    drawn = np.random.default_rng((seed, 1, position)).permutation(len(starts))[: spec.max_anchors_per_sample]
+    return starts[torch.from_numpy(np.sort(drawn))]
+
+
+def _micro_batches(training: Training) -> Iterator[Pack]:
+    """Yield this rank's share of the next global batch."""
+    spec, trial, features = training.spec, training.trial, training.features
+    rank = dist.get_rank() if trial.ranks > 1 else 0
+    for turn in range(trial.accumulation):
+        first = training.samples + (turn * trial.ranks + rank) * trial.micro_batch
+        positions = range(first, first + trial.micro_batch)
+        samples = [features.sample(sample_at(position, trial.seed, len(features))) for position in positions]
+        anchors = None
+        if spec.method == "dflash":
+            anchors = [_draw_anchors(s["loss_mask"], spec, trial.seed, p) for s, p in zip(samples, positions, strict=True)]
+        yield pack_samples(spec, samples, anchors, max(features.lengths), training.device)
+
+
+def _gradients(training: Training, clock: "_Clock") -> tuple[float, float]:
+    """Leave the gradient of the loss, a mean over the targets of the whole global batch on all ranks; return that loss and the gradient's norm."""
+    sums = torch.zeros(3, device=training.device)  # loss, targets, ranks out of memory
+    packs = _micro_batches(training)
+    options = _loss_options(training)
+    targets_metric = "full_acc_0_total" if training.spec.method == "eagle3" else "full_acc_total"
+    try:
+        for _ in range(training.trial.accumulation):
+            with clock("data"):
+                pack = next(packs)
+            with clock("forward_backward"):
+                loss, metrics = run_head(training.model, pack, **options)
+                targets = metrics[targets_metric]
+                (loss * targets).backward()
+                sums += torch.stack([loss.detach() * targets, targets, torch.zeros_like(targets)])
+    except (MemoryError, RuntimeError) as error:
+        if training.trial.ranks == 1 or not _out_of_memory(error):
+            raise
+        sums[2] = 1  # the other ranks wait for this one's share: tell them instead of leaving
+    with clock("update"):
+        if training.trial.ranks > 1:
+            dist.all_reduce(sums)
+            if sums[2]:
+                raise MemoryError(f"{int(sums[2])} of {training.trial.ranks} ranks are out of memory")
+        gradients = [parameter.grad for group in training.optimizer.param_groups for parameter in group["params"]]
+        for gradient in gradients:
+            if training.trial.ranks > 1:
+                dist.all_reduce(gradient)
+            gradient /= sums[1].clamp(min=1)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return float(sums[0] / sums[1].clamp(min=1)), float(norm)
+
+
+def _update(training: Training, lr: float, norm: float) -> None:
+    weights = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
+    torch.nn.utils.clip_grads_with_norm_(weights, training.recipe.grad_clip, torch.tensor(norm))
+    for group in training.optimizer.param_groups:
+        group["lr"] = lr
+    training.optimizer.step()
+    training.optimizer.zero_grad()
+
+
+def _loss_options(training: Training) -> dict[str, Any]:
+    implementation = "fused" if training.device.type == "cuda" else "eager"
+    try:
+        options, _ = training.model.get_trainer_kwargs(
+            **asdict(training.recipe), ttt_steps=training.spec.ttt_steps, loss_implementation=implementation
+        )
+    except ValueError as error:
+        raise UserError(f"recipe.loss_fn={training.recipe.loss_fn!r}: {error}") from None
+    options.pop("max_anchors", None)  # DFlash's anchors come with the pack
+    return dict(options)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+class _Clock:
+    """Wall time by phase."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._phases: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._phases[phase] = self._phases.get(phase, 0.0) + time.monotonic() - started
+
+    def seconds(self) -> dict[str, float]:
+        return {**self._phases, "total": time.monotonic() - self._started}
+
+
+class _Progress:
+    """A line every few seconds: samples done, loss, speed, time left."""
+
+    def __init__(self, samples: int, cap: int) -> None:
+        self._first, self._cap = samples, cap
+        self._started = self._last = time.monotonic()
+
+    def report(self, samples: int, loss: float, lr: float) -> None:
+        now = time.monotonic()
+        if now - self._last < _PROGRESS_SECONDS and samples < self._cap:
+            return
+        self._last = now
+        speed = (samples - self._first) / (now - self._started)
+        left = (self._cap - samples) / speed
+        logger.info("samples %d/%d  loss %.4f  lr %.3g  %.1f samples/s  %.0f s left", samples, self._cap, loss, lr, speed, left)
