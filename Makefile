@@ -1,12 +1,13 @@
 # make tune   install what is missing, then tune the embedded draft head
 # make test   install what is missing, then run every test
 # make lint   check style and types
+# make schema write config/schema*.json anew, after a change of scripts/lib/config.py
 
 PYTHON ?= python3
 BIN := .venv/bin
 PLUGIN := $(shell find vllm-plugin -name '*.py' -o -name 'pyproject.toml')
 
-.PHONY: tune test lint install
+.PHONY: tune test lint schema install
 
 tune: install
 	$(BIN)/snakemake $(ARGS)
@@ -19,6 +20,10 @@ lint: install
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/mypy
+
+schema: install
+	cd scripts && ../$(BIN)/python -c 'from pathlib import Path; from lib.config import Config, Space, schema; \
+	    Path("../config/schema.json").write_text(schema(Config)); Path("../config/schema-space.json").write_text(schema(Space))'
 
 install: .venv/installed
 

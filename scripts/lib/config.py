@@ -4,6 +4,7 @@
 """
 
 import difflib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -312,3 +313,8 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for part in reversed(get_args(annotation)):
         yield from _models_in(part)
+
+
+def schema(model: type[BaseModel]) -> str:
+    """Return the JSON schema of a model as the file that `config/` publishes for editors."""
+    return json.dumps(model.model_json_schema(), indent=2) + "\n"

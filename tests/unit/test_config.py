@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lib.config import Config, load_space, parse_config
+from lib.config import Config, Space, load_space, parse_config, schema
 from lib.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +36,11 @@ def test_shipped_configuration_is_the_models_defaults() -> None:
     values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     assert parse_config(values) == Config()
     assert values == Config().model_dump(mode="json"), "config/config.yaml must spell out every key"
+
+
+@pytest.mark.parametrize(("model", "file"), [(Config, "schema.json"), (Space, "schema-space.json")])
+def test_published_schemas_are_the_models(model, file) -> None:
+    assert (ROOT / "config" / file).read_text() == schema(model), "run `make schema`"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         temporary.write_text("half")
         raise RuntimeError
     assert json.loads(path.read_text()) == {"old": 1}
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_directory_replaces_its_predecessor_at_once(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_directory_replaces_its_predecessor_at_once(tmp_path: Path) -> None:
             (temporary / "file").write_text(text)
             assert not path.exists() or (path / "file").read_text() == "first"
     assert (path / "file").read_text() == "second"
-    assert os.listdir(tmp_path) == ["state"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
 def test_a_killed_writer_leaves_no_file_and_the_next_one_clears_up(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_killed_writer_leaves_no_file_and_the_next_one_clears_up(tmp_path: Pat
     assert not path.exists()
     with whole_directory(path) as temporary:
         (temporary / "file").write_text("y")
-    assert os.listdir(tmp_path) == ["state"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
 def test_digest_depends_on_content_not_on_order() -> None:

@@ -1,0 +1,41 @@
+"""Figures of the results tree."""
+
+import altair as alt
+import pandas as pd
+
+INK, PALE, STANDING = "#0b6fa4", "#b5b5b5", "#d55e00"  # apart for colour-blind eyes and in grey
+
+
+def search_figure(table: pd.DataFrame, standing: str) -> alt.HConcatChart:
+    """Return the search beside its outcome: held-out accuracy of every arm along its rungs, and what vLLM measured.
+
+    `table` is the ledger of one search, `standing` the arm id of the standing configuration.
+    """
+    served = table[table["kind"] == "serving"].set_index("arm")["acceptance_length"]
+    fate = {arm: "standing" if arm == standing else "finalist" if arm in served.index else "dropped" for arm in table["arm"].unique()}
+    curves = table[table["kind"] == "proxy"][["arm", "samples", "acc0"]].dropna()
+    curves = curves.assign(fate=curves["arm"].map(fate))
+    measured = served.dropna().rename("acceptance_length").reset_index()
+    measured = measured.assign(fate=measured["arm"].map(fate))
+
+    colour = alt.Color(
+        "fate:N",
+        scale=alt.Scale(domain=["finalist", "standing", "dropped"], range=[INK, STANDING, PALE]),
+        legend=alt.Legend(title=None, orient="top"),
+    )
+    lines = (
+        alt.Chart(curves, title="proxy: held-out accuracy of the first drafted token (DRAFT)", width=360, height=240)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("samples:Q", title="samples trained on", scale=alt.Scale(type="log", base=2)),
+            y=alt.Y("acc0:Q", title="acc0", scale=alt.Scale(zero=False)),
+            detail="arm:N",
+            color=colour,
+        )
+    )
+    bars = alt.Chart(measured, title="acceptance length measured in vLLM", width=300, height=240).encode(
+        y=alt.Y("arm:N", title=None, sort="-x", axis=alt.Axis(labelLimit=220)),
+        x=alt.X("acceptance_length:Q", title="acceptance length (tokens per step)"),
+    )
+    labels = bars.mark_text(align="left", dx=4).encode(text=alt.Text("acceptance_length:Q", format=".3f"))
+    return alt.hconcat(lines, bars.mark_bar(height=16).encode(color=colour) + labels)

@@ -1,0 +1,79 @@
+"""Fresh clones of the repository in which the workflow runs for real."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--configfile", "tests/configs/small.yaml")
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A copy of the repository as git would clone it, uncommitted work included."""
+
+    root: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of a small run."""
+        return [sys.executable, "-m", "snakemake", *arguments, *SMALL]
+
+    def snakemake(self, *arguments: str, check: bool = True, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end; its output, both streams, is `stdout`."""
+        done = subprocess.run(
+            [*prefix, *self.command(*arguments)],
+            cwd=self.root,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        )
+        assert done.returncode == 0 or not check, done.stdout[-6000:] + self.logs()
+        return done
+
+    def configure(self, file: str, **changes: object) -> None:
+        """Change keys of a YAML file, sections merged one level deep."""
+        path = self.root / file
+        values = yaml.safe_load(path.read_text())
+        for key, value in changes.items():
+            values[key] = {**values[key], **value} if isinstance(value, dict) else value
+        path.write_text(yaml.safe_dump(values))
+
+    def records(self, pattern: str) -> dict[str, dict]:
+        """Return the JSON files under results/ that match, by path."""
+        results = self.root / "results"
+        return {str(path.relative_to(results)): json.loads(path.read_text()) for path in sorted(results.glob(pattern))}
+
+    def logs(self) -> str:
+        """Return the ends of all job logs, for a failing test's message."""
+        return "\n".join(f"--- {path}\n{path.read_text()[-2000:]}" for path in sorted((self.root / "results/logs").rglob("*.log")))
+
+
+def clone(target: Path, *, adopt: Clone | None = None, results: bool = False) -> Clone:
+    """Clone the repository, with resources/ and, if asked, results/ copied in from another clone with fresh file times."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    for folder in ("results", "resources") if results else ("resources",):
+        if adopt:
+            shutil.copytree(adopt.root / folder, target / folder, copy_function=shutil.copyfile)
+    return Clone(target)
+
+
+def decisions(one: Clone) -> dict[str, list[str]]:
+    """Return every decision as the arms it picked."""
+    return {path: record["arms"] for path, record in one.records("search/*/*.json").items()}
+
+
+def heads(one: Clone) -> dict[str, str | None]:
+    """Return the hash of every trained head by its record's path."""
+    return {path: record["head_sha256"] for path, record in one.records("*/rung*.acc").items()}

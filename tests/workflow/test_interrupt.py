@@ -1,0 +1,75 @@
+"""Kill the controller in every phase; the same command finishes, and nothing tells the difference."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.workflow.clones import Clone, clone, decisions, heads
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+
+GRACE_S = 5
+
+
+def processes_in(one: Clone) -> list[str]:
+    """Return the command lines of all processes that run in a clone."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(one.root):
+                found.append(" ".join(process.cmdline())[:200])
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def kill_during(one: Clone, logs: str, line: str) -> None:
+    """Start the run, SIGKILL the controller as soon as a new log among `logs` holds `line`, and wait for its children to go."""
+    old = set((one.root / "results/logs").glob(logs))
+    with (one.root / "controller.log").open("w") as output:
+        controller = subprocess.Popen(one.command(), cwd=one.root, stdout=output, stderr=output)
+        try:
+            while not any(line in path.read_text() for path in set((one.root / "results/logs").glob(logs)) - old):
+                assert controller.poll() is None, f"ended before {logs} said {line!r}\n" + (one.root / "controller.log").read_text()[-3000:]
+                time.sleep(0.05)
+        finally:
+            os.kill(controller.pid, signal.SIGKILL)
+            controller.wait()
+    deadline = time.monotonic() + GRACE_S
+    while left := processes_in(one):
+        assert time.monotonic() < deadline, f"still running {GRACE_S} s after the controller: {left}"
+        time.sleep(0.1)
+
+
+def test_a_controller_killed_in_training_promotion_and_serving_changes_nothing(finished: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=finished)
+    kill_during(one, "train_rung/*.log", "samples")
+    kill_during(one, "decide_cohort/s1*.rung1.log", "")
+    kill_during(one, "measure_serving/*.log", "ready")
+    one.snakemake()
+    assert decisions(one) == decisions(finished)
+    assert heads(one) == heads(finished)
+    assert one.records("champion.json")["champion.json"]["arm"] == finished.records("champion.json")["champion.json"]["arm"]
+    assert "Nothing to be done" in one.snakemake().stdout
+
+
+def test_a_second_controller_in_the_same_folder_is_refused_by_name(finished: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=finished)
+    controller = subprocess.Popen(one.command(), cwd=one.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (one.root / "results/spec-decode-tune.lock").exists() or not (one.root / "results/spec-decode-tune.lock").read_text():
+            time.sleep(0.05)
+        refused = one.snakemake(check=False)
+        assert refused.returncode != 0
+        assert (
+            refused.stdout.strip().splitlines()[-1]
+            == f"error: process {controller.pid} is already running in this folder; wait for it or stop it"
+        )
+    finally:
+        controller.send_signal(signal.SIGINT)
+        controller.wait(timeout=60)

@@ -1,0 +1,65 @@
+"""Bad input ends the run at once, in one line, with nothing written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.clones import Clone, clone
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which nothing ever runs."""
+    return clone(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["trainig={ranks: 1}"], "error: configuration: unknown key 'trainig'; did you mean 'training'?"),
+        (["training={ranks: 3}"], "error: standing: global batch 8 is not a multiple of 3 ranks; change standing or training"),
+        (["space=absent.yaml"], "error: space = 'absent.yaml': no such file; name a file of config/spaces/"),
+        (["target={path: absent}"], "error: target.path=absent is not a directory; give a local Hugging Face model directory"),
+        (["features={prompts: absent.jsonl}"], "error: features.prompts = 'absent.jsonl': no such file; name a JSONL file"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_before_any_work(fresh: Clone, arguments: list[str], line: str) -> None:
+    refused = fresh.snakemake("--config", *arguments, check=False)
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stdout
+    assert refused.stdout.strip().splitlines()[-1].startswith(line)
+    assert not (fresh.root / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"draft_vocab_size": 4096}, "draft.draft_vocab_size = 4096 is larger than the target's vocabulary of 512"),
+        ({"aux_layers": [1, 2, 7]}, "draft.aux_layers = 7 is outside the target's layers 0 to 4"),
+    ],
+)
+def test_a_head_that_does_not_fit_the_target_is_refused(fresh: Clone, change: dict[str, object], line: str) -> None:
+    space = fresh.root / "tests/configs/small-space.yaml"
+    kept = space.read_text()
+    try:
+        fresh.configure("tests/configs/small-space.yaml", draft=change)
+        refused = fresh.snakemake(check=False)
+    finally:
+        space.write_text(kept)
+    assert refused.returncode == 1
+    assert line in refused.stdout.strip().splitlines()[-1]
+
+
+def test_a_missing_engine_is_refused_before_any_work(fresh: Clone, tmp_path: Path) -> None:
+    """Without vLLM on the path nothing is trained that could not be measured."""
+    blind = tmp_path / "sitecustomize.py"
+    blind.write_text(
+        "import importlib.util\nfound = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, package=None: None if name == 'vllm' else found(name, package)\n"
+    )
+    refused = fresh.snakemake(check=False, prefix=("env", f"PYTHONPATH={tmp_path}"))
+    assert "error: vllm is not installed in this environment" in refused.stdout.strip().splitlines()[-1]
+    shutil.rmtree(fresh.root / "results", ignore_errors=True)
