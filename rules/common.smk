@@ -9,14 +9,15 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from lib.config import Point
 from lib.controller import hold_results, refuse
-from lib.experiment import check_engine, load_experiment
+from lib.experiment import load_experiment
 from lib.files import read_json
 from lib.script import CONTROLLER
+from lib.serving.engine import require_vllm
 
 with refuse():
     experiment = load_experiment(config)
     if workflow.is_main_process and not workflow.output_settings.dryrun:
-        check_engine()
+        require_vllm()
         hold_results(Path("results"))
         os.environ[CONTROLLER] = str(os.getpid())
 

@@ -8,7 +8,7 @@ Outputs:  results/{arm}/head/, results/{arm}/serving.json
 rule export_head:
     """Write a trained head in the format vLLM loads."""
     input:
-        arm="results/{arm}/arm.json",
+        acc=f"results/{{arm}}/rung{search.top_rung}.acc",
         target=experiment.target,
         state=f"results/{{arm}}/rung{search.top_rung}.state",
     output:

@@ -1,6 +1,5 @@
 """From a configuration to one experiment: which target, which features, which search, under which names."""
 
-import importlib.util
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +65,6 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
     search = Search(space=space, training=config.training, seed=config.seed, recipe=recipe, top_k=config.serving.top_k)
     search.check()
     return Experiment(config, space, search, target, f"resources/features/{features_id}")
-
-
-def check_engine() -> None:
-    """Refuse to start when vLLM is not there to measure with. Raises UserError."""
-    if importlib.util.find_spec("vllm") is None:
-        raise UserError("vllm is not installed in this environment; run `make` to install the pinned environment")
 
 
 def _check_target(config: Config) -> tuple[int, int, int]:

@@ -22,18 +22,10 @@ CONTROLLER = "SPEC_DECODE_TUNE_CONTROLLER"
 def running(log: str) -> Iterator[None]:
     """Run a script's work: messages go to `log` and to stderr, a UserError ends it with one line instead of a traceback.
 
-    If the controller dies, this process kills itself within about a second, and with it whatever dies with its parent.
+    If the controller dies, this process is killed within about a second, and with it whatever dies with its parent.
     """
-    path = Path(log)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=[logging.FileHandler(path, mode="w"), logging.StreamHandler()],
-        force=True,
-    )
-    _die_with_controller()
+    log_to(log)
+    die_with_controller()
     try:
         yield
     except UserError as error:
@@ -44,7 +36,16 @@ def running(log: str) -> Iterator[None]:
         raise
 
 
-def _die_with_controller() -> None:
+def log_to(log: str, mode: str = "w") -> None:
+    """Send messages to the file `log` and to stderr."""
+    path = Path(log)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handlers = [logging.FileHandler(path, mode), logging.StreamHandler()]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True)
+
+
+def die_with_controller() -> None:
+    """Watch the controller from a thread and kill this process about a second after it is gone."""
     pid = os.environ.get(CONTROLLER)
     if pid is None:
         return

@@ -61,5 +61,5 @@ def test_a_missing_engine_is_refused_before_any_work(fresh: Clone, tmp_path: Pat
         "importlib.util.find_spec = lambda name, package=None: None if name == 'vllm' else found(name, package)\n"
     )
     refused = fresh.snakemake(check=False, prefix=("env", f"PYTHONPATH={tmp_path}"))
-    assert "error: vllm is not installed in this environment" in refused.stdout.strip().splitlines()[-1]
+    assert "error: vLLM is not installed here" in refused.stdout.strip().splitlines()[-1]
     shutil.rmtree(fresh.root / "results", ignore_errors=True)

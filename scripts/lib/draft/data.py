@@ -1,13 +1,13 @@
 """Offline training data of a draft head, in speculators' on-disk format: the target's answers and its hidden states over them.
 
 A folder holds an Arrow dataset (`input_ids`, `loss_mask`, `seq_len`), one `hidden_states/hs_<i>.safetensors` per row with `hidden_states`
-[T, aux layers + 1, H] and `token_ids` [T], and `manifest.json`, written last: a folder without one is unfinished. Data that speculators extracted at
-scale becomes such a folder by `seal_features`.
+[T, aux layers + 1, H] and `token_ids` [T], and `manifest.json`, written last: a folder without one is unfinished. Data that speculators
+extracted at scale becomes such a folder by `seal_features`.
 """
 
 import hashlib
 import json
-import sys
+import logging
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MANIFEST = "manifest.json"
+logger = logging.getLogger(__name__)
 
 
-class CorruptFeatures(UserError):
+class CorruptFeatures(UserError):  # noqa: N818 - the state of the folder, as its message says
     """A feature folder is not what its manifest says."""
 
     def __init__(self, file: Path, what: str) -> None:
@@ -42,9 +43,10 @@ class FeatureSet:
     """
 
     def __init__(self, path: Path) -> None:
-        if not (path / MANIFEST).is_file():
-            raise CorruptFeatures(path / MANIFEST, "is missing")
-        manifest = read_json(path / MANIFEST)
+        try:
+            manifest = read_json(path / MANIFEST)
+        except (FileNotFoundError, json.JSONDecodeError):
+            raise CorruptFeatures(path / MANIFEST, "is missing or not JSON") from None
         self.path = path
         self.aux_layers: list[int] = manifest["aux_layers"]
         self.hidden_size: int = manifest["hidden_size"]
@@ -58,7 +60,7 @@ class FeatureSet:
         self._verified: set[str] = set()
         rows = pa.concat_tables(pa.ipc.open_stream(self._read(name)).read_all() for name in self._arrow_files())
         self.lengths: list[int] = rows["seq_len"].to_pylist()
-        self._loss_mask: list[list[int]] = rows["loss_mask"]
+        self._loss_mask: pa.ChunkedArray = rows["loss_mask"]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -95,13 +97,13 @@ class FeatureSet:
 def extract_features(
     target_path: Path, prompts_jsonl: Path, out_dir: Path, *, response_tokens: int, aux_layers: list[int], batch: int, threads: int
 ) -> None:
-    """Let the target answer every prompt greedily with `response_tokens` tokens and write the hidden states over prompt and answer to `out_dir`.
+    """Write to `out_dir` the target's greedy answers of `response_tokens` tokens and its hidden states over each prompt and answer.
 
-    Aux layer k is the output of the target's first k layers (0: the embeddings); the entry after the aux layers is the last layer's output before the
-    final norm. The loss mask covers the answers. Raises UserError for an aux layer that the target does not have, a prompt that does not fit the
-    target's context, and a target that yields infinities.
+    Aux layer k is the output of the target's first k layers (0: the embeddings); the entry after the aux layers is the last layer's output
+    before the final norm. The loss mask covers the answers. Raises UserError for an aux layer that the target does not have, a prompt that
+    does not fit the target's context, and a target that yields infinities.
     """
-    from datasets import Dataset
+    from datasets import Dataset  # type: ignore[import-untyped]
 
     from lib.target.corpus import read_prompts
     from lib.target.load import check_target, load_target, target_fingerprint
@@ -111,13 +113,15 @@ def extract_features(
     facts = check_target(target_path)
     if not aux_layers or not all(0 <= layer < facts.num_layers for layer in aux_layers):
         raise UserError(
-            f"aux_layers={aux_layers} must be layers 0 to {facts.num_layers - 1} of target.path={target_path}; name at least one"
+            f"draft.aux_layers={aux_layers}: target.path={target_path} has layers 0 to {facts.num_layers - 1}; name some of them"
         )
     model, tokenizer = load_target(target_path)
     prompts = [tokenizer.encode(prompt) for prompt in read_prompts(prompts_jsonl)]
     longest = max(map(len, prompts)) + response_tokens
     if longest > facts.max_positions:
-        raise UserError(f"response_tokens={response_tokens} makes {longest} tokens, the target holds {facts.max_positions}; lower it")
+        raise UserError(
+            f"features.response_tokens={response_tokens} makes {longest} tokens, the target holds {facts.max_positions}; lower it"
+        )
     rows: list[list[int]] = [[] for _ in prompts]
     started, done = time.monotonic(), 0
     with whole_directory(out_dir) as folder:
@@ -134,7 +138,7 @@ def extract_features(
                 (folder / _states_name(index)).write_bytes(save({"hidden_states": row_states.contiguous(), "token_ids": row}))
             done += len(indices)
             seconds_left = (time.monotonic() - started) / done * (len(prompts) - done)
-            print(f"features: {done}/{len(prompts)} samples, {seconds_left:.0f} s left", file=sys.stderr, flush=True)
+            logger.info("%d of %d samples, %.0f s left", done, len(prompts), seconds_left)
         dataset = Dataset.from_dict(
             {
                 "input_ids": rows,
@@ -147,7 +151,10 @@ def extract_features(
 
 
 def seal_features(folder: Path, *, target: str, aux_layers: list[int], hidden_size: int) -> None:
-    """Write the manifest of a complete folder in speculators' format: size and SHA-256 of every file, the target's fingerprint, aux layers, versions."""
+    """Write the manifest of a complete folder in speculators' format: every file's size and SHA-256, and what the features are of.
+
+    `target` is the target's fingerprint, `aux_layers` and `hidden_size` describe `hidden_states`.
+    """
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     write_json(
         folder / MANIFEST,
@@ -167,7 +174,7 @@ def hidden_states(model: "PreTrainedModel", tokens: torch.Tensor, aux_layers: Se
 
     The layers are hooked because a model's own list of hidden states ends with the normalised ones.
     """
-    decoder = model.get_decoder()
+    decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
     outputs: dict[int, torch.Tensor] = {}
 
     def keep(layer: int) -> Callable[..., None]:

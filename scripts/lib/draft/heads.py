@@ -13,23 +13,25 @@ from typing import Any, Literal
 
 import torch
 from speculators import DFlashDraftModel, Eagle3DraftModel
-from speculators.models.dflash import core as dflash_core
+from speculators.models.dflash import core
 from speculators.models.eagle3.data import shift_batch
 from speculators.train.cli import create_transformer_layer_config
 from speculators.train.data import CollateFn
 from speculators.train.utils import resolve_mask_token_id
 from speculators.train.vocab_mapping import build_vocab_mappings_from_distribution
 from torch import Tensor
-from torch.nn import Module
 
 from lib.draft.data import FeatureSet
 from lib.errors import UserError
 from lib.target.load import check_target
 
 Vocabulary = tuple[Tensor, Tensor]
+"""(t2d, d2t) in speculators' encoding: which target tokens are drafted [target's size], and each drafted token's offset [draft's size]."""
 
 _DRAFT_LAYERS = {"eagle3": "llama", "dflash": "qwen3"}  # the decoder layers that speculators and vLLM share for each method
 _FLEX_BLOCK = 128  # flex attention wants whole blocks of this many positions
+
+dflash_core: Any = core  # it exports nothing by name
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class HeadSpec:
     `aux_layers`: the target's layers whose outputs feed the head; id n is the output of n layers, 0 the embedding.
     `k`: speculative tokens at serving; the held-out evaluation looks as far ahead.
     `draft_vocab_size`: None is the target's full vocabulary; a smaller one keeps the tokens most frequent in the training answers.
-    `ttt_steps` and the norms concern EAGLE3; `block_size`, `max_anchors_per_sample` (training blocks drawn from a sample) and
+    `ttt_steps` and the norms concern EAGLE3; `block_size`, `max_anchors_per_sample` (blocks drawn from a sample in training) and
     `mask_token_id` DFlash (None: the tokenizer's mask token or an unused one, by speculators' rule).
     """
 
@@ -64,30 +66,29 @@ class HeadSpec:
                 raise UserError(f"head.{name}={getattr(self, name)} must be at least 1")
         if self.method == "dflash" and self.k >= self.block_size:
             raise UserError(
-                f"head.k={self.k} must be below head.block_size={self.block_size}, a DFlash block drafts one token less than its size"
+                f"head.k={self.k} must be below head.block_size={self.block_size}: a DFlash block drafts one token less than its size"
             )
 
 
-def build_head(spec: HeadSpec, target: Path, features: FeatureSet, seed: int) -> Module:
+def build_head(spec: HeadSpec, target: Path, features: FeatureSet, seed: int) -> Any:
     """Return a fresh head in fp32 on the CPU; its trainable weights are a pure function of `spec`, the target's shape and `seed`.
 
-    Embedding, output projection and final norm are the target's, frozen. Raises UserError when the head does not fit the target or the features.
+    Embedding, output projection and final norm are the target's, frozen.
+    Raises UserError when the head does not fit the target or the features.
     """
     if list(spec.aux_layers) != list(features.aux_layers):
-        raise UserError(
-            f"head.aux_layers={list(spec.aux_layers)} differ from {features.aux_layers} of the features {features.path}; extract them again"
-        )
-    _check_fit(spec, target)
-    vocabulary = (
-        None if spec.draft_vocab_size is None else frequent_vocabulary(features, spec.draft_vocab_size, check_target(target).vocab_size)
-    )
+        found = f"features {features.path} have {features.aux_layers}"
+        raise UserError(f"head.aux_layers={list(spec.aux_layers)} but {found}; extract them again")
+    vocab_size = _check_fit(spec, target)
+    vocabulary = None
+    if spec.draft_vocab_size is not None:
+        vocabulary = frequent_vocabulary(features, spec.draft_vocab_size, vocab_size)
     return assemble_head(spec, target, vocabulary, seed)
 
 
-def assemble_head(spec: HeadSpec, target: Path, vocabulary: Vocabulary | None, seed: int) -> Module:
-    """Do what `build_head` does with a draft vocabulary chosen before, (t2d, d2t) in speculators' encoding; None is the full one."""
-    _check_fit(spec, target)
-    vocab_size = check_target(target).vocab_size
+def assemble_head(spec: HeadSpec, target: Path, vocabulary: Vocabulary | None, seed: int) -> Any:
+    """Do what `build_head` does with a draft vocabulary chosen before; None is the target's own."""
+    vocab_size = _check_fit(spec, target)
     options: dict[str, Any] = {
         "verifier_name_or_path": str(target),
         "target_layer_ids": list(spec.aux_layers),
@@ -100,19 +101,23 @@ def assemble_head(spec: HeadSpec, target: Path, vocabulary: Vocabulary | None, s
     else:
         model_class = DFlashDraftModel
         options |= {"block_size": spec.block_size, "mask_token_id": resolve_mask_token_id(str(target), vocab_size, spec.mask_token_id)}
-    every_layer = list(range(spec.num_layers))
     layers = create_transformer_layer_config(
-        str(target), spec.num_layers, _DRAFT_LAYERS[spec.method], hidden_act=None, sliding_window=0, full_attention_indices=every_layer
+        str(target),
+        spec.num_layers,
+        _DRAFT_LAYERS[spec.method],
+        hidden_act=None,
+        sliding_window=0,
+        full_attention_indices=list(range(spec.num_layers)),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Module = model_class.from_training_args(layers, *(vocabulary or (None, None)), **options)
+        model = model_class.from_training_args(layers, *(vocabulary or (None, None)), **options)
     model.config.speculators_config.proposal_methods[0].speculative_tokens = spec.k
     return model.float()
 
 
 def frequent_vocabulary(features: FeatureSet, size: int, target_size: int) -> Vocabulary:
-    """Return (t2d [target_size] bool, d2t [size] offsets): the `size` tokens most frequent where the loss mask is set, ties to the lower id."""
+    """Return the draft vocabulary of the `size` tokens most frequent in the answers, ties to the lower id."""
     counts: Counter[int] = Counter()
     for index in range(len(features)):
         sample = features.sample(index)
@@ -121,15 +126,14 @@ def frequent_vocabulary(features: FeatureSet, size: int, target_size: int) -> Vo
     return t2d, d2t
 
 
-def head_tensors(model: Module) -> dict[str, Tensor]:
-    """Return what a head owns by name, sorted: its trainable parameters and its draft vocabulary. Everything else is the target's."""
+def head_tensors(model: Any) -> dict[str, Tensor]:
+    """Return what a head owns by name: its trainable parameters and its draft vocabulary. Everything else is the target's."""
     owned = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
-    owned |= {name: buffer for name, buffer in model.named_buffers() if name in ("t2d", "d2t")}
-    return dict(sorted(owned.items()))
+    return owned | {name: buffer for name, buffer in model.named_buffers() if name in ("t2d", "d2t")}
 
 
-def head_hash(model: Module) -> str:
-    """Return the SHA-256 over names and bytes of `head_tensors`: equal weights, equal hash."""
+def head_hash(model: Any) -> str:
+    """Return the SHA-256 of `head_tensors`: equal weights, equal hash."""
     return tensor_hash(head_tensors(model))
 
 
@@ -138,15 +142,15 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Samples in one row. `inputs` are forward's tensors [1, W] or [1, W, ...]; DFlash alone has `anchors` [A], the positions where blocks start.
+    """Samples in one row: `inputs` are forward's tensors [1, W] or [1, W, ...].
 
-    Unused slots of `anchors` are -1.
+    DFlash alone has `anchors` [A], the positions where blocks start; unused slots are -1.
     """
 
     inputs: dict[str, Tensor]
@@ -158,13 +162,14 @@ def pack_samples(
 ) -> Pack:
     """Pack samples one behind the other, as speculators does, so that no sample's loss depends on its neighbours.
 
-    `anchors`: for DFlash, per sample the block starts within it (at most `max_anchors_per_sample`). `longest`: the longest sample that can come; on
-    CUDA every pack of as many samples gets one width, for the compiled forward's sake.
+    `anchors`: for DFlash, where blocks start within each sample (at most `max_anchors_per_sample`).
+    `longest`: the longest sample that can come; on CUDA all packs of as many samples are equally wide, for the compiled forward's sake.
     """
     rows = [_eagle3_sample(sample, spec.ttt_steps) if spec.method == "eagle3" else sample for sample in samples]
     lengths = [len(row["input_ids"]) for row in rows]
-    # The room behind the last sample lets a block start close to its end.
-    width = (sum(lengths) if device.type == "cpu" else len(rows) * longest) + spec.block_size
+    width = sum(lengths) if device.type == "cpu" else len(rows) * longest
+    if anchors is not None:
+        width += spec.block_size  # a block may start at the end of the last sample and reach beyond it
     if device.type != "cpu":
         width = -(-width // _FLEX_BLOCK) * _FLEX_BLOCK
     hidden_size = rows[0]["verifier_last_hidden_states"].shape[-1]
@@ -181,8 +186,8 @@ def pack_samples(
     return Pack(inputs, slots.flatten().to(device))
 
 
-def run_head(model: Module, pack: Pack, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run the model's training forward; return its loss, a mean over the pack's targets, and its metrics."""
+def run_head(model: Any, pack: Pack, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run speculators' training forward with its `options`; return its loss, a mean over the pack's targets, and its metrics."""
     with torch.autocast("cuda", torch.bfloat16, enabled=pack.inputs["input_ids"].is_cuda):
         if pack.anchors is None:
             _, loss, metrics = model(**pack.inputs, **options)
@@ -195,12 +200,12 @@ def run_head(model: Module, pack: Pack, **options: Any) -> tuple[Tensor, dict[st
 @contextmanager
 def _fixed_anchors(anchors: Tensor) -> Iterator[None]:
     """Let DFlash's forward start its blocks at `anchors`: its own choice draws from the global RNG and over the whole pack."""
-    drawn = dflash_core.select_anchors
+    draw = dflash_core.select_anchors
     dflash_core.select_anchors = lambda *_: (anchors.clamp(min=0), anchors >= 0)
     try:
         yield
     finally:
-        dflash_core.select_anchors = drawn
+        dflash_core.select_anchors = draw
 
 
 def _eagle3_sample(sample: dict[str, Tensor], ttt_steps: int) -> dict[str, Tensor]:
@@ -214,14 +219,13 @@ def _eagle3_sample(sample: dict[str, Tensor], ttt_steps: int) -> dict[str, Tenso
     return shifted
 
 
-def _check_fit(spec: HeadSpec, target: Path) -> None:
+def _check_fit(spec: HeadSpec, target: Path) -> int:
+    """Return the target's vocabulary size."""
     facts = check_target(target)
-    layers = spec.aux_layers
+    layers = list(spec.aux_layers)
     if not layers or len(set(layers)) < len(layers) or not all(0 <= layer <= facts.num_layers for layer in layers):
-        raise UserError(
-            f"head.aux_layers={list(layers)} must be distinct ids within 0..{facts.num_layers}, the layers of target.path={target}"
-        )
-    if not 1 <= (spec.draft_vocab_size or 1) <= facts.vocab_size:
-        raise UserError(
-            f"head.draft_vocab_size={spec.draft_vocab_size} must be within 1..{facts.vocab_size}, the vocabulary of target.path={target}; lower it"
-        )
+        raise UserError(f"head.aux_layers={layers} must be distinct ids within 0..{facts.num_layers}, the layers of target.path={target}")
+    if spec.draft_vocab_size is not None and not 1 <= spec.draft_vocab_size <= facts.vocab_size:
+        limit = f"1..{facts.vocab_size}, the vocabulary of target.path={target}"
+        raise UserError(f"head.draft_vocab_size={spec.draft_vocab_size} must be within {limit}; leave it out for the whole")
+    return facts.vocab_size

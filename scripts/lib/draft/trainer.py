@@ -1,7 +1,7 @@
 """Train one draft head from the samples it has seen to a cap, a rung of its ladder.
 
-Everything that happens at a sample is a pure function of the trial and of how many samples came before it: the order, the learning rate, DFlash's
-anchors. So a run may stop anywhere and go on elsewhere, and no random state needs keeping.
+Whatever happens at a sample is a pure function of the trial and of how many samples came before: the order, the learning rate, DFlash's
+anchors. So a run may stop after any step and go on elsewhere, and there is no random state to keep.
 """
 
 import json
@@ -30,14 +30,15 @@ from lib.target.load import target_fingerprint
 logger = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 5.0
-_EXPLODED = 3.0  # times the loss of a head that knows nothing, see `_divergence`
+_EXPLODED = 3.0  # times the loss of a head that knows nothing, see `divergence`
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What the arms of a search share. The loss options are speculators' own and bear its names.
 
-    `horizon`: samples at which the schedule ends; it belongs to the arm and never to a rung. `floor`: last learning rate, as a share of the peak.
+    `horizon`: samples at which the schedule ends; it belongs to the arm, never to a rung.
+    `floor`: where the decay ends, as a share of the peak learning rate.
     """
 
     horizon: int
@@ -58,7 +59,7 @@ class Recipe:
         if self.schedule not in ("cosine", "linear"):
             raise UserError(f"recipe.schedule={self.schedule!r} is unknown; choose cosine or linear")
         if self.per_position_loss_weight == "dpace" and self.loss_fn != "ce":
-            raise UserError(f"recipe.per_position_loss_weight=dpace needs recipe.loss_fn=ce, not {self.loss_fn!r}: it reads confidence off the loss")
+            raise UserError(f"recipe.loss_fn={self.loss_fn!r} does not go with per_position_loss_weight=dpace; set ce")
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,10 @@ class Trial:
 
     def __post_init__(self) -> None:
         if self.ranks * self.micro_batch * self.accumulation != self.global_batch:
-            raise UserError(
-                f"global_batch={self.global_batch} is not ranks={self.ranks} x micro_batch={self.micro_batch} x accumulation={self.accumulation}"
-            )
+            split = f"ranks={self.ranks} x micro_batch={self.micro_batch} x accumulation={self.accumulation}"
+            raise UserError(f"trial.global_batch={self.global_batch} is not {split}; change one of them")
         if not self.lr > 0 or not 0 <= self.warmup < 1:
-            raise UserError(f"lr={self.lr} must be positive and warmup={self.warmup} within [0, 1)")
+            raise UserError(f"trial.lr={self.lr} must be positive and trial.warmup={self.warmup} within [0, 1)")
 
 
 @dataclass
@@ -112,8 +112,9 @@ class Training:
 class RungOutcome:
     """What became of a rung. `ok`, `diverged` and `oom` are results; every other failure is an exception.
 
-    `samples`: consumed since the very start, a batch that failed included; `lr`: of the last step; `train_loss`: mean over this rung's steps, None
-    without one; `seconds`: wall time by phase and in all; `peak_memory`: bytes, of the device or, on a CPU, of the process; `head`: `head_hash`.
+    `samples`, `steps`: since the very start, a failed step included. `lr`: of the last step. `train_loss`: mean over this call's steps,
+    None without one. `seconds`: wall time by phase and in `total`. `peak_memory`: bytes of the device; of the process on a CPU.
+    `head`: `head_hash` of the weights at the end.
     """
 
     status: Literal["ok", "diverged", "oom"]
@@ -133,45 +134,45 @@ def start_training(spec: HeadSpec, recipe: Recipe, trial: Trial, target: Path, f
     Raises UserError when the features are not the target's or the group has another size.
     """
     if features.target != (fingerprint := target_fingerprint(target)):
-        raise UserError(f"features {features.path} were extracted from target {features.target}, target.path={target} is {fingerprint}; extract them again")
+        found = f"features {features.path} are those of target {features.target}"
+        raise UserError(f"target.path={target} is {fingerprint}, {found}; extract them again")
     if (world := int(os.environ.get("WORLD_SIZE", "1"))) != trial.ranks:
-        raise UserError(f"ranks={trial.ranks} but WORLD_SIZE={world}; start the job with torchrun --nproc-per-node={trial.ranks}")
+        raise UserError(f"trial.ranks={trial.ranks} but WORLD_SIZE={world}; start the job with torchrun --nproc-per-node={trial.ranks}")
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if trial.ranks > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    model: Any = build_head(spec, target, features, trial.seed).to(device)
+    model = build_head(spec, target, features, trial.seed).to(device)
     model.train()
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=trial.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=trial.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
     return Training(spec, recipe, trial, features, model, optimizer)
 
 
 def train_rung(training: Training, cap: int) -> RungOutcome:
-    """Train until `cap` samples are consumed, counted from the very start, and return what became of it; `training` is then at its end.
+    """Train until `cap` samples are consumed, counted from the very start, and return what became of it.
 
+    A rung may be trained in several calls with rising caps, in one process or many, to the same bits.
     Raises UserError for a cap that global batches do not hit, that lies behind, or that is beyond the horizon.
     """
     trial, recipe = training.trial, training.recipe
     if cap % trial.global_batch or not training.samples <= cap <= recipe.horizon:
-        raise UserError(
-            f"cap={cap} must be a multiple of global_batch={trial.global_batch} from the {training.samples} samples behind "
-            f"to recipe.horizon={recipe.horizon}"
-        )
+        bounds = f"from {training.samples}, already consumed, to recipe.horizon={recipe.horizon}"
+        raise UserError(f"cap={cap} must be a multiple of global_batch={trial.global_batch} {bounds}")
     clock = _Clock()
+    progress = _Progress(training.samples, cap)
     losses: list[float] = []
     status: Literal["ok", "diverged", "oom"] = "ok"
     reason, lr = "", 0.0
-    progress = _Progress(training.samples, cap)
     try:
         while training.samples < cap and status == "ok":
             lr = learning_rate(recipe, trial, training.samples)
             loss, norm = _gradients(training, clock)
-            reason = divergence(training.spec, training.model.draft_vocab_size, loss, norm)
-            status = "diverged" if reason else "ok"
-            if status == "ok":
+            if reason := divergence(training, loss, norm):
+                status = "diverged"
+            else:
                 with clock("update"):
                     _update(training, lr, norm)
                 losses.append(loss)
@@ -196,9 +197,9 @@ def train_rung(training: Training, cap: int) -> RungOutcome:
 
 
 def learning_rate(recipe: Recipe, trial: Trial, samples: int) -> float:
-    """Return the learning rate of the step that starts after `samples`: linear warm-up that counts the step's own batch, then decay to the floor.
+    """Return the learning rate of the step that starts after `samples`: linear warm-up, then decay.
 
-    Positive at the first step; the peak is reached by the step that completes the warm-up; the floor belongs to the horizon, past the last step.
+    The warm-up counts the step's own batch, so the first step already learns; the floor belongs to the horizon, where no step starts.
     """
     warmup = trial.warmup * recipe.horizon
     if samples + trial.global_batch < warmup:
@@ -208,17 +209,19 @@ def learning_rate(recipe: Recipe, trial: Trial, samples: int) -> float:
     return trial.lr * (recipe.floor + (1 - recipe.floor) * left)
 
 
-def divergence(spec: HeadSpec, draft_vocab_size: int, loss: float, grad_norm: float) -> str:
+def divergence(training: Training, loss: float, grad_norm: float) -> str:
     """Return why a step counts as diverged, or "".
 
-    Either its loss or gradient norm is not finite, or the loss exceeds three times what guessing evenly over the vocabulary costs at every position
-    ahead. A healthy head starts below that once and never comes near it again; one lost to its learning rate is orders of magnitude above.
+    Either its loss or gradient norm is not finite, or, past the warm-up, the loss is above three times what guessing evenly over the draft
+    vocabulary costs at every position ahead. A healthy head never comes near that; one lost to its learning rate is far beyond.
     """
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
-        return f"loss {loss} with gradient norm {grad_norm}"
+        return f"loss {loss:.4g}, gradient norm {grad_norm:.4g}"
+    spec = training.spec
     positions = spec.ttt_steps if spec.method == "eagle3" else spec.block_size - 1
-    bound = _EXPLODED * positions * math.log(draft_vocab_size)
-    return f"loss {loss:.4g} above {bound:.4g}" if loss > bound else ""
+    bound = _EXPLODED * positions * math.log(training.model.draft_vocab_size)
+    warm = training.samples >= training.trial.warmup * training.recipe.horizon
+    return f"loss {loss:.4g} above {bound:.4g}" if warm and loss > bound else ""
 
 
 def sample_at(position: int, seed: int, count: int) -> int:
@@ -233,7 +236,7 @@ def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray[Any, np.dtype[
 
 
 def _draw_anchors(loss_mask: Tensor, spec: HeadSpec, seed: int, position: int) -> Tensor:
-    """Return sorted block starts within a sample, drawn from the same places as speculators' `select_anchors` draws them."""
+    """Return sorted block starts within a sample, from the places that speculators' `select_anchors` draws from."""
     starts = loss_mask[: max(0, len(loss_mask) - spec.block_size)].nonzero().squeeze(1)
     drawn = np.random.default_rng((seed, 1, position)).permutation(len(starts))[: spec.max_anchors_per_sample]
     return starts[torch.from_numpy(np.sort(drawn))]
@@ -242,57 +245,64 @@ def _draw_anchors(loss_mask: Tensor, spec: HeadSpec, seed: int, position: int) -
 def _micro_batches(training: Training) -> Iterator[Pack]:
     """Yield this rank's share of the next global batch."""
     spec, trial, features = training.spec, training.trial, training.features
-    rank = dist.get_rank() if trial.ranks > 1 else 0
     for turn in range(trial.accumulation):
-        first = training.samples + (turn * trial.ranks + rank) * trial.micro_batch
+        first = training.samples + (turn * trial.ranks + _rank()) * trial.micro_batch
         positions = range(first, first + trial.micro_batch)
         samples = [features.sample(sample_at(position, trial.seed, len(features))) for position in positions]
         anchors = None
         if spec.method == "dflash":
-            anchors = [_draw_anchors(s["loss_mask"], spec, trial.seed, p) for s, p in zip(samples, positions, strict=True)]
+            masks = [sample["loss_mask"] for sample in samples]
+            anchors = [_draw_anchors(mask, spec, trial.seed, position) for mask, position in zip(masks, positions, strict=True)]
         yield pack_samples(spec, samples, anchors, max(features.lengths), training.device)
 
 
 def _gradients(training: Training, clock: "_Clock") -> tuple[float, float]:
-    """Leave the gradient of the loss, a mean over the targets of the whole global batch on all ranks; return that loss and the gradient's norm."""
+    """Leave the gradient of the next global batch's loss in the weights; return that loss and the gradient's norm.
+
+    The loss is a mean over the targets of the whole global batch: a pack's mean counts by its targets, whatever pack and rank they are in.
+    """
+    ranks = training.trial.ranks
     sums = torch.zeros(3, device=training.device)  # loss, targets, ranks out of memory
-    packs = _micro_batches(training)
     options = _loss_options(training)
-    targets_metric = "full_acc_0_total" if training.spec.method == "eagle3" else "full_acc_total"
+    counted = "full_acc_0_total" if training.spec.method == "eagle3" else "full_acc_total"
+    packs = _micro_batches(training)
     try:
         for _ in range(training.trial.accumulation):
             with clock("data"):
                 pack = next(packs)
             with clock("forward_backward"):
                 loss, metrics = run_head(training.model, pack, **options)
-                targets = metrics[targets_metric]
-                (loss * targets).backward()
-                sums += torch.stack([loss.detach() * targets, targets, torch.zeros_like(targets)])
+                targets = metrics[counted]
+                torch.autograd.backward(loss * targets)
+                sums[:2] += torch.stack([loss.detach() * targets, targets])
     except (MemoryError, RuntimeError) as error:
-        if training.trial.ranks == 1 or not _out_of_memory(error):
+        if ranks == 1 or not _out_of_memory(error):
             raise
         sums[2] = 1  # the other ranks wait for this one's share: tell them instead of leaving
     with clock("update"):
-        if training.trial.ranks > 1:
+        if ranks > 1:
             dist.all_reduce(sums)
             if sums[2]:
-                raise MemoryError(f"{int(sums[2])} of {training.trial.ranks} ranks are out of memory")
-        gradients = [parameter.grad for group in training.optimizer.param_groups for parameter in group["params"]]
+                raise MemoryError(f"{int(sums[2])} of {ranks} ranks are out of memory")
+        targets = sums[1].clamp(min=1)
+        gradients = [parameter.grad for parameter in _trained(training)]
         for gradient in gradients:
-            if training.trial.ranks > 1:
+            if ranks > 1:
                 dist.all_reduce(gradient)
-            gradient /= sums[1].clamp(min=1)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        return float(sums[0] / sums[1].clamp(min=1)), float(norm)
+            gradient /= targets
+        return float(sums[0] / targets), float(torch.nn.utils.get_total_norm(gradients))
 
 
 def _update(training: Training, lr: float, norm: float) -> None:
-    weights = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
-    torch.nn.utils.clip_grads_with_norm_(weights, training.recipe.grad_clip, torch.tensor(norm))
-    for group in training.optimizer.param_groups:
-        group["lr"] = lr
+    torch.nn.utils.clip_grads_with_norm_(_trained(training), training.recipe.grad_clip, torch.tensor(norm))
+    training.optimizer.param_groups[0]["lr"] = lr
     training.optimizer.step()
     training.optimizer.zero_grad()
+
+
+def _trained(training: Training) -> list[Any]:
+    trained: list[Any] = training.optimizer.param_groups[0]["params"]
+    return trained
 
 
 def _loss_options(training: Training) -> dict[str, Any]:
@@ -305,6 +315,10 @@ def _loss_options(training: Training) -> dict[str, Any]:
         raise UserError(f"recipe.loss_fn={training.recipe.loss_fn!r}: {error}") from None
     options.pop("max_anchors", None)  # DFlash's anchors come with the pack
     return dict(options)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -337,7 +351,7 @@ class _Clock:
 
 
 class _Progress:
-    """A line every few seconds: samples done, loss, speed, time left."""
+    """Rank 0's line every few seconds: samples done, loss, speed, time left."""
 
     def __init__(self, samples: int, cap: int) -> None:
         self._first, self._cap = samples, cap
@@ -345,9 +359,9 @@ class _Progress:
 
     def report(self, samples: int, loss: float, lr: float) -> None:
         now = time.monotonic()
-        if now - self._last < _PROGRESS_SECONDS and samples < self._cap:
+        if _rank() != 0 or (now - self._last < _PROGRESS_SECONDS and samples < self._cap):
             return
         self._last = now
         speed = (samples - self._first) / (now - self._started)
         left = (self._cap - samples) / speed
-        logger.info("samples %d/%d  loss %.4f  lr %.3g  %.1f samples/s  %.0f s left", samples, self._cap, loss, lr, speed, left)
+        logger.info("samples %d/%d, loss %.4f, lr %.3g, %.1f samples/s, %.0f s left", samples, self._cap, loss, lr, speed, left)

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import random
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from lib.target.load import load_tokenizer
 SPLITS = ("serving", "heldout", "train")
 """Filled in this order, so that asking for more training prompts leaves the prompts that are measured on unchanged."""
 
-_SHARES = {"target": 0.70, "train": 0.16, "heldout": 0.07, "serving": 0.07}
+_PARTS = (("target", 0.70), ("train", 0.86), ("heldout", 0.93), ("serving", 1.0))  # name, upper end of its share
 _LARGEST_DOCUMENT = 300_000
 # Tests and vendored tools are not what the library reads like; `encodings` is tables of code points, `_sysconfigdata` this machine's build.
 _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "__pycache__"}
@@ -25,27 +27,21 @@ def stdlib_documents() -> dict[str, str]:
     """Return the running interpreter's own standard library as {relative path: text}, sorted by path."""
     root = Path(sysconfig.get_path("stdlib"))
     documents = {}
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if _SKIPPED & set(relative.parts) or relative.name.startswith("_sysconfigdata") or path.stat().st_size > _LARGEST_DOCUMENT:
-            continue
-        try:
-            documents[relative.as_posix()] = path.read_text(encoding="utf-8")
-        except (UnicodeDecodeError, PermissionError):
-            continue
-    return documents
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = set(subfolders) - _SKIPPED
+        for path in (Path(folder, name) for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")):
+            if path.stat().st_size <= _LARGEST_DOCUMENT:
+                with suppress(UnicodeDecodeError, PermissionError):
+                    documents[path.relative_to(root).as_posix()] = path.read_text(encoding="utf-8")
+    return dict(sorted(documents.items()))
 
 
 def split_documents(documents: Mapping[str, str]) -> dict[str, list[str]]:
     """Deal documents to `target`, `train`, `heldout` and `serving` by a hash of their name; a name always lands in the same part."""
-    parts: dict[str, list[str]] = {part: [] for part in _SHARES}
+    parts: dict[str, list[str]] = {part: [] for part, _ in _PARTS}
     for name, text in documents.items():
         position = int(_hash(name)[:8], 16) / 16**8
-        for part, share in _SHARES.items():
-            position -= share
-            if position < 0:
-                break
-        parts[part].append(text)
+        parts[next(part for part, end in _PARTS if position < end)].append(text)
     return parts
 
 
@@ -70,12 +66,16 @@ def write_prompts(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Read a JSONL file of prompts. Raises UserError naming `prompts.source` and the line that is not `{"prompt": "..."}`."""
+    """Read a JSONL file of prompts. Raises UserError naming `features.prompts` and the line that is not `{"prompt": "..."}`."""
     if not path.is_file():
-        raise UserError(f"prompts.source={path} does not exist; give a JSONL file with one {{'prompt': '...'}} per line")
+        raise UserError(f"features.prompts={path} does not exist; give a JSONL file with one {{'prompt': '...'}} per line")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"features.prompts={path} is not UTF-8 ({error.reason} at byte {error.start}); convert the file") from None
     prompts = []
     # Split on newlines alone: str.splitlines() would also cut at U+2028, which JSON strings may hold.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -83,7 +83,7 @@ def read_prompts(path: Path) -> list[str]:
         except (json.JSONDecodeError, KeyError, TypeError):
             prompt = None
         if not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f"prompts.source={path} line {number} is not {{'prompt': 'some text'}}; correct or remove the line")
+            raise UserError(f"features.prompts={path} line {number} is not {{'prompt': 'some text'}}; correct or remove the line")
         prompts.append(prompt)
     return prompts
 
@@ -97,9 +97,7 @@ def _stdlib_prompts(tokenizer: Any, counts: Mapping[str, int], prompt_tokens: in
         random.Random(f"{seed} {split}").shuffle(starts)
         splits[split] = _take(counts[split], _cut(tokenizer, starts, prompt_tokens), taken)
         if len(splits[split]) < counts[split]:
-            raise UserError(
-                f"prompts.{split}={counts[split]} is more than the {len(splits[split])} prompts of the standard library; lower it"
-            )
+            raise UserError(f"features.{split}_prompts={counts[split]}: the standard library yields {len(splits[split])}; lower it")
     return splits
 
 
@@ -108,7 +106,7 @@ def _user_prompts(tokenizer: Any, counts: Mapping[str, int], prompt_tokens: int,
     wanted = sum(counts[split] for split in SPLITS)
     if len(distinct) < wanted:
         raise UserError(
-            f"prompts.source={source} holds {len(distinct)} distinct prompts, {wanted} are wanted; add prompts or lower the counts"
+            f"features.prompts={source} holds {len(distinct)} distinct prompts of {wanted} wanted; add some or lower the counts"
         )
     ranked = iter(sorted(distinct, key=lambda prompt: _hash(f"{seed} {prompt}")))
     return {split: [next(ranked) for _ in range(counts[split])] for split in SPLITS}
@@ -126,7 +124,7 @@ def _cut(tokenizer: Any, starts: Iterable[tuple[str, int]], prompt_tokens: int) 
     """Yield the texts that begin at `starts` and survive the round trip text -> `prompt_tokens` tokens -> text -> the same tokens."""
     plain = prompt_tokens - tokenizer.num_special_tokens_to_add(pair=False)
     for document, start in starts:
-        window = document[start : start + 32 * prompt_tokens]
+        window = document[start : start + 8 * prompt_tokens]
         text = tokenizer.decode(tokenizer.encode(window, add_special_tokens=False)[:plain])
         if window.startswith(text) and len(tokenizer.encode(text)) == prompt_tokens:
             yield text

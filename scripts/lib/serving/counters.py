@@ -1,0 +1,75 @@
+"""The engine's own count of speculation, read from `/metrics`.
+
+The counters run on from the server's start and include accepted tokens beyond a request's last; a measurement is the difference of two
+scrapes. Metrics of `vllm/v1/spec_decode/metrics.py`; with several data-parallel engines they are summed.
+"""
+
+from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+
+_PREFIX = "vllm:spec_decode_num_"
+
+
+@dataclass(frozen=True)
+class SpeculationCounters:
+    """Drafts made, tokens proposed, tokens accepted, and accepted at each draft position."""
+
+    drafts: int
+    draft_tokens: int
+    accepted: int
+    accepted_per_position: tuple[int, ...]
+
+    def since(self, before: "SpeculationCounters") -> "SpeculationCounters":
+        """Return what was counted after `before`. ValueError if a counter went backwards: the server was restarted in between."""
+        positions = zip(self.accepted_per_position, before.accepted_per_position, strict=True)
+        difference = SpeculationCounters(
+            drafts=self.drafts - before.drafts,
+            draft_tokens=self.draft_tokens - before.draft_tokens,
+            accepted=self.accepted - before.accepted,
+            accepted_per_position=tuple(now - then for now, then in positions),
+        )
+        if min(difference.drafts, difference.draft_tokens, difference.accepted, *difference.accepted_per_position) < 0:
+            raise ValueError(f"speculation counters went backwards, from {before} to {self}: the server was restarted")
+        return difference
+
+    @property
+    def acceptance_length(self) -> float:
+        """Tokens per verification step, 1 + accepted / drafts. ValueError if nothing was drafted."""
+        return 1 + self.accepted / self._some_drafts()
+
+    @property
+    def per_position_acceptance(self) -> list[float]:
+        """For each draft position, the fraction of drafts accepted at least that far. ValueError if nothing was drafted."""
+        return [accepted / self._some_drafts() for accepted in self.accepted_per_position]
+
+    def _some_drafts(self) -> int:
+        if self.drafts == 0:
+            raise ValueError("the engine drafted nothing: speculation was off or no request ran")
+        return self.drafts
+
+
+def parse_counters(metrics: str) -> SpeculationCounters:
+    """Read the speculation counters from the text of `/metrics`. ValueError if the engine does not speculate."""
+    totals: dict[str, int] = {}
+    positions: dict[int, int] = {}
+    for family in text_string_to_metric_families(metrics):
+        if not family.name.startswith(_PREFIX):
+            continue
+        for sample in family.samples:
+            if not sample.name.endswith("_total"):
+                continue
+            name = sample.name.removeprefix(_PREFIX).removesuffix("_total")
+            if "position" in sample.labels:
+                position = int(sample.labels["position"])
+                positions[position] = positions.get(position, 0) + int(sample.value)
+            else:
+                totals[name] = totals.get(name, 0) + int(sample.value)
+    if not totals:
+        raise ValueError("no vllm:spec_decode counters in /metrics: this engine does not speculate")
+    return SpeculationCounters(
+        drafts=totals["drafts"],
+        draft_tokens=totals["draft_tokens"],
+        accepted=totals["accepted_tokens"],
+        accepted_per_position=tuple(positions[position] for position in sorted(positions)),
+    )

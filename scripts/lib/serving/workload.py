@@ -1,0 +1,105 @@
+"""The fixed workload of a measurement, sent by vLLM's own load driver."""
+
+import contextlib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.errors import UserError
+from lib.serving.engine import Server, ServerError
+
+SUMMARIES = tuple(f"{statistic}_{what}_ms" for what in ("ttft", "tpot", "itl", "e2el") for statistic in ("mean", "median", "p99"))
+"""Latencies kept, in milliseconds: time to first token, per output token, between tokens, end to end."""
+
+THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput")
+"""Throughputs kept: requests, output tokens, all tokens per second."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Which prompts, how many tokens for each, how many at once, sampled how.
+
+    `prompts`: JSON lines `{"prompt": text}`, sent in order and without a chat template. `output_tokens`: exactly so many per request (the end-of-sequence
+    token is ignored). `concurrency`: requests in flight. `temperature` 0 is greedy; `top_p` and `top_k` None leave the distribution whole. `seed` is
+    that of every request.
+    """
+
+    prompts: Path
+    output_tokens: int
+    concurrency: int
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int = 0
+
+
+def identity(workload: Workload) -> dict[str, Any]:
+    """Return what makes two workloads the same, JSON-ready: the SHA-256 and number of the prompts and every setting. UserError if there are none."""
+    prompts = read_prompts(workload.prompts)
+    return {
+        "prompts_sha256": hashlib.sha256(workload.prompts.read_bytes()).hexdigest(),
+        "num_prompts": len(prompts),
+        "output_tokens": workload.output_tokens,
+        "concurrency": workload.concurrency,
+        "temperature": workload.temperature,
+        "top_p": workload.top_p,
+        "top_k": workload.top_k,
+        "seed": workload.seed,
+    }
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Read the prompts of a workload. UserError that names the line if one is not `{"prompt": text}`."""
+    if path.suffix != ".jsonl" or not path.exists():
+        raise UserError(f'prompts={path}: give an existing .jsonl file with one {{"prompt": text}} per line')
+    prompts = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            prompt = None
+        if not isinstance(prompt, str):
+            raise UserError(f'prompts={path}, line {number}: expected {{"prompt": text}}, found {line[:60]!r}')
+        prompts.append(prompt)
+    if not prompts:
+        raise UserError(f'prompts={path} is empty: it needs at least one {{"prompt": text}} line')
+    return prompts
+
+
+def run(server: Server, workload: Workload, log: Path) -> dict[str, Any]:
+    """Send the workload once to a ready `server` and return the driver's own result; what the driver prints is appended to `log`.
+
+    The keys are those of `vllm bench serve --save-detailed`. ServerError if a request failed.
+    """
+    main, parser = load_driver()
+    sampling = {"temperature": workload.temperature, "top-p": workload.top_p, "top-k": workload.top_k}
+    arguments = parser.parse_args(
+        [
+            *("--backend", "vllm", "--base-url", server.url, "--model", server.model),
+            *("--dataset-name", "custom", "--dataset-path", str(workload.prompts), "--num-prompts", "-1"),
+            *("--skip-chat-template", "--disable-shuffle", "--custom-output-len", str(workload.output_tokens), "--ignore-eos"),
+            *("--max-concurrency", str(workload.concurrency), "--percentile-metrics", "ttft,tpot,itl,e2el"),
+            *("--extra-body", json.dumps({"seed": workload.seed})),
+            *(word for name, value in sampling.items() if value is not None for word in (f"--{name}", str(value))),
+            *("--save-detailed", "--disable-tqdm"),
+        ]
+    )
+    with log.open("a") as output, contextlib.redirect_stdout(output):
+        result: dict[str, Any] = main(arguments)
+    if result["failed"]:
+        reason = next(error for error in result["errors"] if error).strip().splitlines()[-1]
+        requests = result["failed"] + result["completed"]
+        raise ServerError(f"{result['failed']} of {requests} requests failed, the first with: {reason}; {server.last_words()}")
+    return result
+
+
+def load_driver() -> tuple[Any, Any]:
+    """Import vLLM's load driver and return its entry point and argument parser. Takes as long as a server's start: do it meanwhile."""
+    from vllm.benchmarks.serve import add_cli_args, main
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser()
+    add_cli_args(parser)
+    return main, parser

@@ -1,0 +1,26 @@
+"""Train an arm on to a rung, from its own state below if there is one, and compute the proxy."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib.arm import Arm
+from lib.draft.rung import run_rung
+from lib.files import read_json
+from lib.script import running
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake.log[0]):
+        run_rung(
+            Arm.from_record(read_json(Path(snakemake.input.arm))),
+            int(snakemake.wildcards.rung),
+            target=Path(snakemake.input.target),
+            train=Path(snakemake.input.train),
+            heldout=Path(snakemake.input.heldout),
+            state=Path(snakemake.input.state) if snakemake.input.get("state") else None,
+            acc_out=Path(snakemake.output.acc),
+            state_out=Path(snakemake.output.state),
+            log=Path(snakemake.log[0]),
+        )

@@ -1,0 +1,81 @@
+"""A random tiny Llama and its own greedy answers: enough for a draft head to have something to learn."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lib.draft.data import FeatureSet, extract_features
+from lib.draft.heads import HeadSpec
+from lib.draft.trainer import Recipe, Training, Trial, start_training
+
+VOCAB_SIZE = 256
+AUX_LAYERS = (1, 2, 3)
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("target")
+    words = Tokenizer(WordLevel({f"w{index}": index for index in range(VOCAB_SIZE)}, unk_token="w0"))
+    words.pre_tokenizer = WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w1").save_pretrained(path)
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=64,
+        initializer_range=0.08,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def features(target: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
+    return _features(target, tmp_path_factory.mktemp("features"), samples=96, seed=0)
+
+
+@pytest.fixture(scope="session")
+def heldout(target: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
+    return _features(target, tmp_path_factory.mktemp("features"), samples=12, seed=1)
+
+
+def _features(target: Path, folder: Path, samples: int, seed: int) -> FeatureSet:
+    """Prompts of 9 to 12 random words, answers of 20 tokens: samples of different lengths."""
+    draw = random.Random(seed)
+    prompts = [" ".join(f"w{draw.randrange(VOCAB_SIZE)}" for _ in range(9 + index % 4)) for index in range(samples)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    extract_features(
+        target, folder / "prompts.jsonl", folder / "out", response_tokens=20, aux_layers=list(AUX_LAYERS), batch=32, threads=1
+    )
+    return FeatureSet(folder / "out")
+
+
+@pytest.fixture(params=["eagle3", "dflash"])
+def spec(request: pytest.FixtureRequest) -> HeadSpec:
+    return HeadSpec(request.param, num_layers=1, aux_layers=AUX_LAYERS, k=3, block_size=4, max_anchors_per_sample=6, mask_token_id=2)
+
+
+@pytest.fixture
+def start(spec: HeadSpec, target: Path, features: FeatureSet) -> Callable[..., Training]:
+    """Start a training of `spec`, 2 x 2 samples to a global batch of 4 unless the trial is told otherwise."""
+
+    def start(head: HeadSpec = spec, horizon: int = 960, **changes: Any) -> Training:
+        plain = {"global_batch": 4, "ranks": 1, "micro_batch": 2, "accumulation": 2, "lr": 2e-3, "warmup": 0.05, "seed": 0}
+        return start_training(head, Recipe(horizon=horizon), Trial(**(plain | changes)), target, features)
+
+    return start

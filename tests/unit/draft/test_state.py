@@ -1,0 +1,126 @@
+"""States: going on from one is as if training had never stopped, and a state that is damaged or another's is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.draft.data import FeatureSet
+from lib.draft.heads import HeadSpec, head_hash
+from lib.draft.state import CorruptState, load_state, optimizer_hash, read_state, save_state
+from lib.draft.trainer import Training, train_rung
+from lib.errors import UserError
+
+Start = Callable[..., Training]
+
+GO_ON = """
+import sys
+from pathlib import Path
+from lib.draft.data import FeatureSet
+from lib.draft.heads import HeadSpec
+from lib.draft.state import load_state, read_state, save_state
+from lib.draft.trainer import Recipe, Trial, start_training, train_rung
+
+saved, target, features, out = map(Path, sys.argv[1:])
+identity = read_state(saved).identity
+spec, recipe = identity["spec"], identity["recipe"]
+spec = HeadSpec(**{**spec, "aux_layers": tuple(spec["aux_layers"])})
+training = start_training(spec, Recipe(**{**recipe, "betas": tuple(recipe["betas"])}), Trial(**identity["trial"]), target, FeatureSet(features))
+load_state(saved, training)
+train_rung(training, 112)
+save_state(out, training)
+"""
+
+
+@pytest.fixture
+def saved(start: Start, tmp_path: Path) -> Path:
+    training = start()
+    train_rung(training, 8)
+    save_state(tmp_path / "state", training)
+    return tmp_path / "state"
+
+
+def test_a_fresh_process_goes_on_bit_for_bit(start: Start, target: Path, features: FeatureSet, tmp_path: Path) -> None:
+    whole, part = start(), start()
+    train_rung(whole, 112)
+    save_state(tmp_path / "whole", whole)
+    train_rung(part, 40)
+    save_state(tmp_path / "part", part)
+    scripts = Path(__file__).parents[3] / "scripts"
+    arguments = [tmp_path / "part", target, features.path, tmp_path / "resumed"]
+    subprocess.run([sys.executable, "-c", GO_ON, *map(str, arguments)], check=True, env=os.environ | {"PYTHONPATH": str(scripts)})
+    for name in ("head.safetensors", "optimizer.safetensors", "manifest.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
+
+
+def test_loading_brings_back_what_was_saved(start: Start, saved: Path) -> None:
+    original, loaded = start(), start()
+    train_rung(original, 8)
+    load_state(saved, loaded)
+    assert loaded.samples == 8
+    assert head_hash(loaded.model) == head_hash(original.model)
+    assert optimizer_hash(loaded) == optimizer_hash(original)
+    assert all(tensor.dtype == torch.float32 for tensor in read_state(saved).head.values())
+
+
+def test_the_state_before_the_first_step_is_a_state(start: Start, tmp_path: Path) -> None:
+    save_state(tmp_path / "state", start())
+    training = start()
+    load_state(tmp_path / "state", training)
+    assert train_rung(training, 8).head == train_rung(start(), 8).head
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("head.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+        ("optimizer.safetensors", lambda content: content[: len(content) // 2]),
+        ("optimizer.safetensors", None),
+        ("manifest.json", lambda content: content[: len(content) // 2]),
+        ("manifest.json", None),
+    ],
+)
+def test_a_damaged_state_is_refused(name: str, damage: Callable[[bytes], bytes] | None, start: Start, saved: Path) -> None:
+    file = saved / name
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    training = start()
+    weights = head_hash(training.model)
+    with pytest.raises(CorruptState) as refusal:
+        load_state(saved, training)
+    assert str(file) in str(refusal.value)
+    assert "delete the folder" in str(refusal.value)
+    assert (training.samples, head_hash(training.model)) == (0, weights)
+
+
+def test_another_arm_s_state_is_refused_by_what_differs(start: Start, saved: Path) -> None:
+    with pytest.raises(UserError) as refusal:
+        load_state(saved, start(lr=1e-3, horizon=480, micro_batch=1, accumulation=4))
+    message = str(refusal.value)
+    for difference in ("recipe.horizon=960 (asked for 480)", "trial.lr=0.002 (asked for 0.001)", "trial.micro_batch=2 (asked for 1)"):
+        assert difference in message
+    assert "seed" not in message
+
+
+def test_a_state_trained_on_other_data_is_refused(start: Start, saved: Path) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["identity"]["features"]["samples"] = 95
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"features\.samples=95 \(asked for 96\)"):
+        load_state(saved, start())
+
+
+def test_an_interrupted_save_leaves_the_state_before(start: Start, spec: HeadSpec, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = start()
+    monkeypatch.setattr("lib.draft.state.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        save_state(saved, training)
+    assert read_state(saved).samples == 8
+    assert [entry.name for entry in saved.parent.iterdir()] == ["state"]

@@ -1,0 +1,107 @@
+"""A small target, prompts for it and heads trained on its own answers, all made within a minute."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lib.draft.heads import HeadSpec, assemble_head, pack_samples, run_head
+from lib.serving.engine import EngineSettings
+from lib.serving.workload import Workload
+from lib.target.corpus import split_documents, stdlib_documents
+from lib.target.tiny import train_tiny_target
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+AUX_LAYERS = (1, 2, 3)
+SETTINGS = EngineSettings("float32", max_model_len=128, max_num_seqs=8, enforce_eager=True, kv_cache_gib=0.02, threads=1)
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a target that has learnt enough to be predictable."""
+    out = tmp_path_factory.mktemp("serving") / "target"
+    shape = {"hidden": 64, "intermediate": 160, "layers": 4, "heads": 2, "kv_heads": 1, "vocab_size": 512, "context": 128}
+    train_tiny_target(out, **shape, steps=120, batch=16, lr=4e-3, seed=0, threads=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def prompts(target: Path) -> list[list[int]]:
+    """Return 112 prompts of 16 token ids whose text has just these tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    found: list[list[int]] = []
+    for document in split_documents(stdlib_documents())["target"]:
+        tokens = tokenizer.encode(document[:400])[8:24]
+        if len(tokens) == 16 and tokenizer.encode(tokenizer.decode(tokens)) == tokens:
+            found.append(tokens)
+    assert len(found) >= 112
+    return found[:112]
+
+
+@pytest.fixture(scope="session")
+def serving_prompts(prompts: list[list[int]]) -> list[list[int]]:
+    """Return the prompts that no head was trained on."""
+    return prompts[96:]
+
+
+@pytest.fixture(scope="session")
+def workload(target: Path, serving_prompts: list[list[int]]) -> Workload:
+    """Return the serving prompts as vLLM's driver wants them."""
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    path = target.parent / "serving.jsonl"
+    path.write_text("".join(json.dumps({"prompt": tokenizer.decode(prompt)}) + "\n" for prompt in serving_prompts))
+    return Workload(path, output_tokens=40, concurrency=8)
+
+
+@pytest.fixture(scope="session")
+def make_head(target: Path, prompts: list[list[int]]) -> Callable[[HeadSpec, int], Path]:
+    """Export a head after so many steps of training on what the target answers to its prompts."""
+    verifier = LlamaForCausalLM.from_pretrained(target, dtype=torch.float32)
+    with torch.no_grad():
+        answers = verifier.generate(torch.tensor(prompts[:96]), do_sample=False, min_new_tokens=56, max_new_tokens=56, pad_token_id=0)
+        before_norm: list[torch.Tensor] = []
+        hook = verifier.model.norm.register_forward_pre_hook(lambda _, inputs: before_norm.append(inputs[0]))
+        hidden = verifier.model(answers, output_hidden_states=True).hidden_states
+        hook.remove()
+    aux, last = torch.cat([hidden[layer] for layer in AUX_LAYERS], dim=-1), before_norm[0]
+    mask = torch.ones(answers.shape[1], dtype=torch.long)
+
+    def sample(index: int) -> dict[str, torch.Tensor]:
+        return {
+            "hidden_states": aux[index],
+            "verifier_last_hidden_states": last[index],
+            "input_ids": answers[index],
+            "loss_mask": mask,
+            "lengths": torch.tensor([len(mask)]),
+            "position_ids": torch.arange(len(mask)),
+        }
+
+    def export(spec: HeadSpec, steps: int) -> Path:
+        torch.set_num_threads(1)
+        model = assemble_head(spec, target, None, seed=0)
+        options, _ = model.get_trainer_kwargs(
+            loss_fn="ce", loss_implementation="eager", ttt_steps=spec.ttt_steps, ttt_step_loss_decay=1.0
+        )
+        optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=4e-3)
+        anchors = [torch.arange(0, len(mask) - spec.block_size, 4)] * 16 if spec.method == "dflash" else None
+        for step in range(steps):
+            rows = [sample((step * 16 + row) % len(answers)) for row in range(16)]
+            options.pop("max_anchors", None)
+            loss, _ = run_head(model, pack_samples(spec, rows, anchors, len(mask), torch.device("cpu")), **options)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if spec.method == "dflash":
+            _tell_norms_apart(model)
+        out = target.parent / f"{spec.method}-{spec.num_layers}-{steps}"
+        model.save_pretrained(out)
+        return out
+
+    return export
+
+
+def _tell_norms_apart(model: torch.nn.Module) -> None:
+    """Turn up the key norms of the later layers, so that using the first layer's for all shows in the counters."""
+    for index, layer in enumerate(model.layers):
+        layer.self_attn.k_norm.weight.data *= 1 + index

@@ -1,0 +1,65 @@
+"""A target is refused in one line when its folder is not whole, and told apart by its fingerprint."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lib.errors import UserError
+from lib.target.load import check_target, target_fingerprint
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _half_downloaded(folder: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _no_hidden_size(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["hidden_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (shutil.rmtree, "not a directory"),
+        (_without("config.json"), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+        (_no_hidden_size, "hidden_size"),
+        (_without("model.safetensors"), "lacks weights"),
+        (_half_downloaded, "model-00002-of-00002.safetensors"),
+        (_without("tokenizer.json"), "no tokenizer"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused_in_one_line(target: Path, tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
+    copy = Path(shutil.copytree(target, tmp_path / "copy"))
+    damage(copy)
+    with pytest.raises(UserError, match=says) as refusal:
+        check_target(copy)
+    assert str(refusal.value).startswith(f"target.path={copy}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_nested_text_config_is_read(target: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(target, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    nested = {"architectures": ["VisionLlama"], "model_type": "vision_llama", "text_config": config}
+    (copy / "config.json").write_text(json.dumps(nested))
+    facts = check_target(copy)
+    assert (facts.architecture, facts.model_type, facts.hidden_size, facts.num_layers) == ("VisionLlama", "llama", 64, 2)
+
+
+def test_the_fingerprint_follows_content_not_place(target: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(target, tmp_path / "copy"))
+    assert target_fingerprint(copy) == target_fingerprint(target)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert target_fingerprint(copy) != target_fingerprint(target)
