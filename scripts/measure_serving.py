@@ -21,7 +21,16 @@ OF_THE_STACK = ("python", "torch", "vllm", "repairs")
 
 
 def measure_serving(
-    arm: Arm, trained: ProxyRecord, target: Path, head: Path, prompts: Path, *, serving: dict[str, Any], draft_tokens: int, threads: int, log: Path
+    arm: Arm,
+    trained: ProxyRecord,
+    target: Path,
+    head: Path,
+    prompts: Path,
+    *,
+    serving: dict[str, Any],
+    draft_tokens: int,
+    threads: int,
+    log: Path,
 ) -> ServingRecord:
     """Return the measurement of an arm's head, or of a failed arm the record of its failure."""
     if trained.status != "ok":

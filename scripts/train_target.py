@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.files import whole_directory
 from lib.script import running
 from lib.target.tiny import train_tiny_target
 

@@ -14,6 +14,8 @@ import psutil
 
 from lib.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 CONTROLLER = "SPEC_DECODE_TUNE_CONTROLLER"
 """Environment variable that holds the process id of the Snakemake process whose jobs we are."""
 
@@ -26,13 +28,16 @@ def running(log: str) -> Iterator[None]:
     """
     log_to(log)
     die_with_controller()
+    born, entered = psutil.Process().create_time(), time.time()
+    logger.info("start, after %.1f s of imports", entered - born)
     try:
         yield
+        logger.info("done, %.1f s of work", time.time() - entered)
     except UserError as error:
-        logging.getLogger(__name__).error("error: %s", error)
+        logger.error("error: %s", error)
         sys.exit(1)
     except BaseException:
-        logging.getLogger(__name__).exception("unexpected failure")
+        logger.exception("unexpected failure")
         raise
 
 

@@ -32,7 +32,9 @@ EVALUATION_BATCH = 8
 logger = logging.getLogger(__name__)
 
 
-def run_rung(arm: Arm, rung: int, *, target: Path, train: Path, heldout: Path, state: Path | None, acc_out: Path, state_out: Path, log: Path) -> None:
+def run_rung(
+    arm: Arm, rung: int, *, target: Path, train: Path, heldout: Path, state: Path | None, acc_out: Path, state_out: Path, log: Path
+) -> None:
     """Train `arm` to `rung` from `state` (None: from the start), evaluate it, and write its record and its state.
 
     With more than one rank the processes are started here, as torchrun starts them. Raises UserError for features or a state that do not
@@ -43,7 +45,13 @@ def run_rung(arm: Arm, rung: int, *, target: Path, train: Path, heldout: Path, s
         _run_rank(arm.record(), rung, places)
         return
     launch = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=arm.layout.ranks, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id=arm.id, max_restarts=0
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=arm.layout.ranks,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=arm.id,
+        max_restarts=0,
     )
     elastic_launch(launch, _run_launched_rank)(str(log), arm.record(), rung, places)
 
@@ -56,7 +64,9 @@ def _run_launched_rank(log: str, *arguments: Any) -> None:
 
 def _run_rank(record: dict[str, Any], rung: int, places: dict[str, Path | None]) -> None:
     arm, started = Arm.from_record(record), time.monotonic()
-    target, train, heldout, state, acc_out, state_out = (places[name] for name in ("target", "train", "heldout", "state", "acc_out", "state_out"))
+    target, train, heldout, state, acc_out, state_out = (
+        places[name] for name in ("target", "train", "heldout", "state", "acc_out", "state_out")
+    )
     assert target and train and heldout and acc_out and state_out
     features, unseen = FeatureSet(train), FeatureSet(heldout)
     training = start_training(head_spec(arm), recipe(arm), trial(arm), target, features)
@@ -113,7 +123,15 @@ def trial(arm: Arm) -> Trial:
 
 
 def _record(
-    arm: Arm, rung: int, cap: int, outcome: RungOutcome, accuracy: HeldOutAccuracy | None, context: Context, *, seconds: float, resumed_from: int
+    arm: Arm,
+    rung: int,
+    cap: int,
+    outcome: RungOutcome,
+    accuracy: HeldOutAccuracy | None,
+    context: Context,
+    *,
+    seconds: float,
+    resumed_from: int,
 ) -> ProxyRecord:
     return ProxyRecord(
         arm=arm.id,

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +60,36 @@ def _features(target: Path, folder: Path, samples: int, seed: int) -> FeatureSet
     draw = random.Random(seed)
     prompts = [" ".join(f"w{draw.randrange(VOCAB_SIZE)}" for _ in range(9 + index % 4)) for index in range(samples)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-    extract_features(
-        target, folder / "prompts.jsonl", folder / "out", response_tokens=20, aux_layers=list(AUX_LAYERS), batch=32, threads=1
-    )
+    extract_features(target, folder / "prompts.jsonl", folder / "out", response_tokens=20, aux_layers=list(AUX_LAYERS), batch=32, threads=1)
     return FeatureSet(folder / "out")
 
 
-@pytest.fixture(params=["eagle3", "dflash"])
+SPECS = [HeadSpec(method, 1, AUX_LAYERS, k=3, block_size=4, max_anchors_per_sample=6, mask_token_id=2) for method in ("eagle3", "dflash")]
+
+
+@pytest.fixture(params=SPECS, ids=lambda spec: spec.method)
 def spec(request: pytest.FixtureRequest) -> HeadSpec:
-    return HeadSpec(request.param, num_layers=1, aux_layers=AUX_LAYERS, k=3, block_size=4, max_anchors_per_sample=6, mask_token_id=2)
+    chosen: HeadSpec = request.param
+    return chosen
 
 
 @pytest.fixture
-def start(spec: HeadSpec, target: Path, features: FeatureSet) -> Callable[..., Training]:
-    """Start a training of `spec`, 2 x 2 samples to a global batch of 4 unless the trial is told otherwise."""
+def both_specs() -> list[HeadSpec]:
+    return SPECS
 
-    def start(head: HeadSpec = spec, horizon: int = 960, **changes: Any) -> Training:
+
+@pytest.fixture
+def start_head(target: Path, features: FeatureSet) -> Callable[..., Training]:
+    """Start a training of any head, 2 x 2 samples to a global batch of 4 unless the trial is told otherwise."""
+
+    def start(head: HeadSpec, horizon: int = 960, **changes: Any) -> Training:
         plain = {"global_batch": 4, "ranks": 1, "micro_batch": 2, "accumulation": 2, "lr": 2e-3, "warmup": 0.05, "seed": 0}
         return start_training(head, Recipe(horizon=horizon), Trial(**(plain | changes)), target, features)
 
     return start
+
+
+@pytest.fixture
+def start(spec: HeadSpec, start_head: Callable[..., Training]) -> Callable[..., Training]:
+    """Start a training of `spec`."""
+    return partial(start_head, spec)

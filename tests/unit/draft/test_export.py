@@ -10,8 +10,6 @@ import torch
 from safetensors import safe_open
 from speculators import SpeculatorModel
 
-from lib.draft.data import FeatureSet
-from lib.draft.evaluate import evaluate_head
 from lib.draft.export import export_head
 from lib.draft.heads import HeadSpec, head_hash
 from lib.draft.state import CorruptState, save_state
@@ -21,18 +19,19 @@ from lib.errors import UserError
 
 @pytest.mark.parametrize("draft_vocab_size", [None, 100])
 def test_speculators_loads_the_trained_head(
-    draft_vocab_size: int | None, spec: HeadSpec, start: Callable[..., Training], target: Path, heldout: FeatureSet, tmp_path: Path
+    draft_vocab_size: int | None, spec: HeadSpec, start_head: Callable[..., Training], target: Path, tmp_path: Path
 ) -> None:
     spec = replace(spec, draft_vocab_size=draft_vocab_size)
-    training = start(spec)
+    training = start_head(spec)
     outcome = train_rung(training, 16)
     save_state(tmp_path / "state", training)
     export_head(tmp_path / "state", target, tmp_path / "head")
 
     model = SpeculatorModel.from_pretrained(tmp_path / "head")
     assert head_hash(model) == outcome.head
-    assert model.dtype == torch.float32
-    assert evaluate_head(model, spec, heldout, 4) == evaluate_head(training.model, spec, heldout, 4)
+    loaded, trained = model.state_dict(), training.model.state_dict()
+    assert loaded.keys() == trained.keys()
+    assert all(torch.equal(loaded[name], trained[name]) for name in trained)
 
     config = json.loads((tmp_path / "head" / "config.json").read_text())
     assert config["speculators_model_type"] == spec.method

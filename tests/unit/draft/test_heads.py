@@ -38,7 +38,9 @@ def test_the_target_s_own_weights_are_taken_over_and_frozen(spec: HeadSpec, targ
 
 def test_a_reduced_vocabulary_keeps_the_most_frequent_answers(features: FeatureSet) -> None:
     samples = [features.sample(index) for index in range(len(features))]
-    counts = Counter(token for s in samples for token, answer in zip(s["input_ids"].tolist(), s["loss_mask"].tolist(), strict=True) if answer)
+    counts = Counter(
+        token for s in samples for token, answer in zip(s["input_ids"].tolist(), s["loss_mask"].tolist(), strict=True) if answer
+    )
     size = len(counts) // 2
     expected = sorted(sorted(counts, key=lambda token: (-counts[token], token))[:size])
     t2d, d2t = frequent_vocabulary(features, size, 256)

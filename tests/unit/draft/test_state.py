@@ -26,14 +26,15 @@ from lib.draft.heads import HeadSpec
 from lib.draft.state import load_state, read_state, save_state
 from lib.draft.trainer import Recipe, Trial, start_training, train_rung
 
-saved, target, features, out = map(Path, sys.argv[1:])
-identity = read_state(saved).identity
-spec, recipe = identity["spec"], identity["recipe"]
-spec = HeadSpec(**{**spec, "aux_layers": tuple(spec["aux_layers"])})
-training = start_training(spec, Recipe(**{**recipe, "betas": tuple(recipe["betas"])}), Trial(**identity["trial"]), target, FeatureSet(features))
-load_state(saved, training)
-train_rung(training, 112)
-save_state(out, training)
+target, features = map(Path, sys.argv[1:3])
+for folder in map(Path, sys.argv[3:]):
+    identity = read_state(folder / "part").identity
+    spec, recipe, trial = identity["spec"], identity["recipe"], Trial(**identity["trial"])
+    spec, recipe = HeadSpec(**{**spec, "aux_layers": tuple(spec["aux_layers"])}), Recipe(**{**recipe, "betas": tuple(recipe["betas"])})
+    training = start_training(spec, recipe, trial, target, FeatureSet(features))
+    load_state(folder / "part", training)
+    train_rung(training, 112)
+    save_state(folder / "resumed", training)
 """
 
 
@@ -45,17 +46,22 @@ def saved(start: Start, tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def test_a_fresh_process_goes_on_bit_for_bit(start: Start, target: Path, features: FeatureSet, tmp_path: Path) -> None:
-    whole, part = start(), start()
-    train_rung(whole, 112)
-    save_state(tmp_path / "whole", whole)
-    train_rung(part, 40)
-    save_state(tmp_path / "part", part)
-    scripts = Path(__file__).parents[3] / "scripts"
-    arguments = [tmp_path / "part", target, features.path, tmp_path / "resumed"]
-    subprocess.run([sys.executable, "-c", GO_ON, *map(str, arguments)], check=True, env=os.environ | {"PYTHONPATH": str(scripts)})
-    for name in ("head.safetensors", "optimizer.safetensors", "manifest.json"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
+def test_a_fresh_process_goes_on_bit_for_bit(
+    both_specs: list[HeadSpec], start_head: Start, target: Path, features: FeatureSet, tmp_path: Path
+) -> None:
+    folders = [tmp_path / spec.method for spec in both_specs]
+    for spec, folder in zip(both_specs, folders, strict=True):
+        training = start_head(spec)
+        train_rung(training, 40)
+        save_state(folder / "part", training)
+        train_rung(training, 112)
+        save_state(folder / "whole", training)
+    arguments = [str(path) for path in (target, features.path, *folders)]
+    scripts = str(Path(__file__).parents[3] / "scripts")
+    subprocess.run([sys.executable, "-c", GO_ON, *arguments], check=True, env=os.environ | {"PYTHONPATH": scripts})
+    for folder in folders:
+        for name in ("head.safetensors", "optimizer.safetensors", "manifest.json"):
+            assert (folder / "whole" / name).read_bytes() == (folder / "resumed" / name).read_bytes()
 
 
 def test_loading_brings_back_what_was_saved(start: Start, saved: Path) -> None:

@@ -91,10 +91,10 @@ def test_features_of_another_target_are_refused(start: Start, features: FeatureS
 def test_a_head_learns(start: Start, heldout: FeatureSet) -> None:
     training = start()
     untrained = evaluate_head(training.model, training.spec, heldout, 4)
-    outcome = train_rung(training, 480)
+    outcome = train_rung(training, 320)
     trained = evaluate_head(training.model, training.spec, heldout, 4)
     assert outcome.status == "ok"
-    assert (outcome.samples, outcome.steps) == (480, 120)
+    assert (outcome.samples, outcome.steps) == (320, 80)
     assert untrained.acc0 < 0.1 < 0.3 < trained.acc0
     assert trained.chain > untrained.chain + 0.3
 
@@ -124,13 +124,13 @@ def test_splits_of_a_global_batch_agree(start: Start) -> None:
         _assert_close(head_tensors(trainings[0].model), head_tensors(other.model))
 
 
-def test_a_reduced_vocabulary_trains_alike(spec: HeadSpec, start: Start, heldout: FeatureSet) -> None:
+def test_a_reduced_vocabulary_trains_alike(spec: HeadSpec, start_head: Start, heldout: FeatureSet) -> None:
     small = replace(spec, draft_vocab_size=100)
-    first, second = start(small), start(small, micro_batch=1, accumulation=4)
+    first, second = start_head(small), start_head(small, micro_batch=1, accumulation=4)
     train_rung(first, 32)
     train_rung(second, 32)
     _assert_close(head_tensors(first.model), head_tensors(second.model))
-    assert evaluate_head(first.model, small, heldout, 4).starts == evaluate_head(start().model, spec, heldout, 4).starts
+    assert evaluate_head(first.model, small, heldout, 4).starts == evaluate_head(start_head(spec).model, spec, heldout, 4).starts
 
 
 def _assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
@@ -215,7 +215,7 @@ def test_what_counts_as_divergence(loss: float, grad_norm: float, samples: int, 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_running_out_of_memory_is_a_result(ranks: int, start: Start, tmp_path: Path) -> None:
     """For real, under a limit on the address space; with two ranks only the second meets it and both say so."""
-    batch = {"global_batch": 384, "ranks": ranks, "micro_batch": 384 // ranks, "accumulation": 1}
+    batch = {"global_batch": 192, "ranks": ranks, "micro_batch": 192 // ranks, "accumulation": 1}
     if ranks == 2:
         _on_two_ranks(_train_in_little_memory, start, batch, tmp_path)
     else:
@@ -224,7 +224,7 @@ def test_running_out_of_memory_is_a_result(ranks: int, start: Start, tmp_path: P
         child.join(120)
         assert child.exitcode == 0
     outcomes = sorted(tmp_path.iterdir())
-    assert [outcome.read_text().split(":")[0] for outcome in outcomes] == ["oom 384"] * ranks
+    assert [outcome.read_text().split(":")[0] for outcome in outcomes] == ["oom 192"] * ranks
 
 
 def _train_in_little_memory(start: Start, batch: dict[str, int], out: Path) -> None:
@@ -232,6 +232,6 @@ def _train_in_little_memory(start: Start, batch: dict[str, int], out: Path) -> N
     rank = dist.get_rank() if batch["ranks"] > 1 else 0
     if rank == batch["ranks"] - 1:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, used + 2**25))
-    outcome = train_rung(training, 384)
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, used + 2**24))
+    outcome = train_rung(training, 192)
     (out / str(rank)).write_text(f"{outcome.status} {outcome.samples}: {outcome.reason}")
