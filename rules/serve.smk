@@ -22,7 +22,6 @@ rule export_head:
 rule measure_serving:
     """Serve the target with a head and read the acceptance length off the engine's counters."""
     input:
-        arm="results/{arm}/arm.json",
         target=experiment.target,
         acc=f"results/{{arm}}/rung{search.top_rung}.acc",
         head="results/{arm}/head",
@@ -33,6 +32,7 @@ rule measure_serving:
         "results/logs/measure_serving/{arm}.log",
     params:
         serving=settings.serving.model_dump(exclude={"top_k"}),
+        method=experiment.space.draft.method,
         draft_tokens=experiment.space.objective.draft_tokens,
     script:
         "../scripts/measure_serving.py"

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.arm import Arm
-from lib.files import read_json
 from lib.script import running
-from lib.serving.engine import EngineSettings
+from lib.serving.engine import EngineSettings, Method
 from lib.serving.measure import measure
 from lib.serving.workload import Workload
 from lib.target.load import target_fingerprint
@@ -21,14 +19,14 @@ OF_THE_STACK = ("python", "torch", "vllm", "repairs")
 
 
 def measure_serving(
-    arm: Arm,
     trained: ProxyRecord,
     target: Path,
     head: Path,
-    prompts: Path,
+    method: Method,
+    workload: Workload,
     *,
     serving: dict[str, Any],
-    draft_tokens: int,
+    k: int,
     threads: int,
     log: Path,
 ) -> ServingRecord:
@@ -45,11 +43,9 @@ def measure_serving(
         kv_cache_gib=serving["kv_cache_gib"],
         threads=threads,
     )
-    workload = Workload(prompts, serving["output_tokens"], serving["concurrency"], serving["temperature"])
-    method = arm.recipe["draft"]["method"]
-    measured = measure(target, head, method, draft_tokens, settings, workload, serving["repeats"], log, serving["start_timeout_s"])
+    measured = measure(target, head, method, k, settings, workload, serving["repeats"], log, serving["start_timeout_s"])
     return ServingRecord(
-        arm=arm.id,
+        arm=trained.arm,
         status="ok",
         reason=None,
         head_sha256=trained.head_sha256,
@@ -83,14 +79,15 @@ def _failed(trained: ProxyRecord) -> ServingRecord:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
+        serving = snakemake.params.serving
         record = measure_serving(
-            Arm.from_record(read_json(Path(snakemake.input.arm))),
             read_record(Path(snakemake.input.acc), ProxyRecord),
             Path(snakemake.input.target),
             Path(snakemake.input.head),
-            Path(snakemake.input.prompts),
-            serving=snakemake.params.serving,
-            draft_tokens=snakemake.params.draft_tokens,
+            snakemake.params.method,
+            Workload(Path(snakemake.input.prompts), serving["output_tokens"], serving["concurrency"], serving["temperature"]),
+            serving=serving,
+            k=snakemake.params.draft_tokens,
             threads=snakemake.threads,
             log=Path(snakemake.log[0]).with_suffix(".server.log"),
         )

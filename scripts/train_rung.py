@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
-from lib.draft.rung import run_rung
+from lib.draft.rung import Places, run_rung
 from lib.files import read_json
 from lib.script import running
 
@@ -16,11 +16,13 @@ if __name__ == "__main__":
         run_rung(
             Arm.from_record(read_json(Path(snakemake.input.arm))),
             int(snakemake.wildcards.rung),
-            target=Path(snakemake.input.target),
-            train=Path(snakemake.input.train),
-            heldout=Path(snakemake.input.heldout),
-            state=Path(snakemake.input.state) if snakemake.input.get("state") else None,
-            acc_out=Path(snakemake.output.acc),
-            state_out=Path(snakemake.output.state),
-            log=Path(snakemake.log[0]),
+            Places(
+                target=Path(snakemake.input.target),
+                train=Path(snakemake.input.train),
+                heldout=Path(snakemake.input.heldout),
+                state=Path(snakemake.input.state) if snakemake.input.get("state") else None,
+                acc_out=Path(snakemake.output.acc),
+                state_out=Path(snakemake.output.state),
+                log=Path(snakemake.log[0]),
+            ),
         )

@@ -21,7 +21,7 @@ CONTROLLER = "SPEC_DECODE_TUNE_CONTROLLER"
 
 
 @contextmanager
-def running(log: str) -> Iterator[None]:
+def running(log: str | Path) -> Iterator[None]:
     """Run a script's work: messages go to `log` and to stderr, a UserError ends it with one line instead of a traceback.
 
     If the controller dies, this process is killed within about a second, and with it whatever dies with its parent.
@@ -41,7 +41,7 @@ def running(log: str) -> Iterator[None]:
         raise
 
 
-def log_to(log: str, mode: str = "w") -> None:
+def log_to(log: str | Path, mode: str = "w") -> None:
     """Send messages to the file `log` and to stderr."""
     path = Path(log)
     path.parent.mkdir(parents=True, exist_ok=True)

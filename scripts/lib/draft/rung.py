@@ -5,10 +5,9 @@ import os
 import platform
 import socket
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -32,17 +31,27 @@ EVALUATION_BATCH = 8
 logger = logging.getLogger(__name__)
 
 
-def run_rung(
-    arm: Arm, rung: int, *, target: Path, train: Path, heldout: Path, state: Path | None, acc_out: Path, state_out: Path, log: Path
-) -> None:
-    """Train `arm` to `rung` from `state` (None: from the start), evaluate it, and write its record and its state.
+@dataclass(frozen=True)
+class Places:
+    """The files of a rung. `state` is the one to resume from, None to start afresh."""
+
+    target: Path
+    train: Path
+    heldout: Path
+    state: Path | None
+    acc_out: Path
+    state_out: Path
+    log: Path
+
+
+def run_rung(arm: Arm, rung: int, places: Places) -> None:
+    """Train `arm` to `rung`, evaluate it, and write its record and its state.
 
     With more than one rank the processes are started here, as torchrun starts them. Raises UserError for features or a state that do not
     belong to the arm or are damaged.
     """
-    places = {"target": target, "train": train, "heldout": heldout, "state": state, "acc_out": acc_out, "state_out": state_out}
     if arm.layout.ranks == 1:
-        _run_rank(arm.record(), rung, places)
+        _run_rank(arm, rung, places)
         return
     launch = LaunchConfig(
         min_nodes=1,
@@ -53,41 +62,36 @@ def run_rung(
         run_id=arm.id,
         max_restarts=0,
     )
-    elastic_launch(launch, _run_launched_rank)(str(log), arm.record(), rung, places)
+    elastic_launch(launch, _run_launched_rank)(arm, rung, places)
 
 
-def _run_launched_rank(log: str, *arguments: Any) -> None:
-    log_to(log, "a")
+def _run_launched_rank(arm: Arm, rung: int, places: Places) -> None:
+    log_to(places.log, "a")
     die_with_controller()
-    _run_rank(*arguments)
+    _run_rank(arm, rung, places)
 
 
-def _run_rank(record: dict[str, Any], rung: int, places: dict[str, Path | None]) -> None:
-    arm, started = Arm.from_record(record), time.monotonic()
-    target, train, heldout, state, acc_out, state_out = (
-        places[name] for name in ("target", "train", "heldout", "state", "acc_out", "state_out")
-    )
-    assert target and train and heldout and acc_out and state_out
-    features, unseen = FeatureSet(train), FeatureSet(heldout)
+def _run_rank(arm: Arm, rung: int, places: Places) -> None:
+    started = time.monotonic()
+    features, unseen = FeatureSet(places.train), FeatureSet(places.heldout)
     training = start_training(head_spec(arm), recipe(arm), trial(arm), target, features)
-    if state is not None:
-        load_state(state, training)
+    if places.state is not None:
+        load_state(places.state, training)
     resumed_from = training.samples
-    cap = arm.recipe["rungs"][rung]
-    outcome = train_rung(training, reachable(cap, arm.global_batch))
+    outcome = train_rung(training, reachable(arm.recipe["rungs"][rung], arm.global_batch))
     if outcome.status == "ok":
         accuracy = evaluate_head(training.model, training.spec, unseen, EVALUATION_BATCH)
-        save_state(state_out, training)
+        save_state(places.state_out, training)
     else:
         accuracy = None
         logger.warning("%s: %s", outcome.status, outcome.reason)
         if _is_first_rank():
-            with whole_directory(state_out) as folder:
+            with whole_directory(places.state_out) as folder:
                 write_json(folder / FAILURE, {"status": outcome.status, "reason": outcome.reason})
     if _is_first_rank():
         context = _context(arm, training, features, unseen)
         seconds = time.monotonic() - started
-        write_record(acc_out, _record(arm, rung, cap, outcome, accuracy, context, seconds=seconds, resumed_from=resumed_from))
+        write_record(places.acc_out, _record(arm, rung, outcome, accuracy, context, seconds=seconds, resumed_from=resumed_from))
 
 
 def head_spec(arm: Arm) -> HeadSpec:
@@ -125,7 +129,6 @@ def trial(arm: Arm) -> Trial:
 def _record(
     arm: Arm,
     rung: int,
-    cap: int,
     outcome: RungOutcome,
     accuracy: HeldOutAccuracy | None,
     context: Context,
@@ -139,7 +142,7 @@ def _record(
         reason=outcome.reason or None,
         context=context,
         rung=rung,
-        cap_samples=cap,
+        cap_samples=arm.recipe["rungs"][rung],
         samples=outcome.samples,
         steps=outcome.steps,
         lr=outcome.lr,
