@@ -34,7 +34,9 @@ wildcard_constraints:
 
 def cohort(folder, rung):
     """Return the decision that says which arms train to a rung, once it has been taken."""
-    path = Path(checkpoints.decide_cohort.get(bracket=folder, rung=rung).output.decision)
+    path = Path(
+        checkpoints.decide_cohort.get(bracket=folder, rung=rung).output.decision
+    )
     return read_decision(path, path.stat().st_mtime_ns)
 
 
@@ -47,7 +49,9 @@ def cohorts_below(wildcards):
     """Return (folder, rung) of the cohorts a decision rests on: for the finalists the top rung of every bracket."""
     rung = int(wildcards.rung)
     if wildcards.bracket == search.finalists_folder:
-        return [(search.folder(bracket), search.top_rung) for bracket in search.brackets]
+        return [
+            (search.folder(bracket), search.top_rung) for bracket in search.brackets
+        ]
     if rung > search.bracket_of(wildcards.bracket).first_rung:
         return [(wildcards.bracket, rung - 1)]
     return []
@@ -55,17 +59,27 @@ def cohorts_below(wildcards):
 
 def decisions_below(wildcards):
     """Return the decisions that a decision waits for. Naming them all at once lets every bracket run beside the others."""
-    return [f"results/search/{folder}/rung{rung}.json" for folder, rung in cohorts_below(wildcards)]
+    return [
+        f"results/search/{folder}/rung{rung}.json"
+        for folder, rung in cohorts_below(wildcards)
+    ]
 
 
 def evidence(wildcards):
     """Return the records of the arms in the cohorts a decision rests on."""
-    return [f"results/{arm}/rung{rung}.acc" for folder, rung in cohorts_below(wildcards) for arm in cohort(folder, rung)["arms"]]
+    return [
+        f"results/{arm}/rung{rung}.acc"
+        for folder, rung in cohorts_below(wildcards)
+        for arm in cohort(folder, rung)["arms"]
+    ]
 
 
 def finalists(wildcards):
     """Return the measurements of the arms that the search put forward."""
-    return [f"results/{arm}/serving.json" for arm in cohort(search.finalists_folder, search.top_rung)["arms"]]
+    return [
+        f"results/{arm}/serving.json"
+        for arm in cohort(search.finalists_folder, search.top_rung)["arms"]
+    ]
 
 
 def entry(arm):
@@ -76,7 +90,9 @@ def entry(arm):
         points = cohort(search.folder(bracket), bracket.first_rung)["points"]
         if arm in points:
             return points[arm], bracket.first_rung
-    raise WorkflowError(f"{arm} is not an arm of this search; results/search/ lists those that are")
+    raise WorkflowError(
+        f"{arm} is not an arm of this search; results/search/ lists those that are"
+    )
 
 
 def arm_record(wildcards):
@@ -89,5 +105,9 @@ def state_below(wildcards):
     arm, rung = wildcards.arm, int(wildcards.rung)
     if rung > entry(arm)[1]:
         return f"results/{arm}/rung{rung - 1}.state"
-    found = [f"results/{arm}/rung{lower}.state" for lower in range(rung) if exists(f"results/{arm}/rung{lower}.state")]
+    found = [
+        f"results/{arm}/rung{lower}.state"
+        for lower in range(rung)
+        if exists(f"results/{arm}/rung{lower}.state")
+    ]
     return found[-1:]

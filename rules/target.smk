@@ -3,7 +3,6 @@
 Outputs:  resources/target/{target}/
 """
 
-
 if settings.target.path is None:
 
     rule train_target:
@@ -12,8 +11,8 @@ if settings.target.path is None:
             model=directory(experiment.target),
         log:
             "results/logs/train_target.log",
+        threads: 2
         params:
             tiny=settings.target.tiny.model_dump(),
-        threads: 2
         script:
             "../scripts/train_target.py"

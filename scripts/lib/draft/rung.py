@@ -74,7 +74,7 @@ def _run_launched_rank(arm: Arm, rung: int, places: Places) -> None:
 def _run_rank(arm: Arm, rung: int, places: Places) -> None:
     started = time.monotonic()
     features, unseen = FeatureSet(places.train), FeatureSet(places.heldout)
-    training = start_training(head_spec(arm), recipe(arm), trial(arm), target, features)
+    training = start_training(head_spec(arm), recipe(arm), trial(arm), places.target, features)
     if places.state is not None:
         load_state(places.state, training)
     resumed_from = training.samples

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +99,11 @@ class Training:
         """Return where the model lives."""
         device: torch.device = self.model.device
         return device
+
+    @cached_property
+    def longest(self) -> int:
+        """Return the length of the longest sample."""
+        return max(self.features.lengths)
 
     def identity(self) -> dict[str, dict[str, Any]]:
         """Return, as plain JSON values, what must be equal for a saved state to be one of this training."""
@@ -253,7 +258,7 @@ def _micro_batches(training: Training) -> Iterator[Pack]:
         if spec.method == "dflash":
             masks = [sample["loss_mask"] for sample in samples]
             anchors = [_draw_anchors(mask, spec, trial.seed, position) for mask, position in zip(masks, positions, strict=True)]
-        yield pack_samples(spec, samples, anchors, max(features.lengths), training.device)
+        yield pack_samples(spec, samples, anchors, training.longest, training.device)
 
 
 def _gradients(training: Training, clock: "_Clock") -> tuple[float, float]:

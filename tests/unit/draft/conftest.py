@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from lib.draft.data import FeatureSet, extract_features
+from lib.draft.heads import HeadSpec
+from lib.draft.trainer import Recipe, Training, Trial, start_training
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from lib.draft.data import FeatureSet, extract_features
-from lib.draft.heads import HeadSpec
-from lib.draft.trainer import Recipe, Training, Trial, start_training
 
 VOCAB_SIZE = 256
 AUX_LAYERS = (1, 2, 3)

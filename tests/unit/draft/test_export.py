@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from speculators import SpeculatorModel
-
 from lib.draft.export import export_head
 from lib.draft.heads import HeadSpec, head_hash
 from lib.draft.state import CorruptState, save_state
 from lib.draft.trainer import Training, train_rung
 from lib.errors import UserError
+from safetensors import safe_open
+from speculators import SpeculatorModel
 
 
 @pytest.mark.parametrize("draft_vocab_size", [None, 100])

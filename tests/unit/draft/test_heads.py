@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
 from lib.draft.data import FeatureSet
 from lib.draft.evaluate import evaluate_head
 from lib.draft.heads import HeadSpec, build_head, frequent_vocabulary, head_hash, head_tensors, pack_samples, run_head
 from lib.draft.trainer import train_rung
 from lib.errors import UserError
 from lib.target.load import load_target
+from safetensors.torch import load_file
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from lib.draft.data import FeatureSet
 from lib.draft.heads import HeadSpec, head_hash
 from lib.draft.state import CorruptState, load_state, optimizer_hash, read_state, save_state
@@ -123,7 +122,7 @@ def test_a_state_trained_on_other_data_is_refused(start: Start, saved: Path) -> 
         load_state(saved, start())
 
 
-def test_an_interrupted_save_leaves_the_state_before(start: Start, spec: HeadSpec, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_save_leaves_the_state_before(start: Start, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = start()
     monkeypatch.setattr("lib.draft.state.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

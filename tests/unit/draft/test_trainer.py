@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-
 from lib.draft.data import FeatureSet
 from lib.draft.evaluate import evaluate_head
 from lib.draft.heads import HeadSpec, head_tensors
@@ -84,7 +83,7 @@ def test_an_unknown_loss_is_refused(start: Start) -> None:
 
 def test_features_of_another_target_are_refused(start: Start, features: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "target", "0123456789ab")
-    with pytest.raises(UserError, match="features .* are those of target 0123456789ab"):
+    with pytest.raises(UserError, match=r"features .* are those of target 0123456789ab"):
         start()
 
 
@@ -184,7 +183,7 @@ def _as_rank(rank: int, port: int, task: Callable[..., None], arguments: tuple[A
 
 
 def test_ranks_that_nobody_started_are_refused(start: Start) -> None:
-    with pytest.raises(UserError, match="trial.ranks=2 but WORLD_SIZE=1; start the job with torchrun"):
+    with pytest.raises(UserError, match=r"trial\.ranks=2 but WORLD_SIZE=1; start the job with torchrun"):
         start(ranks=2, micro_batch=1)
 
 
