@@ -11,7 +11,6 @@ if settings.target.path is None:
             model=directory(experiment.target),
         log:
             "results/logs/train_target.log",
-        threads: 2
         params:
             tiny=settings.target.tiny.model_dump(),
         script:

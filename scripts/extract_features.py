@@ -17,6 +17,6 @@ if __name__ == "__main__":
             Path(snakemake.output.features),
             response_tokens=snakemake.params.response_tokens,
             aux_layers=snakemake.params.aux_layers,
-            batch=32,
+            batch=128,
             threads=snakemake.threads,
         )

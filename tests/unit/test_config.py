@@ -54,7 +54,7 @@ def test_published_schemas_are_the_models(model, file) -> None:
             {"serving": {"max_model_len": 10}},
             "configuration: serving.max_model_len = 10 is shorter than features.prompt_tokens + serving.output_tokens = 96; raise it",
         ),
-        ({"target": {"tiny": {"hidden": 100}}}, "configuration: target.tiny: hidden / heads must be 32 or 64, not 100 / 4"),
+        ({"target": {"tiny": {"hidden": 100}}}, "configuration: target.tiny: hidden / heads must be 32 or 64, not 100 / 2"),
     ],
 )
 def test_bad_configuration_gets_one_line(values: dict[str, object], line: str) -> None:
