@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PLUGIN := $(shell find vllm-plugin -name '*.py' -o -name 'pyproject.toml')
+PLUGIN := vllm-plugin/pyproject.toml $(wildcard vllm-plugin/spec_decode_tune_vllm/*.py)
 
 .PHONY: tune test lint schema install
 

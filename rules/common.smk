@@ -13,6 +13,7 @@ from lib.experiment import load_experiment
 from lib.files import read_json
 from lib.script import CONTROLLER
 from lib.serving.engine import require_vllm
+from snakemake.exceptions import IncompleteCheckpointException
 
 with refuse():
     experiment = load_experiment(config)
@@ -86,13 +87,18 @@ def entry(arm):
     """Return the point an arm stands for and the rung at which it enters the ladder."""
     if arm == search.standing.id:
         return search.space.standing.model_dump(), search.top_rung
-    for bracket in search.brackets:
-        points = cohort(search.folder(bracket), bracket.first_rung)["points"]
-        if arm in points:
-            return points[arm], bracket.first_rung
-    raise WorkflowError(
+    undecided = WorkflowError(
         f"{arm} is not an arm of this search; results/search/ lists those that are"
     )
+    for bracket in search.brackets:
+        try:
+            points = cohort(search.folder(bracket), bracket.first_rung)["points"]
+        except IncompleteCheckpointException as error:
+            undecided = error
+            continue
+        if arm in points:
+            return points[arm], bracket.first_rung
+    raise undecided
 
 
 def arm_record(wildcards):

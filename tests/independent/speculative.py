@@ -169,8 +169,8 @@ def continue_greedily(model: LlamaForCausalLM, prompt: list[int], length: int) -
 
 
 @torch.no_grad()
-def speculate_on_itself(target: Path, prompts: list[list[int]], output_tokens: int, k: int, seed: int) -> Counts:
-    """Count for a target sampled at temperature 1 whose draft is its own greedy continuation (arXiv 2211.17192, draft without sampling).
+def speculate_on_itself(target: Path, prompts: list[list[int]], output_tokens: int, k: int, temperature: float, seed: int) -> Counts:
+    """Count for a target sampled at `temperature` whose draft is its own greedy continuation (arXiv 2211.17192, draft without sampling).
 
     A drafted token is kept with its probability under the target, otherwise replaced by a sample of the others.
     """
@@ -178,11 +178,11 @@ def speculate_on_itself(target: Path, prompts: list[list[int]], output_tokens: i
     chance = torch.Generator().manual_seed(seed)
     counts = Counts(k)
     for prompt in prompts:
-        first = model(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+        first = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
         known = [*prompt, int(torch.multinomial(first, 1, generator=chance))]
         while len(known) < len(prompt) + output_tokens:
             drafted = continue_greedily(model, known, k)
-            probabilities = model(drafted[None]).logits[0, len(known) - 1 :].softmax(-1)
+            probabilities = (model(drafted[None]).logits[0, len(known) - 1 :] / temperature).softmax(-1)
             guesses = drafted[len(known) :].tolist()
             accepted = 0
             while accepted < k and torch.rand((), generator=chance) < probabilities[accepted, guesses[accepted]]:

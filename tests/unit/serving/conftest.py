@@ -14,7 +14,12 @@ from lib.target.tiny import train_tiny_target
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 AUX_LAYERS = (1, 2, 3)
-SETTINGS = EngineSettings("float32", max_model_len=128, max_num_seqs=8, enforce_eager=True, kv_cache_gib=0.02, threads=1)
+
+
+@pytest.fixture(scope="session")
+def settings() -> EngineSettings:
+    """Return the settings of a small server."""
+    return EngineSettings("float32", max_model_len=128, max_num_seqs=8, enforce_eager=True, kv_cache_gib=0.02, threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +27,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a target that has learnt enough to be predictable."""
     out = tmp_path_factory.mktemp("serving") / "target"
     shape = {"hidden": 64, "intermediate": 160, "layers": 4, "heads": 2, "kv_heads": 1, "vocab_size": 512, "context": 128}
-    train_tiny_target(out, **shape, steps=120, batch=16, lr=4e-3, seed=0, threads=1)
+    train_tiny_target(out, **shape, steps=80, batch=16, lr=4e-3, seed=0, threads=1)
     return out
 
 
@@ -80,28 +85,22 @@ def make_head(target: Path, prompts: list[list[int]]) -> Callable[[HeadSpec, int
     def export(spec: HeadSpec, steps: int) -> Path:
         torch.set_num_threads(1)
         model = assemble_head(spec, target, None, seed=0)
-        options, _ = model.get_trainer_kwargs(
-            loss_fn="ce", loss_implementation="eager", ttt_steps=spec.ttt_steps, ttt_step_loss_decay=1.0
-        )
-        optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=4e-3)
-        anchors = [torch.arange(0, len(mask) - spec.block_size, 4)] * 16 if spec.method == "dflash" else None
+        options, _ = model.get_trainer_kwargs(loss_fn="ce", loss_implementation="eager", ttt_steps=spec.ttt_steps, ttt_step_loss_decay=1.0)
+        options.pop("max_anchors", None)
+        optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=5e-3)
         for step in range(steps):
-            rows = [sample((step * 16 + row) % len(answers)) for row in range(16)]
-            options.pop("max_anchors", None)
+            rows = [sample((step * 8 + row) % len(answers)) for row in range(8)]
+            starts = step % 4 + torch.arange(spec.max_anchors_per_sample) * (len(mask) // spec.max_anchors_per_sample)
+            anchors = [starts] * len(rows) if spec.method == "dflash" else None
             loss, _ = run_head(model, pack_samples(spec, rows, anchors, len(mask), torch.device("cpu")), **options)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        if spec.method == "dflash":
-            _tell_norms_apart(model)
-        out = target.parent / f"{spec.method}-{spec.num_layers}-{steps}"
+        for index, layer in enumerate(model.layers):
+            if spec.method == "dflash":  # so that using the first layer's norm for all shows in the counters
+                layer.self_attn.k_norm.weight.data *= 1 + index
+        out = target.parent / f"{spec.method}-{steps}"
         model.save_pretrained(out)
         return out
 
     return export
-
-
-def _tell_norms_apart(model: torch.nn.Module) -> None:
-    """Turn up the key norms of the later layers, so that using the first layer's for all shows in the counters."""
-    for index, layer in enumerate(model.layers):
-        layer.self_attn.k_norm.weight.data *= 1 + index
