@@ -1,0 +1,141 @@
+"""A measurement in the real server against an independent count of the same head on the same prompts."""
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from lib.draft.heads import HeadSpec
+from lib.serving import workload as load
+from lib.serving.context import read_context
+from lib.serving.counters import SpeculationCounters, parse_counters
+from lib.serving.engine import Draft, EngineSettings, Server, ServerError, running
+from lib.serving.measure import measure
+from lib.serving.workload import Workload
+
+from tests.independent.speculative import Counts, speculate_greedily, speculate_on_itself
+
+pytestmark = pytest.mark.slow
+
+EAGLE3 = HeadSpec("eagle3", num_layers=1, aux_layers=(1, 2, 3), k=3)
+DFLASH = HeadSpec("dflash", num_layers=2, aux_layers=(1, 2, 3), k=3, block_size=4, max_anchors_per_sample=12)
+
+MakeHead = Callable[[HeadSpec, int], Path]
+
+
+@pytest.mark.parametrize(
+    ("spec", "steps", "at_least", "at_most"),
+    [
+        pytest.param(EAGLE3, 50, 1.4, 4, id="EAGLE3"),
+        pytest.param(DFLASH, 60, 1.2, 4, id="DFlash of two layers"),
+        pytest.param(EAGLE3, 0, 1, 1.05, id="untrained"),
+    ],
+)
+def test_counters_equal_an_independent_simulation(
+    target: Path,
+    serving_prompts: list[list[int]],
+    workload: Workload,
+    settings: EngineSettings,
+    make_head: MakeHead,
+    tmp_path: Path,
+    spec: HeadSpec,
+    steps: int,
+    at_least: float,
+    at_most: float,
+) -> None:
+    head = make_head(spec, steps)
+    expected = speculate_greedily(target, head, serving_prompts, workload.output_tokens, spec.k)
+    record = measure(target, head, spec.method, spec.k, settings, workload, 2, tmp_path / "log")
+    assert [_counted(one) for one in record["repeats"]] == [_expected(expected)] * 2
+    assert at_least <= record["acceptance_length"] <= at_most
+    assert record["acceptance_length"] == pytest.approx(expected.acceptance_length)
+    assert record["drafts"] == 2 * expected.drafts
+    assert record["output_tokens"] == 2 * len(serving_prompts) * workload.output_tokens
+    assert record["context"]["method"] == spec.method
+    assert record["context"]["dtype"] == "torch.float32"
+    assert record["context"]["prefix_caching"] is False
+    assert "rms_norm with one weight per layer" in record["context"]["repairs"]
+
+
+@pytest.fixture(scope="module")
+def server(target: Path, settings: EngineSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Run a server whose draft is the target itself."""
+    with running(target, Draft("draft_model", target, 3), settings, tmp_path_factory.mktemp("log") / "log") as server:
+        load.load_driver()
+        server.wait_until_ready(120)
+        yield server
+
+
+def test_the_target_as_its_own_draft_has_everything_accepted(server: Server, workload: Workload) -> None:
+    counted, _ = _run(server, workload)
+    assert counted.acceptance_length == 4
+    assert counted.per_position_acceptance == [1, 1, 1]
+
+
+def test_seeded_sampling_repeats_exactly_and_follows_the_temperature(
+    server: Server, target: Path, serving_prompts: list[list[int]], workload: Workload
+) -> None:
+    temperature = 0.5
+    sampled = replace(workload, temperature=temperature, seed=1)
+    (first, texts), (again, same_texts) = _run(server, sampled), _run(server, sampled)
+    assert (first, texts) == (again, same_texts)
+    others = [_run(server, replace(sampled, seed=seed))[0] for seed in (2, 3)]
+    assert others[0] != first
+    expected = speculate_on_itself(target, serving_prompts, workload.output_tokens, 3, temperature, seed=0)
+    drafts, accepted = (sum(getattr(one, name) for one in (first, *others)) for name in ("drafts", "accepted"))
+    # An accepted count per draft lies in 0..3, so its standard deviation is at most 1.5; five standard errors of the difference.
+    tolerance = 5 * 1.5 * math.sqrt(1 / drafts + 1 / expected.drafts)
+    assert accepted / drafts == pytest.approx(expected.acceptance_length - 1, abs=tolerance)
+    assert 1 + accepted / drafts < 4 - tolerance
+
+
+def test_the_context_is_complete_and_jsonlike(server: Server, settings: EngineSettings, target: Path) -> None:
+    context = read_context(server)
+    assert context["target"] == context["draft"] == str(target)
+    assert (context["num_speculative_tokens"], context["max_num_seqs"], context["max_model_len"]) == (3, 8, 128)
+    assert context["kv_cache_memory_bytes"] == int(0.02 * 2**30)
+    assert (context["device_type"], context["workers"], context["cudagraph_mode"]) == ("cpu", 1, "NONE")
+    assert all(isinstance(value, str | int | float | bool | list | None) for value in context.values())
+
+
+def test_requests_that_do_not_fit_are_an_error(server: Server, workload: Workload, tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="16 of 16 requests failed"):
+        load.run(server, replace(workload, output_tokens=1000), tmp_path / "log")
+
+
+def test_a_server_killed_midway_is_an_error(server: Server, workload: Workload, tmp_path: Path) -> None:
+    """The last test of this server."""
+    engine_core = psutil.Process(server.process.pid).children(recursive=True)[-1].pid
+
+    def kill_soon() -> None:
+        time.sleep(0.5)
+        os.kill(engine_core, signal.SIGKILL)
+
+    threading.Thread(target=kill_soon).start()
+    with pytest.raises(ServerError, match=r"(?s)requests failed.*the end of"):
+        load.run(server, replace(workload, output_tokens=100, concurrency=1), tmp_path / "log")
+    with pytest.raises(ServerError, match="did not answer /metrics"):
+        server.process.wait(30)
+        server.ask("/metrics")
+
+
+def _run(server: Server, workload: Workload) -> tuple[SpeculationCounters, list[str]]:
+    before = parse_counters(server.ask("/metrics"))
+    result = load.run(server, workload, server.log)
+    return parse_counters(server.ask("/metrics")).since(before), result["generated_texts"]
+
+
+def _counted(record: dict[str, Any]) -> tuple[int, int, int, list[int]]:
+    per_position = [round(rate * record["drafts"]) for rate in record["per_position_acceptance"]]
+    return record["drafts"], record["draft_tokens"], record["accepted"], per_position
+
+
+def _expected(counts: Counts) -> tuple[int, int, int, list[int]]:
+    return counts.drafts, counts.draft_tokens, counts.accepted, counts.accepted_per_position

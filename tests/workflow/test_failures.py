@@ -1,0 +1,29 @@
+"""Arms that diverge or run out of memory are results: ranked last with their reason, and the search goes on."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.clones import Clone, clone
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+
+ADDRESS_SPACE = 8 * 2**30
+
+
+def test_diverged_and_oom_arms_are_ranked_last_and_the_search_completes(finished: Clone, tmp_path: Path) -> None:
+    """A batch of 1024 samples in one pack needs an attention mask of tens of GiB, which the address space does not have."""
+    one = clone(tmp_path, adopt=finished)
+    one.configure("tests/configs/small-space.yaml", parameters={"global_batch": [8, 1024], "lr": [3e-3, 1e8]}, rungs={"samples": [1024, 2048]})
+    one.configure("tests/configs/small.yaml", training={"micro_batch_limit": 1024})
+    one.snakemake("--until", "train_rung", prefix=("prlimit", f"--as={ADDRESS_SPACE}"))
+    one.snakemake()
+    records = one.records("*/rung*.acc")
+    failed = {record["arm"]: record["status"] for record in records.values() if record["status"] != "ok"}
+    assert set(failed.values()) == {"diverged", "oom"}
+    assert all(failed[arm] == "oom" for arm in failed if arm.startswith("gb1024"))
+    for decision in one.records("search/*/*.json").values():
+        assert not set(decision["arms"]) & set(failed) or "points" in decision
+        for arm in set(decision.get("dropped", {})) & set(failed):
+            assert decision["dropped"][arm].startswith(f"{failed[arm]}: ")
+    assert one.records("champion.json")["champion.json"]["arm"] not in failed
