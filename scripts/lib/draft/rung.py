@@ -69,6 +69,7 @@ def _run_launched_rank(arm: Arm, rung: int, places: Places) -> None:
     log_to(places.log, "a")
     die_with_controller()
     _run_rank(arm, rung, places)
+    torch.distributed.destroy_process_group()
 
 
 def _run_rank(arm: Arm, rung: int, places: Places) -> None:

@@ -1,11 +1,9 @@
 """The exact state of a training on disk: what it takes to go on as if it had never stopped.
 
-A state folder holds `head.safetensors` and `optimizer.safetensors` in fp32, and `manifest.json`: identity, samples, the files' digests.
-There is no random state in it, for the trainer keeps none.
+A state folder holds `head/`, the head in fp32 in speculators' format, `optimizer.safetensors` in fp32, and `manifest.json`: identity,
+samples, the files' digests. There is no random state in it, for the trainer keeps none.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +12,14 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.draft.heads import head_tensors, tensor_hash
+from lib.draft.heads import tensor_hash
+from lib.draft.manifest import read_manifest, write_manifest
 from lib.draft.trainer import Training
 from lib.errors import UserError
-from lib.files import read_json, whole_directory, write_json
+from lib.files import whole_directory
 
-MANIFEST = "manifest.json"
-_HEAD, _OPTIMIZER = "head.safetensors", "optimizer.safetensors"
+_HEAD, _OPTIMIZER = "head/model.safetensors", "optimizer.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-
-
-class CorruptState(UserError):  # noqa: N818 - what the folder is, as its message says
-    """A state folder is not what its manifest says."""
-
-    def __init__(self, file: Path, what: str) -> None:
-        super().__init__(f"state: {file} {what}; delete the folder, the rung is trained again")
 
 
 @dataclass(frozen=True)
@@ -46,25 +37,14 @@ def save_state(path: Path, training: Training) -> None:
     if dist.is_initialized() and dist.get_rank() != 0:
         return
     with whole_directory(path) as folder:
-        save_file(head_tensors(training.model), folder / _HEAD)
+        training.model.save_pretrained((folder / _HEAD).parent)
         save_file(optimizer_tensors(training), folder / _OPTIMIZER)
-        files = {name: _sha256(folder / name) for name in (_HEAD, _OPTIMIZER)}
-        write_json(folder / MANIFEST, {"samples": training.samples, "identity": training.identity(), "files": files})
+        write_manifest(folder, {"samples": training.samples, "identity": training.identity()})
 
 
 def read_state(path: Path) -> State:
     """Read and verify the state folder `path`. Raises CorruptState naming the file that is missing or altered."""
-    try:
-        manifest = read_json(path / MANIFEST)
-    except FileNotFoundError:
-        raise CorruptState(path / MANIFEST, "is missing") from None
-    except json.JSONDecodeError:
-        raise CorruptState(path / MANIFEST, "is not JSON") from None
-    for name, digest in manifest["files"].items():
-        if not (path / name).is_file():
-            raise CorruptState(path / name, "is missing")
-        if _sha256(path / name) != digest:
-            raise CorruptState(path / name, "differs from the digest in the manifest")
+    manifest = read_manifest(path)
     return State(manifest["samples"], manifest["identity"], load_file(path / _HEAD), load_file(path / _OPTIMIZER))
 
 
@@ -108,8 +88,3 @@ def optimizer_hash(training: Training) -> str:
 def _trained_names(training: Training) -> list[str]:
     """Return the names of the optimizer's parameters in its order."""
     return [name for name, parameter in training.model.named_parameters() if parameter.requires_grad]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -9,7 +9,8 @@ import pytest
 import torch
 from lib.draft.export import export_head
 from lib.draft.heads import HeadSpec, head_hash
-from lib.draft.state import CorruptState, save_state
+from lib.draft.manifest import CorruptState
+from lib.draft.state import save_state
 from lib.draft.trainer import Training, train_rung
 from lib.errors import UserError
 from safetensors import safe_open
@@ -48,7 +49,7 @@ def test_speculators_loads_the_trained_head(
 
 def test_a_damaged_state_is_not_exported(start: Callable[..., Training], target: Path, tmp_path: Path) -> None:
     save_state(tmp_path / "state", start())
-    (tmp_path / "state" / "head.safetensors").write_bytes(b"")
+    (tmp_path / "state" / "head" / "model.safetensors").write_bytes(b"")
     with pytest.raises(CorruptState):
         export_head(tmp_path / "state", target, tmp_path / "head")
     assert not (tmp_path / "head").exists()

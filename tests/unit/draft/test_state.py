@@ -11,7 +11,8 @@ import pytest
 import torch
 from lib.draft.data import FeatureSet
 from lib.draft.heads import HeadSpec, head_hash
-from lib.draft.state import CorruptState, load_state, optimizer_hash, read_state, save_state
+from lib.draft.manifest import CorruptState
+from lib.draft.state import load_state, optimizer_hash, read_state, save_state
 from lib.draft.trainer import Training, train_rung
 from lib.errors import UserError
 
@@ -59,7 +60,7 @@ def test_a_fresh_process_goes_on_bit_for_bit(
     scripts = str(Path(__file__).parents[3] / "scripts")
     subprocess.run([sys.executable, "-c", GO_ON, *arguments], check=True, env=os.environ | {"PYTHONPATH": scripts})
     for folder in folders:
-        for name in ("head.safetensors", "optimizer.safetensors", "manifest.json"):
+        for name in ("head/model.safetensors", "optimizer.safetensors", "manifest.json"):
             assert (folder / "whole" / name).read_bytes() == (folder / "resumed" / name).read_bytes()
 
 
@@ -83,7 +84,7 @@ def test_the_state_before_the_first_step_is_a_state(start: Start, tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("head.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+        ("head/model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
         ("optimizer.safetensors", lambda content: content[: len(content) // 2]),
         ("optimizer.safetensors", None),
         ("manifest.json", lambda content: content[: len(content) // 2]),
@@ -124,7 +125,7 @@ def test_a_state_trained_on_other_data_is_refused(start: Start, saved: Path) -> 
 
 def test_an_interrupted_save_leaves_the_state_before(start: Start, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = start()
-    monkeypatch.setattr("lib.draft.state.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("lib.draft.state.write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         save_state(saved, training)
     assert read_state(saved).samples == 8

@@ -1,0 +1,46 @@
+"""The manifest of a state folder: what the state is of, and a digest of every file. Read without torch."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from lib.errors import UserError
+from lib.files import read_json, write_json
+
+MANIFEST = "manifest.json"
+
+
+class CorruptState(UserError):  # noqa: N818 - the state of the folder, as its message says
+    """A state folder is not what its manifest says."""
+
+    def __init__(self, file: Path, what: str) -> None:
+        super().__init__(f"state: {file} {what}; delete the folder, the rung is trained again")
+
+
+def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    """Write `facts` and the SHA-256 of every file that `folder` holds."""
+    files = {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    write_json(folder / MANIFEST, {**facts, "files": files})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the facts of a state folder after checking every file. Raises CorruptState naming the file that is missing or altered."""
+    try:
+        facts: dict[str, Any] = read_json(folder / MANIFEST)
+        files = facts.pop("files")
+    except FileNotFoundError:
+        raise CorruptState(folder / MANIFEST, "is missing") from None
+    except (json.JSONDecodeError, KeyError):
+        raise CorruptState(folder / MANIFEST, "is not a whole manifest") from None
+    for name, digest in files.items():
+        if not (folder / name).is_file():
+            raise CorruptState(folder / name, "is missing")
+        if _sha256(folder / name) != digest:
+            raise CorruptState(folder / name, "differs from the digest in the manifest")
+    return facts
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
