@@ -14,7 +14,9 @@ ADDRESS_SPACE = 8 * 2**30
 def test_diverged_and_oom_arms_are_ranked_last_and_the_search_completes(finished: Clone, tmp_path: Path) -> None:
     """A batch of 1024 samples in one pack needs an attention mask of tens of GiB, which the address space does not have."""
     one = clone(tmp_path, adopt=finished)
-    one.configure("tests/configs/small-space.yaml", parameters={"global_batch": [8, 1024], "lr": [3e-3, 1e8]}, rungs={"samples": [1024, 2048]})
+    one.configure(
+        "tests/configs/small-space.yaml", parameters={"global_batch": [8, 1024], "lr": [3e-3, 1e8]}, rungs={"samples": [1024, 2048]}
+    )
     one.configure("tests/configs/small.yaml", training={"micro_batch_limit": 1024})
     one.snakemake("--until", "train_rung", prefix=("prlimit", f"--as={ADDRESS_SPACE}"))
     one.snakemake()
