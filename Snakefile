@@ -18,6 +18,18 @@ include: "rules/verdict.smk"
 include: "rules/report.smk"
 
 
+onstart:
+    with refuse():
+        require_vllm()
+        hold_results(Path("results"))
+    os.environ[CONTROLLER] = str(os.getpid())
+
+
+onsuccess:
+    if exists("results/champion.json"):
+        print(read_json(Path("results/champion.json"))["summary"], file=sys.stderr)
+
+
 rule all:
     """Search, serve the finalists, name the champion, write the ledger."""
     default_target: True

@@ -11,16 +11,14 @@ from lib.config import Point
 from lib.controller import hold_results, refuse
 from lib.experiment import load_experiment
 from lib.files import read_json
-from lib.script import CONTROLLER
+from lib.script import CONTROLLER, ENVIRONMENT
 from lib.serving.engine import require_vllm
 from snakemake.exceptions import IncompleteCheckpointException
 
 with refuse():
     experiment = load_experiment(config)
-    if workflow.is_main_process and not workflow.output_settings.dryrun:
-        require_vllm()
-        hold_results(Path("results"))
-        os.environ[CONTROLLER] = str(os.getpid())
+
+os.environ |= ENVIRONMENT
 
 settings = experiment.config
 search = experiment.search

@@ -20,6 +20,17 @@ CONTROLLER = "SPEC_DECODE_TUNE_CONTROLLER"
 """Environment variable that holds the process id of the Snakemake process whose jobs we are."""
 
 
+ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "LOGURU_LEVEL": "ERROR",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""Environment variables of every job: no network, no telemetry, no chatter."""
+
+
 @contextmanager
 def running(log: str | Path) -> Iterator[None]:
     """Run a script's work: messages go to `log` and to stderr, a UserError ends it with one line instead of a traceback.

@@ -43,7 +43,7 @@ class Clone:
         path = self.root / file
         values = yaml.safe_load(path.read_text())
         for key, value in changes.items():
-            values[key] = {**values[key], **value} if isinstance(value, dict) else value
+            values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
         path.write_text(yaml.safe_dump(values))
 
     def records(self, pattern: str) -> dict[str, dict]:

@@ -3,11 +3,13 @@
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError
+from lib.files import digest
 from lib.serving.engine import Server, ServerError
 
 SUMMARIES = tuple(f"{statistic}_{what}_ms" for what in ("ttft", "tpot", "itl", "e2el") for statistic in ("mean", "median", "p99"))
@@ -73,7 +75,7 @@ def run(server: Server, workload: Workload, log: Path) -> dict[str, Any]:
 
     The keys are those of `vllm bench serve --save-detailed`. ServerError if a request failed.
     """
-    main, parser = load_driver()
+    driver, parser = load_driver()
     sampling = {"temperature": workload.temperature, "top-p": workload.top_p, "top-k": workload.top_k}
     arguments = parser.parse_args(
         [
@@ -81,13 +83,12 @@ def run(server: Server, workload: Workload, log: Path) -> dict[str, Any]:
             *("--dataset-name", "custom", "--dataset-path", str(workload.prompts), "--num-prompts", "-1"),
             *("--skip-chat-template", "--disable-shuffle", "--custom-output-len", str(workload.output_tokens), "--ignore-eos"),
             *("--max-concurrency", str(workload.concurrency), "--percentile-metrics", "ttft,tpot,itl,e2el"),
-            *("--extra-body", json.dumps({"seed": workload.seed})),
             *(word for name, value in sampling.items() if value is not None for word in (f"--{name}", str(value))),
             *("--save-detailed", "--disable-tqdm"),
         ]
     )
-    with log.open("a") as output, contextlib.redirect_stdout(output):
-        result: dict[str, Any] = main(arguments)
+    with log.open("a") as output, contextlib.redirect_stdout(output), _seeding(driver, workload.seed):
+        result: dict[str, Any] = driver.main(arguments)
     if result["failed"]:
         reason = next(error for error in result["errors"] if error).strip().splitlines()[-1]
         requests = result["failed"] + result["completed"]
@@ -96,10 +97,32 @@ def run(server: Server, workload: Workload, log: Path) -> dict[str, Any]:
 
 
 def load_driver() -> tuple[Any, Any]:
-    """Import vLLM's load driver and return its entry point and argument parser. Takes as long as a server's start: do it meanwhile."""
-    from vllm.benchmarks.serve import add_cli_args, main
+    """Import vLLM's load driver and return its module and argument parser. Takes as long as a server's start: do it meanwhile."""
+    from vllm.benchmarks import serve
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser = FlexibleArgumentParser()
-    add_cli_args(parser)
-    return main, parser
+    parser: Any = FlexibleArgumentParser()  # type: ignore[no-untyped-call]
+    serve.add_cli_args(parser)
+    return serve, parser
+
+
+@contextlib.contextmanager
+def _seeding(driver: Any, seed: int) -> Iterator[None]:
+    """Give every request of the driver a seed of its own, a function of `seed` and its place.
+
+    The driver's arguments know one seed for all. Requests that share a seed share their random numbers, so their acceptances rise and fall together
+    and the mean of a workload scatters as if it had a handful of requests.
+    """
+    get_samples = driver.get_samples
+
+    def with_seeds(*arguments: Any) -> Any:
+        requests = get_samples(*arguments)
+        for index, request in enumerate(requests):
+            request.request_overrides = {"seed": int(digest([seed, index], length=8), 16)}
+        return requests
+
+    driver.get_samples = with_seeds
+    try:
+        yield
+    finally:
+        driver.get_samples = get_samples
