@@ -1,5 +1,6 @@
 """Fresh clones of the repository in which the workflow runs for real."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from lib.experiment import load_experiment
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--configfile", "tests/configs/small.yaml")
@@ -45,6 +47,13 @@ class Clone:
         for key, value in changes.items():
             values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
         path.write_text(yaml.safe_dump(values))
+
+    def finalists(self, **changes: object) -> str:
+        """Return the path of the decision that ends the search of the small run, with keys of the configuration changed."""
+        with contextlib.chdir(self.root):
+            values = yaml.safe_load(Path("tests/configs/small.yaml").read_text())
+            search = load_experiment(values | changes).search
+        return f"results/search/{search.finalists_folder}/rung{search.top_rung}.json"
 
     def records(self, pattern: str) -> dict[str, dict]:
         """Return the JSON files under results/ that match, by path."""

@@ -70,7 +70,7 @@ def test_a_changed_learning_rate_trains_only_new_arms(finished: Clone, tmp_path:
     copied = clone(tmp_path, adopt=finished, results=True)
     copied.configure("tests/configs/small-space.yaml", parameters={"lr": [1e-3, 3e-3, 2e-2]})
     times = {path: (copied.root / "results" / path).stat().st_mtime_ns for path in heads(copied)}
-    copied.snakemake("--until", "train_rung")
+    copied.snakemake(copied.finalists())
     new = set(heads(copied)) - set(times)
     assert new and all("-lr0.02-" in path or path.endswith("rung1.acc") for path in new)
     assert all((copied.root / "results" / path).stat().st_mtime_ns == time for path, time in times.items())
@@ -78,7 +78,7 @@ def test_a_changed_learning_rate_trains_only_new_arms(finished: Clone, tmp_path:
 
 def test_a_changed_recipe_trains_every_arm_anew_and_keeps_the_old_ones(finished: Clone, tmp_path: Path) -> None:
     copied = clone(tmp_path, adopt=finished, results=True)
-    copied.snakemake("--until", "train_rung", "--config", "training={weight_decay: 0.1}")
+    copied.snakemake(copied.finalists(training={"weight_decay": 0.1}), "--config", "training={weight_decay: 0.1}")
     assert set(heads(finished)) < set(heads(copied))
     assert len(heads(copied)) >= 2 * len(heads(finished)) - 1
     assert set(decisions(finished)) < set(decisions(copied))
