@@ -21,6 +21,8 @@ with refuse():
 os.environ |= ENVIRONMENT
 
 settings = experiment.config
+serving = settings.serving.model_dump(exclude={"top_k"})
+draft_tokens = experiment.space.objective.draft_tokens
 search = experiment.search
 
 

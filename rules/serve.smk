@@ -31,8 +31,8 @@ rule measure_serving:
     log:
         "results/logs/measure_serving/{arm}.log",
     params:
-        serving=settings.serving.model_dump(exclude={"top_k"}),
+        serving=serving,
         method=experiment.space.draft.method,
-        draft_tokens=experiment.space.objective.draft_tokens,
+        draft_tokens=draft_tokens,
     script:
         "../scripts/measure_serving.py"

@@ -22,5 +22,6 @@ rule choose_champion:
     params:
         search=search.id,
         standing=search.standing.id,
+        asked={**serving, "draft_tokens": draft_tokens},
     script:
         "../scripts/choose_champion.py"

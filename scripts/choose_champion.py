@@ -15,4 +15,5 @@ if __name__ == "__main__":
     with running(snakemake.log[0]):
         paths = {snakemake.input.standing, *snakemake.input.finalists}
         servings = [read_record(Path(path), ServingRecord) for path in sorted(paths)]
-        write_json(Path(snakemake.output.champion), choose_champion(servings, snakemake.params.standing, snakemake.params.search))
+        champion = choose_champion(servings, snakemake.params.standing, snakemake.params.search, snakemake.params.asked)
+        write_json(Path(snakemake.output.champion), champion)

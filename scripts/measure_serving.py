@@ -31,8 +31,9 @@ def measure_serving(
     log: Path,
 ) -> ServingRecord:
     """Return the measurement of an arm's head, or of a failed arm the record of its failure."""
+    asked = {**serving, "draft_tokens": k}
     if trained.status != "ok":
-        return _failed(trained)
+        return _failed(trained, asked)
     settings = EngineSettings(
         dtype=serving["dtype"],
         max_model_len=serving["max_model_len"],
@@ -49,6 +50,7 @@ def measure_serving(
         status="ok",
         reason=None,
         head_sha256=trained.head_sha256,
+        asked=asked,
         context=_context(measured, target, trained, threads),
         **{name: measured[name] for name in ServingRecord.numbers if name in measured},
     )
@@ -72,9 +74,9 @@ def _context(measured: dict[str, Any], target: Path, trained: ProxyRecord, threa
     )
 
 
-def _failed(trained: ProxyRecord) -> ServingRecord:
+def _failed(trained: ProxyRecord, asked: dict[str, Any]) -> ServingRecord:
     numbers = dict.fromkeys(ServingRecord.numbers)
-    return ServingRecord(arm=trained.arm, status=trained.status, reason=trained.reason, context=trained.context, **numbers)
+    return ServingRecord(arm=trained.arm, status=trained.status, reason=trained.reason, context=trained.context, asked=asked, **numbers)
 
 
 if __name__ == "__main__":

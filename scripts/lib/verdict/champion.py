@@ -9,17 +9,25 @@ PER_ARM = ("model.draft",)
 """Context keys that name the head itself and so differ from arm to arm."""
 
 
-def choose_champion(servings: list[ServingRecord], standing: str, search: str) -> dict[str, Any]:
+def choose_champion(servings: list[ServingRecord], standing: str, search: str, asked: dict[str, Any]) -> dict[str, Any]:
     """Return the champion record: the arm of longest measured acceptance; ties go to the smaller arm id.
 
     Args:
         servings: the measurements of the finalists and of the standing configuration.
         standing: the arm id of the standing configuration.
         search: the id of the search.
+        asked: the serving settings that are asked for now.
 
     Raises:
-        UserError: no arm could be measured, or two were measured in different contexts.
+        UserError: no arm could be measured, one was measured under other settings, or two in different contexts.
     """
+    for serving in servings:
+        other = [f"{key} = {serving.asked.get(key)!r}" for key in asked if serving.asked.get(key) != asked[key]]
+        if other:
+            raise UserError(
+                f"results/{serving.arm}/serving.json was measured with {', '.join(other)}, which is not what the configuration asks for; "
+                "delete it, the next run measures it again"
+            )
     measured = sorted((serving for serving in servings if serving.status == "ok"), key=lambda serving: (-_length(serving), serving.arm))
     if not measured:
         reasons = "; ".join(f"{serving.arm}: {serving.reason}" for serving in servings)
@@ -36,6 +44,7 @@ def choose_champion(servings: list[ServingRecord], standing: str, search: str) -
     baseline = by_arm[standing]
     return {
         "search": search,
+        "asked": asked,
         "arm": best.arm,
         "acceptance_length": best.acceptance_length,
         "rigor": "DRAFT",

@@ -73,6 +73,7 @@ class ProxyRecord(Measurement):
 class ServingRecord(Measurement):
     """`serving.json`: acceptance of an arm's head as vLLM counted it."""
 
+    asked: Filled = Field(description="the serving settings of the configuration that asked for the measurement")
     acceptance_length: float | None = Field(description="mean accepted tokens per draft, plus one: 1 + accepted / drafts")
     per_position_acceptance: list[float] | None
     drafts: int | None

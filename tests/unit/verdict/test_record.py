@@ -15,6 +15,7 @@ CONTEXT = {
     "workload": {"prompts": 64},
     "stack": {"vllm": "0.32.0"},
 }
+ASKED = {"output_tokens": 64}
 
 
 def serving(arm: str = "gb8", length: float | None = 2.0, **changes) -> ServingRecord:
@@ -30,6 +31,7 @@ def serving(arm: str = "gb8", length: float | None = 2.0, **changes) -> ServingR
         "accepted": 10,
         "repeats": [{}],
         "head_sha256": "0",
+        "asked": ASKED,
     }
     return ServingRecord.model_validate(fields | changes)
 
@@ -78,26 +80,34 @@ def test_differing_contexts_are_named_by_key() -> None:
 
 
 def test_champion_is_the_longest_measured_acceptance_and_says_it_is_a_draft() -> None:
-    champion = choose_champion([serving("a", 2.0), serving("b", 2.5), serving("s", 1.9), failed("d")], "s", "search")
+    champion = choose_champion([serving("a", 2.0), serving("b", 2.5), serving("s", 1.9), failed("d")], "s", "search", ASKED)
     assert (champion["arm"], champion["acceptance_length"], champion["rigor"]) == ("b", 2.5, "DRAFT")
     assert "+0.600 against the standing configuration" in champion["summary"] and "DRAFT" in champion["summary"]
     assert champion["failed"] == {"d": "diverged: loss is nan"}
 
 
 def test_ties_go_to_the_smaller_id_and_the_standing_configuration_can_win() -> None:
-    assert choose_champion([serving("b"), serving("a"), serving("s", 1.0)], "s", "search")["arm"] == "a"
-    assert "No arm of the search is ahead" in choose_champion([serving("a", 1.5), serving("s", 2.0)], "s", "search")["summary"]
+    assert choose_champion([serving("b"), serving("a"), serving("s", 1.0)], "s", "search", ASKED)["arm"] == "a"
+    assert "No arm of the search is ahead" in choose_champion([serving("a", 1.5), serving("s", 2.0)], "s", "search", ASKED)["summary"]
 
 
 def test_champion_survives_a_failed_standing_configuration_but_not_a_failed_field() -> None:
-    assert "the standing configuration failed (diverged: loss is nan)" in choose_champion([serving("a"), failed("s")], "s", "x")["summary"]
+    assert (
+        "the standing configuration failed (diverged: loss is nan)"
+        in choose_champion([serving("a"), failed("s")], "s", "x", ASKED)["summary"]
+    )
     with pytest.raises(UserError, match="no arm could be measured"):
-        choose_champion([failed("a"), failed("s")], "s", "x")
+        choose_champion([failed("a"), failed("s")], "s", "x", ASKED)
 
 
 def test_arms_measured_in_different_contexts_are_not_compared() -> None:
     other = serving("b", context=CONTEXT | {"stack": {"vllm": "0.33.0"}})
     with pytest.raises(UserError, match=r"different contexts \(stack.vllm\)"):
-        choose_champion([serving("a"), other], "a", "x")
+        choose_champion([serving("a"), other], "a", "x", ASKED)
     elsewhere = CONTEXT | {"model": {"target": "t", "draft": {"head": "other"}}}
-    choose_champion([serving("a"), serving("b", context=elsewhere)], "a", "x")
+    choose_champion([serving("a"), serving("b", context=elsewhere)], "a", "x", ASKED)
+
+
+def test_a_measurement_under_other_settings_is_not_taken_for_the_one_asked() -> None:
+    with pytest.raises(UserError, match=r"results/a/serving.json was measured with output_tokens = 64, .*; delete it"):
+        choose_champion([serving("a")], "a", "x", {"output_tokens": 128})
