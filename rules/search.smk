@@ -12,8 +12,8 @@ localrules:
 checkpoint decide_cohort:
     """Propose a bracket's first arms, promote the best of the cohort below, or pick the finalists."""
     input:
-        decisions=decisions_below,
-        evidence=evidence,
+        decisions=ancient(decisions_below),
+        evidence=ancient(evidence),
     output:
         decision="results/search/{bracket}/rung{rung}.json",
     log:
