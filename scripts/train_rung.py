@@ -1,5 +1,10 @@
 """Train an arm on to a rung, from its own state below if there is one, and compute the proxy."""
 
+# ruff: noqa: E402
+import gc
+
+gc.disable()  # collecting while these modules load takes a fifth of the seconds they take
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +12,8 @@ from lib.arm import Arm
 from lib.draft.rung import Places, run_rung
 from lib.files import read_json
 from lib.script import running
+
+gc.enable()
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -90,7 +90,7 @@ class Serving(Section):
     max_num_seqs: Positive = Field(16, description="sequences the engine batches")
     max_model_len: Positive = Field(256, description="longest sequence of the engine, in tokens")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the device's memory the engine may take")
-    kv_cache_gib: Positive | None = Field(1, description="KV cache in GiB; empty: what gpu_memory_utilization leaves")
+    kv_cache_gib: float | None = Field(0.25, gt=0, description="KV cache in GiB; empty: what gpu_memory_utilization leaves")
     tensor_parallel: Positive = Field(1, description="tensor-parallel size of the engine")
     enforce_eager: bool = Field(True, description="run without graph capture and compilation")
     output_tokens: Positive = Field(64, description="tokens generated per prompt (OSL)")

@@ -29,17 +29,21 @@ class Counts:
 
     @property
     def draft_tokens(self) -> int:
+        """Tokens proposed: `k` in every draft."""
         return self.drafts * self.k
 
     @property
     def accepted(self) -> int:
+        """Tokens accepted at all positions."""
         return sum(self.accepted_per_position)
 
     @property
     def acceptance_length(self) -> float:
+        """Tokens gained by a verification."""
         return 1 + self.accepted / self.drafts
 
     def add(self, accepted: int) -> None:
+        """Count a draft whose first `accepted` tokens were right."""
         self.drafts += 1
         for position in range(accepted):
             self.accepted_per_position[position] += 1
@@ -64,12 +68,15 @@ class Head:
         self.tensors = {"embed_tokens.weight": target.model.embed_tokens.weight, "lm_head.weight": target.lm_head.weight, **tensors}
 
     def linear(self, name: str, x: Tensor) -> Tensor:
+        """Multiply by a weight matrix; no layer here has a bias."""
         return functional.linear(x, self.tensors[f"{name}.weight"])
 
     def norm(self, name: str, x: Tensor) -> Tensor:
+        """Divide by the root mean square of the last dimension and multiply by a weight."""
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.tensors[f"{name}.weight"]
 
     def embed(self, tokens: Tensor) -> Tensor:
+        """Look tokens up."""
         return self.tensors["embed_tokens.weight"][tokens]
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -89,6 +96,7 @@ class Head:
         return torch.einsum("hqt,thd->qhd", scores.softmax(-1), v).flatten(1)
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
+        """The gated feed-forward network of Llama and Qwen3."""
         return self.linear(f"{name}.down_proj", functional.silu(self.linear(f"{name}.gate_proj", x)) * self.linear(f"{name}.up_proj", x))
 
     def best_token(self, normed: Tensor) -> Tensor:
@@ -120,7 +128,7 @@ def draft_eagle3(head: Head, tokens: Tensor, aux: Tensor, k: int) -> list[int]:
 
 
 def draft_dflash(head: Head, tokens: Tensor, aux: Tensor, k: int) -> list[int]:
-    """Draft `k` tokens after `tokens` [n] in one pass: the last token and `k` masks attend to each other and to the features of the rest."""
+    """Draft `k` tokens after `tokens` [n] at once: the last token and `k` masks attend to each other and to the features of the rest."""
     context = head.norm("hidden_norm", head.linear("fc", aux))
     block = torch.cat([tokens[-1:], torch.full((k,), head.config["mask_token_id"])])
     x, at = head.embed(block), torch.arange(len(tokens) - 1, len(tokens) + k)

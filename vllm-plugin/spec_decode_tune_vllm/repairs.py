@@ -50,7 +50,7 @@ def sampling_expansion_is_wrong() -> bool:
 
     expanded = torch.full((3,), torch.nan)
     cpu_triton_utils._expand_kernel_impl(expanded, torch.tensor([0.5, 0.0]), torch.tensor([1, 3], dtype=torch.int32), 0, 1)
-    return expanded.tolist() != [0.5, 1.0, 1.0]
+    return bool(expanded.tolist() != [0.5, 1.0, 1.0])
 
 
 def cure_sampling_expansion() -> None:
@@ -99,10 +99,10 @@ def cure_stacked_rms_norm() -> None:
 
     def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor | None, epsilon: float) -> None:
         if weight is None or weight.dim() == 1:
-            return with_one_weight(out, input, weight, epsilon)
+            with_one_weight(out, input, weight, epsilon)
+            return
         for layer in range(weight.shape[0]):
             with_one_weight(out[layer], input[layer], weight[layer], epsilon)
-        return None
 
     _custom_ops.rms_norm = rms_norm
 

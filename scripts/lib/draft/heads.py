@@ -100,7 +100,9 @@ def assemble_head(spec: HeadSpec, target: Path, vocabulary: Vocabulary | None, s
         options |= {name: getattr(spec, name) for name in ("ttt_steps", "norm_before_residual", "norm_before_fc", "norm_output")}
     else:
         model_class = DFlashDraftModel
-        options |= {"block_size": spec.block_size, "mask_token_id": resolve_mask_token_id(str(target), vocab_size, spec.mask_token_id)}
+        mask_token_id = resolve_mask_token_id(str(target), vocab_size, spec.mask_token_id)
+        # Every layer attends to its whole block in training. vLLM reads this one flag, and without it would serve them causal.
+        options |= {"block_size": spec.block_size, "mask_token_id": mask_token_id, "sliding_window_non_causal": True}
     layers = create_transformer_layer_config(
         str(target),
         spec.num_layers,

@@ -44,8 +44,8 @@ class EngineSettings:
 
     `dtype`: as vLLM names it. `max_model_len`, `max_num_batched_tokens`: tokens. `max_num_seqs`: requests in one batch.
     `gpu_memory_utilization`: fraction of the device's memory (on CPU of the machine's) for weights and cache; `kv_cache_gib`: the cache
-    alone, GiB, which replaces the fraction and, on CPU, spares zeroing gigabytes at start. `threads`: CPU threads of the engine. `extra_args`: further
-    command-line arguments of the server. `extra_env`: further environment variables.
+    alone, GiB, which replaces the fraction and, on CPU, spares zeroing gigabytes at start. `threads`: CPU threads of the engine.
+    `extra_args`, `extra_env`: further command-line arguments and environment variables of the server.
     """
 
     dtype: str
@@ -86,7 +86,7 @@ class Server:
         raise ServerError(f"vLLM was not ready within {timeout_s:g} s; {self.last_words()}")
 
     def ask(self, path: str, body: Any = None, timeout_s: float = 60) -> str:
-        """GET `path`, or POST `body` to it as JSON, and return the answer's text; ServerError if there is none within `timeout_s` seconds."""
+        """GET `path`, or POST `body` to it as JSON, and return the answer's text; ServerError if none comes within `timeout_s` seconds."""
         try:
             return self._request(path, body, timeout_s)
         except OSError as error:
@@ -125,8 +125,8 @@ def running(target: Path, draft: Draft | None, settings: EngineSettings, log: Pa
     """Start a vLLM server for the model at `target`, speculating with `draft` (None: not at all), and stop it on the way out.
 
     The server is yielded at once, while it is still loading: call `wait_until_ready` before asking it anything. It listens on a free
-    port of 127.0.0.1, appends to `log`, and is killed by the kernel if this process dies, however that happens. Call it from the main thread: the
-    kernel watches the thread that starts a process. UserError if vLLM or the plugin is missing.
+    port of 127.0.0.1, appends to `log`, and is killed by the kernel if this process dies, however that happens. Call it from the main
+    thread: the kernel watches the thread that starts a process. UserError if vLLM or the plugin is missing.
     """
     require_vllm()
     log.parent.mkdir(parents=True, exist_ok=True)

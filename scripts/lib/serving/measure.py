@@ -25,11 +25,11 @@ def measure(
 ) -> dict[str, Any]:
     """Serve `target` with `head` proposing `k` tokens, send the workload `repeats` times, and return a JSON-ready record.
 
-    The record holds `acceptance_length`, `per_position_acceptance`, throughputs and latencies as means over the repeats, `drafts`, `draft_tokens`,
-    `accepted`, `input_tokens` and `output_tokens` as their sums, every repeat by itself under `repeats`, and what the numbers belong to under
-    `context` and `workload`. Repeat r samples with seed `workload.seed` + r, so at temperature 0 the repeats differ in speed alone.
-    UserError for bad input, ServerError (with the end of the server's log) if vLLM dies, RuntimeError if our counters and the driver's
-    differ.
+    The record holds `acceptance_length`, `per_position_acceptance`, throughputs and latencies as means over the repeats; `drafts`,
+    `draft_tokens`, `accepted`, `input_tokens` and `output_tokens` as sums; every repeat by itself under `repeats`; and what the numbers
+    belong to under `context` and `workload`. Repeat r samples with seed `workload.seed` + r, so at temperature 0 repeats differ in speed
+    alone. UserError for bad input, ServerError (with the end of the server's log) if vLLM dies, RuntimeError if our counters and the
+    driver's differ.
     """
     if repeats < 1:
         raise UserError(f"repeats={repeats}: measure at least once")

@@ -23,9 +23,9 @@ THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughpu
 class Workload:
     """Which prompts, how many tokens for each, how many at once, sampled how.
 
-    `prompts`: JSON lines `{"prompt": text}`, sent in order and without a chat template. `output_tokens`: exactly so many per request (the end-of-sequence
-    token is ignored). `concurrency`: requests in flight. `temperature` 0 is greedy; `top_p` and `top_k` None leave the distribution whole. `seed` is
-    that of every request.
+    `prompts`: JSON lines `{"prompt": text}`, sent in order and without a chat template. `output_tokens`: exactly so many per request (the
+    end-of-sequence token is ignored). `concurrency`: requests in flight. `temperature` 0 is greedy; `top_p` and `top_k` None leave the
+    distribution whole. `seed`: every request's own seed follows from it and the request's place.
     """
 
     prompts: Path
@@ -38,7 +38,7 @@ class Workload:
 
 
 def identity(workload: Workload) -> dict[str, Any]:
-    """Return what makes two workloads the same, JSON-ready: the SHA-256 and number of the prompts and every setting. UserError if there are none."""
+    """Return what makes two workloads the same, JSON-ready: every setting and the SHA-256 of the prompts. UserError for bad prompts."""
     prompts = read_prompts(workload.prompts)
     return {
         "prompts_sha256": hashlib.sha256(workload.prompts.read_bytes()).hexdigest(),
@@ -110,8 +110,8 @@ def load_driver() -> tuple[Any, Any]:
 def _seeding(driver: Any, seed: int) -> Iterator[None]:
     """Give every request of the driver a seed of its own, a function of `seed` and its place.
 
-    The driver's arguments know one seed for all. Requests that share a seed share their random numbers, so their acceptances rise and fall together
-    and the mean of a workload scatters as if it had a handful of requests.
+    The driver's arguments know one seed for all. Requests that share a seed share their random numbers, so their acceptances rise and
+    fall together and the mean of a workload scatters as if it had a handful of requests.
     """
     get_samples = driver.get_samples
 

@@ -99,7 +99,6 @@ def make_head(target: Path, prompts: list[list[int]]) -> Callable[[HeadSpec, int
         for index, layer in enumerate(model.layers):
             if spec.method == "dflash":  # so that using the first layer's norm for all shows in the counters
                 layer.self_attn.k_norm.weight.data *= 1 + index
-        if spec.method == "dflash":
         out = target.parent / f"{spec.method}-{steps}"
         model.save_pretrained(out)
         return out

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -15,17 +15,54 @@ import pytest
 from lib.serving.engine import Draft, EngineSettings, ServerError, reserved_port, running
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
-REFUSED = "from lib.errors import UserError\nfrom lib.serving.engine import require_vllm\ntry: require_vllm()\nexcept UserError as error: print(error)"
+REQUIRE = """
+from lib.errors import UserError
+from lib.serving.engine import require_vllm
+try:
+    require_vllm()
+except UserError as error:
+    print(error)
+"""
+
+SERVE = """
+import json, sys, time
+from pathlib import Path
+from lib.serving.engine import EngineSettings, running
+target, log, settings = sys.argv[1:]
+with running(Path(target), None, EngineSettings(**json.loads(settings)), Path(log)) as server:
+    server.wait_until_ready(120)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+SPAWN = """
+import multiprocessing, time
+from spec_decode_tune_vllm.lifetime import die_with_parent
+
+def child(ready):
+    die_with_parent()
+    ready.set()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=child, args=(ready,))
+    process.start()
+    ready.wait()
+    print(process.pid, flush=True)
+    time.sleep(60)
+"""
 
 
 def test_missing_vllm_is_a_line_that_says_what_to_install() -> None:
-    assert "vLLM is not installed here: install" in _without_site_packages(REFUSED, SCRIPTS)
+    assert "vLLM is not installed here: install" in _without_site_packages(REQUIRE, SCRIPTS)
 
 
 def test_vllm_without_the_plugin_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").touch()
-    assert "pip install --no-deps --no-build-isolation ./vllm-plugin" in _without_site_packages(REFUSED, SCRIPTS, tmp_path)
+    assert "pip install --no-deps --no-build-isolation ./vllm-plugin" in _without_site_packages(REQUIRE, SCRIPTS, tmp_path)
 
 
 def test_a_reserved_port_is_for_the_server_alone() -> None:
@@ -42,15 +79,7 @@ def test_a_reserved_port_is_for_the_server_alone() -> None:
 def test_a_grandchild_dies_with_a_killed_parent(tmp_path: Path) -> None:
     """As the engine core, a spawned child in the API server's process group, does."""
     script = tmp_path / "parent.py"
-    script.write_text(
-        "import multiprocessing, time\n"
-        "from spec_decode_tune_vllm.lifetime import die_with_parent\n"
-        "def child(ready):\n    die_with_parent()\n    ready.set()\n    time.sleep(60)\n"
-        "if __name__ == '__main__':\n"
-        "    context = multiprocessing.get_context('spawn')\n    ready = context.Event()\n"
-        "    process = context.Process(target=child, args=(ready,))\n    process.start()\n    ready.wait()\n"
-        "    print(process.pid, flush=True)\n    time.sleep(60)\n"
-    )
+    script.write_text(SPAWN)
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
@@ -71,21 +100,11 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(target: Path, setti
 
 @pytest.mark.slow
 def test_nothing_survives_a_killed_measuring_process(target: Path, settings: EngineSettings, tmp_path: Path) -> None:
-    arguments = {
-        "dtype": settings.dtype,
-        "max_model_len": 128,
-        "max_num_seqs": 4,
-        "enforce_eager": True,
-        "kv_cache_gib": 0.02,
-        "threads": 1,
-    }
-    code = (
-        "import json, sys, time\nfrom pathlib import Path\nfrom lib.serving.engine import EngineSettings, running\n"
-        f"with running(Path({str(target)!r}), None, EngineSettings(**json.loads({json.dumps(arguments)!r})), Path(sys.argv[1])) as server:\n"
-        "    server.wait_until_ready(120)\n    print('ready', flush=True)\n    time.sleep(60)\n"
-    )
     measuring = subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path / "log"], env={**os.environ, "PYTHONPATH": str(SCRIPTS)}, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SERVE, target, tmp_path / "log", json.dumps(asdict(settings))],
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert measuring.stdout is not None
     assert measuring.stdout.readline() == "ready\n", (tmp_path / "log").read_text()
@@ -98,13 +117,19 @@ def test_nothing_survives_a_killed_measuring_process(target: Path, settings: Eng
 
 def _gone(pids: list[int], within_s: float) -> bool:
     """Whether all of `pids` have ended in time; a zombie has."""
-    alive: Callable[[int], bool] = lambda pid: psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # noqa: E731
+
+    def lives(pid: int) -> bool:
+        try:
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
     deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if not any(alive(pid) for pid in pids):
-            return True
+    while any(lives(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.1)
-    return False
+    return True
 
 
 def _without_site_packages(code: str, *paths: Path) -> str:

@@ -39,5 +39,5 @@ def test_prompts_that_are_none_are_named(tmp_path: Path, text: str, message: str
 
 
 def test_missing_prompts_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give an existing .jsonl file"):
+    with pytest.raises(UserError, match=r"give an existing \.jsonl file"):
         identity(Workload(tmp_path / "none.jsonl", output_tokens=4, concurrency=2))
