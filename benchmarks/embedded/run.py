@@ -84,7 +84,7 @@ def overheads(result: dict) -> str:
     lines = [
         "# Where the time of `make tune` goes",
         "",
-        f"Embedded default, commit {machine['commit']}, {machine['cores']} cores of {machine['cpu']}, Python {machine['python']}, n = 1 run.",
+        f"Embedded default, commit {machine['commit']}, Python {machine['python']}, {machine['cores']} cores of {machine['cpu']}, n = 1.",
         f"Installation {seconds['install']:.0f} s, run {seconds['tune']:.0f} s, the same command again {seconds['tune_again']:.1f} s.",
         f"Job seconds are wall seconds inside the job; two jobs run side by side, so the run has {available:.0f} core-seconds to give.",
         "",
