@@ -13,7 +13,7 @@ tune: install
 	$(BIN)/snakemake $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: install
 	$(BIN)/ruff check
