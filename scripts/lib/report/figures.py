@@ -27,14 +27,24 @@ def search_figure(table: pd.DataFrame, standing: str) -> alt.HConcatChart:
         alt.Chart(curves, title="proxy: held-out accuracy of the first drafted token (DRAFT)", width=360, height=240)
         .mark_line(point=True)
         .encode(
-            x=alt.X("samples:Q", title="samples trained on", scale=alt.Scale(type="log", base=2)),
+            x=alt.X(
+                "samples:Q",
+                title="samples trained on",
+                scale=alt.Scale(type="log", base=2),
+                axis=alt.Axis(values=sorted(curves["samples"].unique().tolist())),
+            ),
             y=alt.Y("acc0:Q", title="acc0", scale=alt.Scale(zero=False)),
             detail="arm:N",
             color=colour,
         )
     )
     bars = alt.Chart(measured, title="acceptance length measured in vLLM", width=300, height=240).encode(
-        y=alt.Y("arm:N", title=None, sort="-x", axis=alt.Axis(labelLimit=220)),
+        y=alt.Y(
+            "arm:N",
+            title=None,
+            sort=measured.sort_values("acceptance_length", ascending=False)["arm"].tolist(),
+            axis=alt.Axis(labelLimit=220),
+        ),
         x=alt.X("acceptance_length:Q", title="acceptance length (tokens per step)"),
     )
     labels = bars.mark_text(align="left", dx=4).encode(text=alt.Text("acceptance_length:Q", format=".3f"))
