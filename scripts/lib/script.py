@@ -56,7 +56,7 @@ def log_to(log: str | Path, mode: str = "w") -> None:
     """Send messages to the file `log` and to stderr."""
     path = Path(log)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handlers = [logging.FileHandler(path, mode), logging.StreamHandler()]
+    handlers: list[logging.Handler] = [logging.FileHandler(path, mode), logging.StreamHandler()]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True)
 
 
