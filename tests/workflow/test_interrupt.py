@@ -1,7 +1,5 @@
 """Kill the controller in every phase; the same command finishes, and nothing tells the difference."""
 
-import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -38,7 +36,7 @@ def kill_during(one: Clone, logs: str, line: str) -> None:
                 assert controller.poll() is None, f"ended before {logs} said {line!r}\n" + (one.root / "controller.log").read_text()[-3000:]
                 time.sleep(0.05)
         finally:
-            os.kill(controller.pid, signal.SIGKILL)
+            controller.kill()
             controller.wait()
     deadline = time.monotonic() + GRACE_S
     while left := processes_in(one):
@@ -71,5 +69,5 @@ def test_a_second_controller_in_the_same_folder_is_refused_by_name(finished: Clo
             == f"error: process {controller.pid} is already running in this folder; wait for it or stop it"
         )
     finally:
-        controller.send_signal(signal.SIGINT)
-        controller.wait(timeout=60)
+        controller.kill()
+        controller.wait()
