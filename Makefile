@@ -1,5 +1,6 @@
 # make tune   install what is missing, then tune the embedded draft head
 # make test   install what is missing, then run every test
+# make ledger write results/ledger.* anew from the tree, however far the search has come
 # make lint   check style and types
 # make schema write config/schema*.json anew, after a change of scripts/lib/config.py
 
@@ -7,13 +8,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGIN := vllm-plugin/pyproject.toml $(wildcard vllm-plugin/spec_decode_tune_vllm/*.py)
 
-.PHONY: tune test lint schema install
+.PHONY: tune test ledger lint schema install
 
 tune: install
 	$(BIN)/snakemake $(ARGS)
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+ledger: install
+	PYTHONPATH=scripts $(BIN)/python -c 'from pathlib import Path; from lib.report.tables import write_ledger; write_ledger(Path("results"))'
 
 lint: install
 	$(BIN)/ruff check

@@ -7,13 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from lib.config import Point
-from lib.controller import hold_results, refuse
+from lib.controller import hold_results, refresh_view, refuse
 from lib.experiment import load_experiment
-from lib.files import read_json
+from lib.files import digest, read_json
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.serving.engine import require_vllm
-from snakemake.exceptions import IncompleteCheckpointException
 
 with refuse():
     experiment = load_experiment(config)
@@ -21,9 +19,14 @@ with refuse():
 os.environ |= ENVIRONMENT
 
 settings = experiment.config
+search = experiment.search
 serving = settings.serving.model_dump(exclude={"top_k"})
 draft_tokens = experiment.space.objective.draft_tokens
-search = experiment.search
+asked = {**serving, "draft_tokens": draft_tokens}
+champion = f"results/search/{search.finalists_folder}/champion-{digest([search.standing.id, asked])}.json"
+
+if workflow.is_main_process and not workflow.output_settings.dryrun:
+    refresh_view(Path(champion), Path("results/champion.json"))
 
 
 wildcard_constraints:
@@ -83,33 +86,16 @@ def finalists(wildcards):
     ]
 
 
-def entry(arm):
-    """Return the point an arm stands for and the rung at which it enters the ladder."""
-    if arm == search.standing.id:
-        return search.space.standing.model_dump(), search.top_rung
-    undecided = WorkflowError(
-        f"{arm} is not an arm of this search; results/search/ lists those that are"
-    )
-    for bracket in search.brackets:
-        try:
-            points = cohort(search.folder(bracket), bracket.first_rung)["points"]
-        except IncompleteCheckpointException as error:
-            undecided = error
-            continue
-        if arm in points:
-            return points[arm], bracket.first_rung
-    raise undecided
-
-
 def arm_record(wildcards):
     """Return what an arm stands for, as plain data."""
-    return search.arm(Point.model_validate(entry(wildcards.arm)[0])).record()
+    point, _ = search.entry(wildcards.arm)
+    return search.arm(point).record()
 
 
 def state_below(wildcards):
     """Return the arm's own state to resume from: of the rung below, or when the arm enters here, of any lower rung on disk."""
     arm, rung = wildcards.arm, int(wildcards.rung)
-    if rung > entry(arm)[1]:
+    if rung > search.entry(arm)[1]:
         return f"results/{arm}/rung{rung - 1}.state"
     found = [
         f"results/{arm}/rung{lower}.state"

@@ -12,7 +12,7 @@ localrules:
 rule build_ledger:
     """Gather every record under results/ into one table."""
     input:
-        champion="results/champion.json",
+        champion=champion,
     output:
         csv="results/ledger.csv",
         parquet="results/ledger.parquet",

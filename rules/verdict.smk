@@ -1,7 +1,7 @@
 """The champion: the best arm that vLLM has measured.
 
 Inputs:   results/{arm}/serving.json of the finalists and of the standing configuration
-Outputs:  results/champion.json
+Outputs:  results/search/{finalists}/champion-{asked}.json, filed by what it depends on, and a copy as results/champion.json
 """
 
 
@@ -16,12 +16,13 @@ rule choose_champion:
         decision=f"results/search/{search.finalists_folder}/rung{search.top_rung}.json",
         finalists=finalists,
     output:
-        champion="results/champion.json",
+        champion=champion,
+        view="results/champion.json",
     log:
         "results/logs/choose_champion.log",
     params:
         search=search.id,
         standing=search.standing.id,
-        asked={**serving, "draft_tokens": draft_tokens},
+        asked=asked,
     script:
         "../scripts/choose_champion.py"

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.files import whole_file
-from lib.report.tables import ledger
+from lib.report.tables import write_ledger
 from lib.script import running
 
 if TYPE_CHECKING:
@@ -12,8 +11,4 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
-        table = ledger(Path(snakemake.params.results))
-        with whole_file(Path(snakemake.output.csv)) as path:
-            table.to_csv(path, index=False)
-        with whole_file(Path(snakemake.output.parquet)) as path:
-            table.to_parquet(path, index=False)
+        write_ledger(Path(snakemake.params.results))

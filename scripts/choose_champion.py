@@ -17,3 +17,4 @@ if __name__ == "__main__":
         servings = [read_record(Path(path), ServingRecord) for path in sorted(paths)]
         champion = choose_champion(servings, snakemake.params.standing, snakemake.params.search, snakemake.params.asked)
         write_json(Path(snakemake.output.champion), champion)
+        write_json(Path(snakemake.output.view), champion)

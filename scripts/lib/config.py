@@ -293,6 +293,11 @@ def _fault(model: type[BaseModel], fault: dict[str, Any]) -> str:
         return f"unknown key {key!r}; " + (f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}")
     if fault["type"] == "missing":
         return f"{key} is missing; add it"
+    if fault["type"] == "model_type":
+        example = "[1.0e-3, 3.0e-3] or {low: 1.0e-4, high: 1.0e-2, scale: log}" if location[0] == "parameters" else "{key: value}"
+        return f"{key} = {fault['input']!r} is a single value; write {example}"
+    if fault["type"] in ("tuple_type", "list_type"):
+        return f"{key} = {fault['input']!r} is not a list; write [value, value]"
     if fault["type"] == "too_short":
         return f"{key} is empty; name at least one value"
     message = fault["msg"].removeprefix("Value error, ")

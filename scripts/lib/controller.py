@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lib.errors import UserError
+from lib.files import read_json, write_json
 
 _held: list[TextIO] = []
 
@@ -24,16 +25,25 @@ def refuse() -> Iterator[None]:
         os._exit(1)  # Snakemake would turn a SystemExit in a Snakefile into a traceback
 
 
+def refresh_view(filed: Path, view: Path) -> None:
+    """Make `view` a copy of `filed` again if another configuration has written over it since."""
+    if filed.exists() and view.exists() and view.read_bytes() != filed.read_bytes():
+        write_json(view, read_json(filed))
+
+
 def hold_results(folder: Path) -> None:
     """Take the lock on a results tree for the life of this process. The system frees it however the process ends.
 
     This replaces Snakemake's own lock, which a killed controller leaves behind.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / "spec-decode-tune.lock").open("a+")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / "spec-decode-tune.lock").open("a+")
+    except OSError as error:
+        raise UserError(f"{folder}/ cannot be written ({error.strerror}); run where it can, or change its permissions") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

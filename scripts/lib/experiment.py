@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.config import Config, Space, load_space, parse_config
+from lib.config import Config, Features, Space, load_space, parse_config
 from lib.errors import UserError
 from lib.files import digest
 from lib.search.search import Search
+from lib.target.corpus import read_prompts
 from lib.target.load import check_target, target_fingerprint
 
 
@@ -46,15 +47,12 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
             f"sequences of {longest} tokens do not fit the target's {positions} positions; lower features.prompt_tokens, "
             "features.response_tokens or serving.max_model_len"
         )
-    if config.features.prompts is not None and not Path(config.features.prompts).is_file():
-        raise UserError(f'features.prompts = {config.features.prompts!r}: no such file; name a JSONL file with {{"prompt": ...}} per line')
-
     if config.target.path:
         target, target_id = config.target.path, target_fingerprint(Path(config.target.path))
     else:
         target_id = digest([config.target.tiny.model_dump(), platform.python_version()])
         target = f"resources/target/{target_id}"
-    features_id = digest([target_id, config.features.model_dump(), space.draft.aux_layers])
+    features_id = digest([target_id, config.features.model_dump(exclude={"prompts"}), _prompts(config.features), space.draft.aux_layers])
     recipe = {
         "target": target_id,
         "features": features_id,
@@ -74,3 +72,17 @@ def _check_target(config: Config) -> tuple[int, int, int]:
         return facts.vocab_size, facts.num_layers, facts.max_positions
     tiny = config.target.tiny
     return tiny.vocab_size, tiny.layers, tiny.context
+
+
+def _prompts(features: Features) -> list[str] | None:
+    """Return the distinct prompts of the file that is named, in an order of their own, or None when none is."""
+    if features.prompts is None:
+        return None
+    distinct = sorted(set(read_prompts(Path(features.prompts))))
+    wanted = features.train_prompts + features.heldout_prompts + features.serving_prompts
+    if len(distinct) < wanted:
+        raise UserError(
+            f"features.prompts = {features.prompts!r} holds {len(distinct)} distinct prompts, but features.train_prompts + "
+            f"heldout_prompts + serving_prompts = {wanted}; add prompts or lower these"
+        )
+    return distinct

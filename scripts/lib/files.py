@@ -32,6 +32,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        for file in temporary.rglob("*"):
+            file.chmod(file.stat().st_mode | 0o044)  # some libraries write files that only their owner can read
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -47,7 +47,10 @@ def running(log: str | Path) -> Iterator[None]:
     except UserError as error:
         logger.error("error: %s", error)
         sys.exit(1)
-    except BaseException:
+    except KeyboardInterrupt:
+        logger.error("interrupted; the same command goes on from here")
+        sys.exit(130)
+    except Exception:
         logger.exception("unexpected failure")
         raise
 
@@ -57,7 +60,9 @@ def log_to(log: str | Path, mode: str = "w") -> None:
     path = Path(log)
     path.parent.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [logging.FileHandler(path, mode), logging.StreamHandler()]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True)
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s {path.stem}: %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
+    )
 
 
 def die_with_controller() -> None:
@@ -65,11 +70,12 @@ def die_with_controller() -> None:
     pid = os.environ.get(CONTROLLER)
     if pid is None:
         return
-    controller = psutil.Process(int(pid))
 
     def watch() -> None:
-        while controller.is_running() and controller.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(1)
+        with suppress(psutil.NoSuchProcess):
+            controller = psutil.Process(int(pid))
+            while controller.is_running() and controller.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="die-with-controller", daemon=True).start()

@@ -23,7 +23,8 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         (["training={ranks: 3}"], "error: standing: global batch 8 is not a multiple of 3 ranks; change standing or training"),
         (["space=absent.yaml"], "error: space = 'absent.yaml': no such file; name a file of config/spaces/"),
         (["target={path: absent}"], "error: target.path=absent is not a directory; give a local Hugging Face model directory"),
-        (["features={prompts: absent.jsonl}"], "error: features.prompts = 'absent.jsonl': no such file; name a JSONL file"),
+        (["features={prompts: absent.jsonl}"], "error: features.prompts=absent.jsonl"),
+        (["target=/models/mine"], "error: configuration: target = '/models/mine' is a single value; write {key: value}"),
     ],
 )
 def test_bad_input_is_refused_in_one_line_before_any_work(fresh: Clone, arguments: list[str], line: str) -> None:

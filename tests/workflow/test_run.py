@@ -69,6 +69,28 @@ def test_the_ledger_is_rebuilt_from_the_tree_alone(finished: Clone, tmp_path: Pa
     assert len(ledger(copied.root / "results"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "rules"),
+    [
+        (["seed=1"], {"decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
+        (["features={train_prompts: 41}"], {"extract_features", "decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
+        (["training={beta1: 0.8}"], {"decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
+        (["serving={output_tokens: 8}"], {"measure_serving", "choose_champion"}),
+        (["serving={top_k: 2}"], {"decide_cohort", "choose_champion"}),
+    ],
+)
+def test_a_changed_configuration_is_not_taken_for_the_finished_one(finished: Clone, changes: list[str], rules: set[str]) -> None:
+    assert rules <= set(jobs(finished.snakemake("--dry-run", "--config", *changes).stdout))
+
+
+def test_another_search_and_back_leaves_the_champion_of_the_search_asked_for(finished: Clone, tmp_path: Path) -> None:
+    copied = clone(tmp_path, adopt=finished, results=True)
+    copied.snakemake("--config", "serving={top_k: 3}")
+    assert len(copied.records("champion.json")["champion.json"]["measured"]) > len(finished.records("champion.json")["champion.json"]["measured"])
+    copied.snakemake()
+    assert copied.records("champion.json") == finished.records("champion.json")
+
+
 def test_a_changed_learning_rate_trains_only_new_arms(finished: Clone, tmp_path: Path) -> None:
     copied = clone(tmp_path, adopt=finished, results=True)
     copied.configure("tests/configs/small-space.yaml", parameters={"lr": [1e-3, 3e-3, 2e-2]})

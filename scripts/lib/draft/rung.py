@@ -146,7 +146,7 @@ def _record(
         cap_samples=arm.recipe["rungs"][rung],
         samples=outcome.samples,
         steps=outcome.steps,
-        lr=outcome.lr,
+        last_lr=outcome.lr,
         train_loss=outcome.train_loss,
         acc0=accuracy.acc0 if accuracy else None,
         chain=accuracy.chain if accuracy else None,

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lib.arm import Arm
 from lib.errors import UserError
-from lib.files import read_json
+from lib.files import read_json, whole_file
 from lib.verdict.record import ProxyRecord, Record, ServingRecord, read_record
 
 
@@ -27,6 +27,15 @@ def ledger(results: Path) -> pd.DataFrame:
     return table.sort_values(["arm", "kind", "rung"], ignore_index=True) if len(table) else table
 
 
+def write_ledger(results: Path) -> None:
+    """Write the ledger of the tree `results` into it, as ledger.csv and ledger.parquet."""
+    table = ledger(results)
+    with whole_file(results / "ledger.csv") as path:
+        table.to_csv(path, index=False)
+    with whole_file(results / "ledger.parquet") as path:
+        table.to_parquet(path, index=False)
+
+
 def _read_arm(path: Path) -> Arm:
     try:
         return Arm.from_record(read_json(path))
@@ -40,7 +49,7 @@ def _row(arm: Arm, kind: str, record: Record) -> dict[str, Any]:
     flat = pd.json_normalize({"context": context}).iloc[0].to_dict()
     point = {
         "global_batch": arm.global_batch,
-        "peak_lr": arm.lr,
+        "lr": arm.lr,
         "warmup": arm.warmup,
         "seed": arm.seed,
         "ranks": arm.layout.ranks,

@@ -93,6 +93,15 @@ class Search:
         """The standing configuration as an arm."""
         return self.arm(self.space.standing)
 
+    def entry(self, arm: str) -> tuple[Point, int]:
+        """Return the point an arm id stands for and the rung at which the arm enters the ladder. Raises UserError for an unknown id."""
+        if arm == self.standing.id:
+            return self.space.standing, self.top_rung
+        for bracket in self.brackets:
+            if arm in self.proposals[bracket.label]:
+                return self.proposals[bracket.label][arm], bracket.first_rung
+        raise UserError(f"{arm} is not an arm of this search; results/search/ lists those that are")
+
     def arm(self, point: Point) -> Arm:
         """Return the arm a point stands for in this search. Raises InfeasibleError when it cannot be laid out."""
         return make_arm(

@@ -83,7 +83,7 @@ def read_prompts(path: Path) -> list[str]:
         except (json.JSONDecodeError, KeyError, TypeError):
             prompt = None
         if not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f"features.prompts={path} line {number} is not {{'prompt': 'some text'}}; correct or remove the line")
+            raise UserError(f'features.prompts={path} line {number} is not {{"prompt": "some text"}}; correct or remove the line')
         prompts.append(prompt)
     return prompts
 

@@ -43,16 +43,16 @@ def choose_champion(servings: list[ServingRecord], standing: str, search: str, a
     by_arm = {serving.arm: serving for serving in servings}
     baseline = by_arm[standing]
     return {
-        "search": search,
-        "asked": asked,
+        "summary": _summary(best, baseline),
         "arm": best.arm,
         "acceptance_length": best.acceptance_length,
         "rigor": "DRAFT",
-        "summary": _summary(best, baseline),
         "standing": {"arm": standing, "status": baseline.status, "acceptance_length": baseline.acceptance_length},
         "measured": [{"arm": serving.arm, "acceptance_length": serving.acceptance_length} for serving in measured],
         "failed": {serving.arm: f"{serving.status}: {serving.reason}" for serving in servings if serving.status != "ok"},
         "head": f"results/{best.arm}/head",
+        "search": search,
+        "asked": asked,
         "context": best.context.model_dump(mode="json"),
     }
 

@@ -58,7 +58,7 @@ class ProxyRecord(Measurement):
     cap_samples: int
     samples: int = Field(description="samples consumed, the most whole global batches within the cap")
     steps: int
-    lr: float | None = Field(description="learning rate of the last step")
+    last_lr: float | None = Field(description="learning rate of the last step, after warmup and decay")
     train_loss: float | None
     acc0: float | None = Field(description="held-out accuracy of the first drafted token")
     chain: float | None = Field(description="1 + a0 + a0 a1 + ...: acceptance length if held-out accuracies held in serving")
@@ -67,7 +67,7 @@ class ProxyRecord(Measurement):
     wall_seconds: float
     device_seconds: float
     resumed_from_samples: int
-    numbers: ClassVar = ("acc0", "chain", "accuracies", "head_sha256", "train_loss", "lr")
+    numbers: ClassVar = ("acc0", "chain", "accuracies", "head_sha256", "train_loss", "last_lr")
 
 
 class ServingRecord(Measurement):
