@@ -86,7 +86,7 @@ def test_a_changed_configuration_is_not_taken_for_the_finished_one(finished: Clo
 def test_another_search_and_back_leaves_the_champion_of_the_search_asked_for(finished: Clone, tmp_path: Path) -> None:
     copied = clone(tmp_path, adopt=finished, results=True)
     copied.snakemake("--config", "serving={top_k: 3}")
-    assert len(copied.records("champion.json")["champion.json"]["measured"]) > len(finished.records("champion.json")["champion.json"]["measured"])
+    assert len(copied.records("champion.json")["champion.json"]["measured"]) > 2
     copied.snakemake()
     assert copied.records("champion.json") == finished.records("champion.json")
 

@@ -68,7 +68,7 @@ def write_prompts(
 def read_prompts(path: Path) -> list[str]:
     """Read a JSONL file of prompts. Raises UserError naming `features.prompts` and the line that is not `{"prompt": "..."}`."""
     if not path.is_file():
-        raise UserError(f"features.prompts={path} does not exist; give a JSONL file with one {{'prompt': '...'}} per line")
+        raise UserError(f'features.prompts={path} does not exist; give a JSONL file with one {{"prompt": "..."}} per line')
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
