@@ -60,7 +60,9 @@ def test_a_second_controller_in_the_same_folder_is_refused_by_name(finished: Clo
     one = clone(tmp_path, adopt=finished)
     controller = subprocess.Popen(one.command(), cwd=one.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not (one.root / "results/spec-decode-tune.lock").exists() or not (one.root / "results/spec-decode-tune.lock").read_text():
+        lock = one.root / "results/spec-decode-tune.lock"
+        while not lock.exists() or not lock.read_text():
+            assert controller.poll() is None, "ended before it took the lock"
             time.sleep(0.05)
         refused = one.snakemake(check=False)
         assert refused.returncode != 0
