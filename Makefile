@@ -14,7 +14,7 @@ tune: install
 	$(BIN)/snakemake $(ARGS)
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 ledger: install
 	PYTHONPATH=scripts $(BIN)/python -c 'from pathlib import Path; from lib.report.tables import write_ledger; write_ledger(Path("results"))'

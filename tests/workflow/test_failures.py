@@ -6,7 +6,7 @@ import pytest
 
 from tests.workflow.clones import Clone, clone
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.slow
 
 ADDRESS_SPACE = 8 * 2**30
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.workflow.clones import Clone, clone, decisions, heads
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.slow
 
 GRACE_S = 5
 

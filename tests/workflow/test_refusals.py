@@ -7,8 +7,6 @@ import pytest
 
 from tests.workflow.clones import Clone, clone
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Clone:

@@ -9,7 +9,7 @@ from lib.report.tables import ledger
 
 from tests.workflow.clones import Clone, clone, decisions, heads
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.slow
 
 
 def jobs(output: str) -> dict[str, int]:
