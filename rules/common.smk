@@ -97,9 +97,7 @@ def state_below(wildcards):
     arm, rung = wildcards.arm, int(wildcards.rung)
     if rung > search.entry(arm)[1]:
         return f"results/{arm}/rung{rung - 1}.state"
-    found = [
-        f"results/{arm}/rung{lower}.state"
-        for lower in range(rung)
-        if exists(f"results/{arm}/rung{lower}.state")
-    ]
-    return found[-1:]
+    for lower in reversed(range(rung)):
+        if exists(f"results/{arm}/rung{lower}.state/manifest.json"):
+            return f"results/{arm}/rung{lower}.state"
+    return []

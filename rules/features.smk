@@ -17,7 +17,7 @@ rule write_prompts:
     log:
         "results/logs/write_prompts.log",
     params:
-        features=settings.features.model_dump(),
+        features=settings.features.model_dump(exclude={"prompts"}),
     script:
         "../scripts/write_prompts.py"
 

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake.log[0]):
         features = snakemake.params.features
+        source = snakemake.config.get("features", {}).get("prompts")  # no param: the folder is named by the prompts, not by their file
         write_prompts(
             Path(snakemake.output.train).parent,
             Path(snakemake.input.target),
             {split: features[f"{split}_prompts"] for split in ("train", "heldout", "serving")},
             features["prompt_tokens"],
             features["seed"],
-            Path(features["prompts"]) if features["prompts"] else None,
+            Path(source) if source else None,
         )

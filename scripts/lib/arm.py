@@ -56,11 +56,12 @@ class Arm:
     seed: int
     layout: Layout
     recipe: dict[str, Any]
+    training_version: int = TRAINING_VERSION
 
     @property
     def id(self) -> str:
         """The arm's name: readable in front, a digest of the whole content behind. Nothing parses it."""
-        content = digest(asdict(self) | {"training_version": TRAINING_VERSION}, 8)
+        content = digest(asdict(self), 8)
         return f"gb{self.global_batch}-lr{_short(self.lr)}-wu{_short(self.warmup)}-s{self.seed}-{content}"
 
     def record(self) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class Arm:
         values = {key: value for key, value in record.items() if key != "arm"}
         arm = cls(**{**values, "layout": Layout(**values["layout"])})
         if arm.id != record["arm"]:
-            raise ValueError(f"arm {record['arm']} was made by another version or edited: its content is now named {arm.id}")
+            raise ValueError(f"arm {record['arm']} was edited: its content is now named {arm.id}")
         return arm
 
 

@@ -53,7 +53,7 @@ class TinyTarget(Section):
 class Target(Section):
     """The model that serves, and that verifies what the draft head proposes."""
 
-    path: str | None = Field(None, description="directory of a Hugging Face model; empty: train the tiny target below")
+    path: str | None = Field(None, min_length=1, description="directory of a Hugging Face model; empty: train the tiny target below")
     tiny: TinyTarget = Field(TinyTarget(), description="the tiny target, used when `path` is empty")
 
 

@@ -38,9 +38,16 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
             f"{config.space}: draft.draft_vocab_size = {space.draft.draft_vocab_size} is larger than the target's vocabulary of "
             f"{vocab_size}; lower it, or leave it empty for the whole vocabulary"
         )
-    outside = [layer for layer in space.draft.aux_layers if not 0 <= layer <= layers]
+    outside = [layer for layer in space.draft.aux_layers if not 0 <= layer < layers]
     if outside:
-        raise UserError(f"{config.space}: draft.aux_layers = {outside[0]} is outside the target's layers 0 to {layers}; choose within")
+        raise UserError(f"{config.space}: draft.aux_layers = {outside[0]} is outside the target's layers 0 to {layers - 1}; choose within")
+    if len(set(space.draft.aux_layers)) < len(space.draft.aux_layers):
+        raise UserError(f"{config.space}: draft.aux_layers = {list(space.draft.aux_layers)} repeat; list each layer once")
+    ahead = max(space.objective.draft_tokens, space.draft.ttt_steps, space.draft.block_size)
+    if config.features.response_tokens <= ahead:
+        raise UserError(
+            f"features.response_tokens = {config.features.response_tokens} leaves no room to draft {ahead} tokens ahead; raise it"
+        )
     longest = max(config.features.prompt_tokens + config.features.response_tokens, config.serving.max_model_len)
     if longest > positions:
         raise UserError(

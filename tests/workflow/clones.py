@@ -80,7 +80,7 @@ def clone(target: Path, *, adopt: Clone | None = None, results: bool = False) ->
 
 def decisions(one: Clone) -> dict[str, list[str]]:
     """Return every decision as the arms it picked."""
-    return {path: record["arms"] for path, record in one.records("search/*/*.json").items()}
+    return {path: record["arms"] for path, record in one.records("search/*/rung*.json").items()}
 
 
 def heads(one: Clone) -> dict[str, str | None]:

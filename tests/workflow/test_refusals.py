@@ -37,7 +37,8 @@ def test_bad_input_is_refused_in_one_line_before_any_work(fresh: Clone, argument
     ("change", "line"),
     [
         ({"draft_vocab_size": 4096}, "draft.draft_vocab_size = 4096 is larger than the target's vocabulary of 512"),
-        ({"aux_layers": [1, 2, 7]}, "draft.aux_layers = 7 is outside the target's layers 0 to 4"),
+        ({"aux_layers": [1, 2, 4]}, "draft.aux_layers = 4 is outside the target's layers 0 to 3"),
+        ({"aux_layers": [1, 1, 2]}, "draft.aux_layers = [1, 1, 2] repeat; list each layer once"),
     ],
 )
 def test_a_head_that_does_not_fit_the_target_is_refused(fresh: Clone, change: dict[str, object], line: str) -> None:

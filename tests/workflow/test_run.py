@@ -76,7 +76,7 @@ def test_the_ledger_is_rebuilt_from_the_tree_alone(finished: Clone, tmp_path: Pa
         (["features={train_prompts: 41}"], {"extract_features", "decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
         (["training={beta1: 0.8}"], {"decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
         (["serving={output_tokens: 8}"], {"measure_serving", "choose_champion"}),
-        (["serving={top_k: 2}"], {"decide_cohort", "choose_champion"}),
+        (["serving={top_k: 2}"], {"decide_cohort", "choose_champion", "build_ledger"}),
     ],
 )
 def test_a_changed_configuration_is_not_taken_for_the_finished_one(finished: Clone, changes: list[str], rules: set[str]) -> None:

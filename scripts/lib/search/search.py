@@ -62,10 +62,8 @@ class Search:
 
     @cached_property
     def id(self) -> str:
-        """A digest of all that decides the cohorts."""
-        space = self.space.model_dump(mode="json", include={"parameters", "proxy", "rungs"})
-        layout = self.training.model_dump(mode="json", include={"ranks", "micro_batch_limit"})
-        return digest([space, layout, self.seed, self.recipe])
+        """A digest of the whole search, its proposals included, so that a decision filed under it never changes."""
+        return digest([self.describe(), [list(points) for points in self.proposals.values()]])
 
     @cached_property
     def brackets(self) -> tuple[Bracket, ...]:
@@ -79,7 +77,7 @@ class Search:
     @property
     def finalists_folder(self) -> str:
         """The folder name of the decision that picks the arms to be served."""
-        return f"finalists-{digest([self.id, self.top_k])}"
+        return f"finalists-{self.id}"
 
     def bracket_of(self, folder: str) -> Bracket:
         """Return the bracket filed under `folder`. Raises UserError when this search has none."""
