@@ -57,7 +57,9 @@ def read_prompts(path: Path) -> list[str]:
     if path.suffix != ".jsonl" or not path.exists():
         raise UserError(f'prompts={path}: give an existing .jsonl file with one {{"prompt": text}} per line')
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line:
+            continue
         try:
             prompt = json.loads(line)["prompt"]
         except (json.JSONDecodeError, KeyError, TypeError):
