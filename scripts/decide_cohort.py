@@ -8,6 +8,7 @@ from lib.script import running
 from lib.search.cohort import decide
 from lib.search.promotion import Score
 from lib.search.search import Search
+from lib.verdict.comparison import require_comparable
 from lib.verdict.record import ProxyRecord, read_record
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def decide_cohort(search: Search, folder: str, rung: int, evidence: list[Path]) -> dict[str, Any]:
-    """Return the decision on the evidence of .acc files."""
+    """Return the decision on the evidence of .acc files. Raises UserError when their proxies are not comparable."""
     records = [read_record(path, ProxyRecord) for path in evidence]
+    require_comparable(records)
     scores = [Score(record.arm, record.status, getattr(record, search.space.proxy), record.reason) for record in records]
     return decide(search, folder, rung, scores)
 

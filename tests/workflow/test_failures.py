@@ -23,8 +23,21 @@ def test_diverged_and_oom_arms_are_ranked_last_and_the_search_completes(finished
     failed = {record["arm"]: record["status"] for record in records.values() if record["status"] != "ok"}
     assert set(failed.values()) == {"diverged", "oom"}
     assert all(failed[arm] == "oom" for arm in failed if arm.startswith("gb1024"))
+    dropped = {}
     for decision in one.records("search/*/rung*.json").values():
         assert not set(decision["arms"]) & set(failed) or "points" in decision
-        for arm in set(decision.get("dropped", {})) & set(failed):
-            assert decision["dropped"][arm].startswith(f"{failed[arm]}: ")
+        dropped |= {arm: reason for arm, reason in decision.get("dropped", {}).items() if arm in failed}
+    assert set(dropped) == set(failed)
+    assert all(reason.startswith(f"{failed[arm]}: ") for arm, reason in dropped.items())
     assert one.records("champion.json")["champion.json"]["arm"] not in failed
+    start_afresh_where_a_lower_rung_failed(one, next(record for record in records.values() if record["status"] == "diverged"))
+
+
+def start_afresh_where_a_lower_rung_failed(one: Clone, diverged: dict) -> None:
+    """The failed arm becomes the standing configuration: it has no state to resume from, and diverges again at the rung asked for."""
+    arm = one.records(f"{diverged['arm']}/arm.json")[f"{diverged['arm']}/arm.json"]
+    one.configure("tests/configs/small-space.yaml", standing={name: arm[name] for name in ("global_batch", "lr", "warmup")})
+    (one.root / f"results/{arm['arm']}/rung1.acc").unlink(missing_ok=True)
+    one.snakemake(f"results/{arm['arm']}/rung1.acc")
+    again = one.records(f"{arm['arm']}/rung1.acc")[f"{arm['arm']}/rung1.acc"]
+    assert (again["status"], again["resumed_from_samples"]) == ("diverged", 0)

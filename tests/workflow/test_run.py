@@ -95,10 +95,25 @@ def test_a_changed_learning_rate_trains_only_new_arms(finished: Clone, tmp_path:
     copied = clone(tmp_path, adopt=finished, results=True)
     copied.configure("tests/configs/small-space.yaml", parameters={"lr": [1e-3, 3e-3, 2e-2]})
     times = {path: (copied.root / "results" / path).stat().st_mtime_ns for path in heads(copied)}
-    copied.snakemake(copied.finalists())
+    copied.snakemake()
     new = set(heads(copied)) - set(times)
     assert new and all("-lr0.02-" in path or path.endswith("rung1.acc") for path in new)
     assert all((copied.root / "results" / path).stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_an_arm_that_moves_to_a_higher_rung_resumes_from_the_rung_it_has(finished: Clone, tmp_path: Path) -> None:
+    """An arm that was dropped at rung 0 becomes the standing configuration, which trains to the top: the same head as without the past."""
+    first = next(record for path, record in finished.records("search/s1*/rung0.json").items())
+    last = next(record for path, record in finished.records("search/s1*/rung1.json").items())
+    dropped = next(arm for arm in first["arms"] if arm in last["dropped"])
+    records = {}
+    for name, results in (("resumed", True), ("afresh", False)):
+        copied = clone(tmp_path / name, adopt=finished, results=results)
+        copied.configure("tests/configs/small-space.yaml", standing=first["points"][dropped])
+        copied.snakemake(f"results/{dropped}/rung1.acc")
+        records[name] = copied.records(f"{dropped}/rung1.acc")[f"{dropped}/rung1.acc"]
+    assert records["resumed"]["resumed_from_samples"] == 8 and records["afresh"]["resumed_from_samples"] == 0
+    assert records["resumed"]["head_sha256"] == records["afresh"]["head_sha256"]
 
 
 def test_a_changed_recipe_trains_every_arm_anew_and_keeps_the_old_ones(finished: Clone, tmp_path: Path) -> None:

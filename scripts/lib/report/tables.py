@@ -8,7 +8,7 @@ import pandas as pd
 from lib.arm import Arm
 from lib.errors import UserError
 from lib.files import read_json, whole_file
-from lib.verdict.record import ProxyRecord, Record, ServingRecord, read_record
+from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
 
 
 def ledger(results: Path) -> pd.DataFrame:
@@ -20,9 +20,9 @@ def ledger(results: Path) -> pd.DataFrame:
     for folder in sorted(path.parent for path in results.glob("*/arm.json")):
         arm = _read_arm(folder / "arm.json")
         for path in sorted(folder.glob("rung*.acc")):
-            rows.append(_row(arm, "proxy", read_record(path, ProxyRecord)))
+            rows.append(_row(arm, read_record(path, ProxyRecord)))
         if (folder / "serving.json").exists():
-            rows.append(_row(arm, "serving", read_record(folder / "serving.json", ServingRecord)))
+            rows.append(_row(arm, read_record(folder / "serving.json", ServingRecord)))
     table = pd.DataFrame(rows)
     return table.sort_values(["arm", "kind", "rung"], ignore_index=True) if len(table) else table
 
@@ -43,7 +43,7 @@ def _read_arm(path: Path) -> Arm:
         raise UserError(f"{path}: {error}; move the folder away, the next run trains the arm again if it is asked for") from None
 
 
-def _row(arm: Arm, kind: str, record: Record) -> dict[str, Any]:
+def _row(arm: Arm, record: Measurement) -> dict[str, Any]:
     fields = record.model_dump(mode="json")
     context = fields.pop("context")
     flat = pd.json_normalize({"context": context}).iloc[0].to_dict()
@@ -56,4 +56,4 @@ def _row(arm: Arm, kind: str, record: Record) -> dict[str, Any]:
         "micro_batch": arm.layout.micro_batch,
         "accumulation": arm.layout.accumulation,
     }
-    return {"arm": arm.id, "kind": kind, **point, **fields, **flat}
+    return {"arm": arm.id, "kind": record.kind, **point, **fields, **flat}

@@ -3,10 +3,8 @@
 from typing import Any
 
 from lib.errors import UserError
-from lib.verdict.record import ServingRecord, differing_keys
-
-PER_ARM = ("model.draft",)
-"""Context keys that name the head itself and so differ from arm to arm."""
+from lib.verdict.comparison import require_comparable
+from lib.verdict.record import ServingRecord
 
 
 def choose_champion(servings: list[ServingRecord], standing: str, search: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -25,20 +23,14 @@ def choose_champion(servings: list[ServingRecord], standing: str, search: str, a
         other = [f"{key} = {serving.asked.get(key)!r}" for key in asked if serving.asked.get(key) != asked[key]]
         if other:
             raise UserError(
-                f"results/{serving.arm}/serving.json was measured with {', '.join(other)}, which is not what the configuration asks for; "
+                f"{serving.file} was measured with {', '.join(other)}, which is not what the configuration asks for; "
                 "delete it, the next run measures it again"
             )
     measured = sorted((serving for serving in servings if serving.status == "ok"), key=lambda serving: (-_length(serving), serving.arm))
     if not measured:
         reasons = "; ".join(f"{serving.arm}: {serving.reason}" for serving in servings)
         raise UserError(f"no arm could be measured ({reasons}); widen the space towards smaller learning rates")
-    for serving in measured[1:]:
-        differing = [key for key in differing_keys(measured[0].context, serving.context) if not key.startswith(PER_ARM)]
-        if differing:
-            raise UserError(
-                f"results/{measured[0].arm}/serving.json and results/{serving.arm}/serving.json were measured in different contexts "
-                f"({', '.join(differing)}); delete the older one, the next run measures it again"
-            )
+    require_comparable(measured)
     best = measured[0]
     by_arm = {serving.arm: serving for serving in servings}
     baseline = by_arm[standing]

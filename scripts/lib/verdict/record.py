@@ -32,6 +32,7 @@ class Context(Record):
 class Measurement(Record):
     """What every measurement of an arm carries."""
 
+    kind: ClassVar[str]
     numbers: ClassVar[tuple[str, ...]]
     """Names of the fields that a sound measurement fills."""
 
@@ -40,6 +41,11 @@ class Measurement(Record):
     reason: str | None = Field(description="why the arm failed; null when it did not")
     rigor: Literal["DRAFT"] = "DRAFT"
     context: Context
+
+    @property
+    def file(self) -> str:
+        """Where the record lies."""
+        raise NotImplementedError
 
     @model_validator(mode="after")
     def _numbers_or_reason(self) -> "Measurement":
@@ -67,7 +73,13 @@ class ProxyRecord(Measurement):
     wall_seconds: float
     device_seconds: float
     resumed_from_samples: int
+    kind: ClassVar = "proxy"
     numbers: ClassVar = ("acc0", "chain", "accuracies", "head_sha256", "train_loss", "last_lr")
+
+    @property
+    def file(self) -> str:
+        """Where the record lies."""
+        return f"results/{self.arm}/rung{self.rung}.acc"
 
 
 class ServingRecord(Measurement):
@@ -81,7 +93,13 @@ class ServingRecord(Measurement):
     accepted: int | None
     repeats: list[dict[str, Any]] | None = Field(description="counters, throughput and latencies of each run of the workload")
     head_sha256: str | None
+    kind: ClassVar = "serving"
     numbers: ClassVar = ("acceptance_length", "per_position_acceptance", "drafts", "draft_tokens", "accepted", "repeats", "head_sha256")
+
+    @property
+    def file(self) -> str:
+        """Where the record lies."""
+        return f"results/{self.arm}/serving.json"
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -1,0 +1,28 @@
+"""Which measurements may be compared: those whose contexts agree in everything but what names the arm itself."""
+
+from collections.abc import Sequence
+
+from lib.errors import UserError
+from lib.verdict.record import Measurement, differing_keys
+
+OF_THE_ARM = {
+    "proxy": ("configuration.trial.", "hardware.host", "hardware.threads"),
+    "serving": ("model.draft.",),
+}
+"""Context keys in which arms differ by right. Host and threads change a proxy by rounding alone, the kind of device does not."""
+
+
+def require_comparable(records: Sequence[Measurement]) -> None:
+    """Refuse to compare measurements of one kind that were taken in different contexts. Failed arms have no number and are left out.
+
+    Raises:
+        UserError: two files with the keys in which they differ, and the cure.
+    """
+    sound = [record for record in records if record.status == "ok"]
+    for record in sound[1:]:
+        differing = [key for key in differing_keys(sound[0].context, record.context) if not f"{key}.".startswith(OF_THE_ARM[record.kind])]
+        if differing:
+            raise UserError(
+                f"{sound[0].file} and {record.file} were measured in different contexts ({', '.join(differing)}); "
+                "delete the older one, the next run measures it again"
+            )
