@@ -1,6 +1,7 @@
 # make tune   install what is missing, then tune the embedded draft head
 # make test   install what is missing, then run every test
 # make ledger write results/ledger.* anew from the tree, however far the search has come
+# make status show how a running or interrupted search stands
 # make lint   check style and types
 # make schema write config/schema*.json anew, after a change of scripts/lib/config.py
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGIN := vllm-plugin/pyproject.toml $(wildcard vllm-plugin/spec_decode_tune_vllm/*.py)
 
-.PHONY: tune test ledger lint schema install
+.PHONY: tune test ledger status lint schema install
 
 tune: install
 	$(BIN)/snakemake $(ARGS)
@@ -18,6 +19,9 @@ test: install
 
 ledger: install
 	PYTHONPATH=scripts $(BIN)/python -c 'from pathlib import Path; from lib.report.tables import write_ledger; write_ledger(Path("results"))'
+
+status: install
+	@$(BIN)/python scripts/status.py
 
 lint: install
 	$(BIN)/ruff check

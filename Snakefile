@@ -34,6 +34,7 @@ rule all:
     """Search, serve the finalists, name the champion, write the ledger."""
     default_target: True
     input:
+        "results/plan.json",
         champion,
         "results/champion.json",
         "results/ledger.csv",

@@ -1,12 +1,27 @@
-"""The cohort decision: which arms train to a rung. Every other rule follows from it.
+"""The plan, and the cohort decision: which arms train to a rung. Every other rule follows from it.
 
-Inputs:   results/{arm}/rung<r-1>.acc of the cohort below; nothing for the first cohort of a bracket
-Outputs:  results/search/{bracket}/rung<r>.json
+Inputs:   results/{arm}/rung<r-1>.acc of the cohort below; for the first cohort of a bracket nothing, or with a strategy that learns
+          those of all brackets before
+Outputs:  results/plan.json, results/search/{bracket}/rung<r>.json
 """
 
 
 localrules:
+    plan,
     decide_cohort,
+
+
+rule plan:
+    """Write what the search will do and what it costs at most; a dry run prints the same."""
+    output:
+        plan="results/plan.json",
+    log:
+        "results/logs/plan.log",
+    params:
+        search=search.describe(),
+        bounds=settings.model_dump(include={"budget", "cost"}),
+    script:
+        "../scripts/plan.py"
 
 
 checkpoint decide_cohort:

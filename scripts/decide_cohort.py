@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.files import write_json
+from lib.config import Point
+from lib.files import flat, read_json, write_json
 from lib.script import running
 from lib.search.cohort import decide
 from lib.search.promotion import Score
+from lib.search.proxy import proxy_value
 from lib.search.search import Search
 from lib.verdict.comparison import require_comparable
 from lib.verdict.record import ProxyRecord, read_record
@@ -15,12 +17,30 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def decide_cohort(search: Search, folder: str, rung: int, evidence: list[Path]) -> dict[str, Any]:
-    """Return the decision on the evidence of .acc files. Raises UserError when their proxies are not comparable."""
+MEASURED_ON = ("stack.", "hardware.device_type", "hardware.device_name")
+"""Parts of a context that say on what a proxy was measured, as prior arms name them."""
+
+
+def decide_cohort(search: Search, folder: str, rung: int, evidence: list[Path], below: list[Path]) -> dict[str, Any]:
+    """Return the decision on the evidence of .acc files and the decisions `below`. Raises UserError when proxies are not comparable."""
     records = [read_record(path, ProxyRecord) for path in evidence]
     require_comparable(records)
-    scores = [Score(record.arm, record.status, getattr(record, search.space.proxy), record.reason) for record in records]
-    return decide(search, folder, rung, scores)
+    sound = next((record for record in records if record.status == "ok"), None)
+    context = flat(sound.context.model_dump(mode="json")) if sound else {}
+    points = {arm: Point.model_validate(point) for path in below for arm, point in read_json(path)["points"].items()}
+    return decide(
+        search,
+        folder,
+        rung,
+        [_score(record, search) for record in records],
+        points,
+        {key: value for key, value in context.items() if key.startswith(MEASURED_ON)},
+    )
+
+
+def _score(record: ProxyRecord, search: Search) -> Score:
+    value = proxy_value(search.space.proxy, record.accuracies, search.space.objective.draft_tokens) if record.accuracies else None
+    return Score(record.arm, record.rung, record.status, value if record.status == "ok" else None, record.reason)
 
 
 if __name__ == "__main__":
@@ -30,5 +50,6 @@ if __name__ == "__main__":
             folder=snakemake.wildcards.bracket,
             rung=int(snakemake.wildcards.rung),
             evidence=[Path(path) for path in snakemake.input.evidence],
+            below=[Path(path) for path in snakemake.input.decisions],
         )
         write_json(Path(snakemake.output.decision), decision)

@@ -1,5 +1,6 @@
 """Serve the target with a head and read the acceptance length off the engine's counters."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ def measure_serving(
     asked = {**serving, "draft_tokens": k}
     if trained.status != "ok":
         return _failed(trained, asked)
+    started = time.monotonic()
     settings = EngineSettings(
         dtype=serving["dtype"],
         max_model_len=serving["max_model_len"],
@@ -45,10 +47,13 @@ def measure_serving(
         threads=threads,
     )
     measured = measure(target, head, method, k, settings, workload, serving["repeats"], log, serving["start_timeout_s"])
+    seconds = time.monotonic() - started
     return ServingRecord(
         arm=trained.arm,
         status="ok",
         reason=None,
+        wall_seconds=seconds,
+        device_seconds=seconds * serving["tensor_parallel"],
         head_sha256=trained.head_sha256,
         asked=asked,
         context=_context(measured, target, trained, threads),
@@ -76,7 +81,16 @@ def _context(measured: dict[str, Any], target: Path, trained: ProxyRecord, threa
 
 def _failed(trained: ProxyRecord, asked: dict[str, Any]) -> ServingRecord:
     numbers = dict.fromkeys(ServingRecord.numbers)
-    return ServingRecord(arm=trained.arm, status=trained.status, reason=trained.reason, context=trained.context, asked=asked, **numbers)
+    return ServingRecord(
+        arm=trained.arm,
+        status=trained.status,
+        reason=trained.reason,
+        wall_seconds=0,
+        device_seconds=0,
+        context=trained.context,
+        asked=asked,
+        **numbers,
+    )
 
 
 if __name__ == "__main__":

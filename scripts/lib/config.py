@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from lib.errors import UserError
 
+STRATEGIES = sorted(file.stem for file in (Path(__file__).parent / "search/strategies").glob("[a-z]*.py"))
+"""Names of the search strategies, each a file."""
+
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 M = TypeVar("M", bound=BaseModel)
@@ -99,11 +102,42 @@ class Serving(Section):
     start_timeout_s: Positive = Field(300, description="seconds the server may take to become ready")
 
 
+class SearchOptions(Section):
+    """How a strategy is sized. Every strategy reads some of these keys and refuses the others."""
+
+    bracket: int | None = Field(None, ge=0, description="hyperband: run only the bracket that drops arms so often; empty: all")
+    arms: Positive | None = Field(
+        None, description="random, tpe: arms to train in full; empty: as many as the samples of hyperband's brackets pay for"
+    )
+    round: Positive = Field(4, description="tpe: arms proposed at a time; they train side by side")
+
+
+class Budget(Section):
+    """What a search may use at most, finalists and standing configuration included. A search that may need more is refused."""
+
+    samples: Positive | None = Field(None, description="training samples; empty: no bound")
+    device_hours: float | None = Field(None, gt=0, description="device-hours of training and serving; empty: no bound")
+    arms: Positive | None = Field(None, description="arms that are trained; empty: no bound")
+
+
+class Cost(Section):
+    """What work costs, for the plan. Measured seconds in the ledger replace the seconds given here."""
+
+    seconds_per_sample: float | None = Field(None, gt=0, description="device-seconds per training sample; empty: not known before a run")
+    seconds_per_serving: float | None = Field(None, gt=0, description="device-seconds of one serving measurement; empty: not known")
+    price_per_device_hour: float | None = Field(None, ge=0, description="price of a device-hour; empty: the plan names no price")
+    currency: str = Field("USD", description="currency of the price")
+
+
 class Config(Section):
     """Everything a run is told, except the search space, which is a file of its own."""
 
     space: str = Field("config/spaces/eagle3-draft.yaml", description="the search space file")
-    strategy: Literal["hyperband"] = Field("hyperband", description="how arms are proposed and dropped")
+    strategy: str = Field("hyperband", description="how arms are proposed and dropped", json_schema_extra={"enum": list(STRATEGIES)})
+    search: SearchOptions = Field(SearchOptions(), description="the size of the search")
+    seed_from: str | None = Field(None, min_length=1, description="arms measured before: prior-arms JSON, or a ledger.parquet; empty: none")
+    budget: Budget = Field(Budget(), description="what the search may use at most")
+    cost: Cost = Field(Cost(), description="what work costs, for the plan")
     seed: int = Field(0, ge=0, description="seed of the search and of every arm's training")
     target: Target = Field(Target(), description="the target model")
     features: Features = Field(Features(), description="prompts and offline training data")
@@ -255,7 +289,7 @@ class Space(Section):
 
 def parse_config(values: dict[str, Any], source: str = "configuration") -> Config:
     """Check a configuration as Snakemake merged it. Raises UserError, one line per fault."""
-    return _parse(Config, values, source)
+    return checked(Config, values, source)
 
 
 def load_space(path: Path) -> Space:
@@ -269,10 +303,11 @@ def load_space(path: Path) -> Space:
         raise UserError(f"{path}: not YAML{f' (line {mark.line + 1})' if mark else ''}; correct it") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no keys; see config/spaces/eagle3-draft.yaml for an example")
-    return _parse(Space, values, str(path))
+    return checked(Space, values, str(path))
 
 
-def _parse(model: type[M], values: dict[str, Any], source: str) -> M:
+def checked(model: type[M], values: dict[str, Any], source: str) -> M:
+    """Return `values` as a `model`. Raises UserError, one line per fault, each opening with `source`."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

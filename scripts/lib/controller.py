@@ -4,13 +4,17 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+import psutil
 
 from lib.errors import UserError
 from lib.files import read_json, write_json
 
+LOCK = "spec-decode-tune.lock"
 _held: list[TextIO] = []
 
 
@@ -31,6 +35,24 @@ def refresh_view(filed: Path, view: Path) -> None:
         write_json(view, read_json(filed))
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a results tree, and since when it runs, in seconds since the epoch."""
+
+    pid: int
+    since: float
+
+
+def holder(folder: Path) -> Holder | None:
+    """Return who holds the lock on a results tree, None when nobody does. Looking is all it does: trying the lock would be in the way."""
+    with suppress(OSError, ValueError, psutil.NoSuchProcess):
+        pid = int((folder / LOCK).read_text())
+        since = psutil.Process(pid).create_time()
+        if since <= (folder / LOCK).stat().st_mtime:  # a later process that was given the same number is another
+            return Holder(pid, since)
+    return None
+
+
 def hold_results(folder: Path) -> None:
     """Take the lock on a results tree for the life of this process. The system frees it however the process ends.
 
@@ -41,7 +63,7 @@ def hold_results(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / "spec-decode-tune.lock").open("a+")
+        handle = (folder / LOCK).open("a+")
     except OSError as error:
         raise UserError(f"{folder}/ cannot be written ({error.strerror}); run where it can, or change its permissions") from None
     try:

@@ -8,6 +8,7 @@ from typing import Any
 from lib.config import Config, Features, Space, load_space, parse_config
 from lib.errors import UserError
 from lib.files import digest
+from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
 from lib.target.corpus import read_prompts
 from lib.target.load import check_target, target_fingerprint
@@ -20,6 +21,7 @@ class Experiment:
     config: Config
     space: Space
     search: Search
+    refused: tuple[Refusal, ...]
     target: str
     features: str
 
@@ -67,9 +69,19 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
         "training": config.training.model_dump(mode="json", exclude={"ranks", "micro_batch_limit"}),
         "rungs": list(space.rungs.samples),
     }
-    search = Search(space=space, training=config.training, seed=config.seed, recipe=recipe, top_k=config.serving.top_k)
+    priors, refused = load_priors(Path(config.seed_from), space, config.training, recipe) if config.seed_from else ((), ())
+    search = Search(
+        space=space,
+        training=config.training,
+        seed=config.seed,
+        recipe=recipe,
+        top_k=config.serving.top_k,
+        strategy=config.strategy,
+        options=config.search,
+        priors=priors,
+    )
     search.check()
-    return Experiment(config, space, search, target, f"resources/features/{features_id}")
+    return Experiment(config, space, search, refused, target, f"resources/features/{features_id}")
 
 
 def _check_target(config: Config) -> tuple[int, int, int]:

@@ -64,3 +64,16 @@ def digest(value: Any, length: int = 6) -> str:
     """Return `length` hex digits of the SHA-256 of `value` as canonical JSON: equal content, equal digest."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one, its keys joined by dots."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: leaf for name, part in value.items() for key, leaf in flat(part, f"{prefix}.{name}" if prefix else name).items()}
+
+
+def differing_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return the dotted names of the leaves in which two nested dictionaries differ."""
+    first, second, missing = flat(one), flat(other), object()
+    return [key for key in sorted(first | second) if first.get(key, missing) != second.get(key, missing)]

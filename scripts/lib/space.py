@@ -52,7 +52,7 @@ def grid_values(domain: Values | Range) -> tuple[float, ...] | None:
         return domain.values
     if domain.steps is None:
         return None
-    return tuple(_spread(domain, step / (domain.steps - 1)) for step in range(domain.steps))
+    return tuple(spread(domain, step / (domain.steps - 1)) for step in range(domain.steps))
 
 
 def value_at(domain: Values | Range, quantile: float) -> float:
@@ -61,7 +61,7 @@ def value_at(domain: Values | Range, quantile: float) -> float:
     if grid is not None:
         return grid[int(quantile * len(grid))]
     assert isinstance(domain, Range)
-    return _spread(domain, quantile)
+    return spread(domain, quantile)
 
 
 def grid_points(parameters: Parameters) -> list[Point] | None:
@@ -72,14 +72,40 @@ def grid_points(parameters: Parameters) -> list[Point] | None:
     return [point_of(dict(zip(grids, values, strict=True))) for values in itertools.product(*(grid for grid in grids.values() if grid))]
 
 
+def feasible_grid(space: Space, training: Training) -> list[Point] | None:
+    """Return every point of a finite space that can be trained, or None when the space is infinite."""
+    points = grid_points(space.parameters)
+    return None if points is None else [point for point in points if infeasible(point, space, training) is None]
+
+
 def point_of(values: dict[str, float]) -> Point:
     """Make a point of drawn values; counts are rounded to whole numbers."""
     counts = {name: round(value) for name, value in values.items() if name in ("global_batch", "accum")}
     return Point.model_validate({**values, **counts})
 
 
-def _spread(domain: Range, position: float) -> float:
+def spread(domain: Range, position: float) -> float:
+    """Return the value at `position` (0 to 1) of a range, in few digits."""
     low, high = (math.log(domain.low), math.log(domain.high)) if domain.scale == "log" else (domain.low, domain.high)
     value = low + position * (high - low)
-    value = math.exp(value) if domain.scale == "log" else value
-    return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), domain.low), domain.high)
+    return min(max(rounded(math.exp(value) if domain.scale == "log" else value), domain.low), domain.high)
+
+
+def rounded(value: float) -> float:
+    """Return a value in the few digits that an arm's name shows."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def bounds(domain: Values | Range) -> tuple[float, float]:
+    """Return the smallest and the largest value of a domain."""
+    return (min(domain.values), max(domain.values)) if isinstance(domain, Values) else (domain.low, domain.high)
+
+
+def position_of(domain: Range, value: float) -> float:
+    """Return where a value lies in a range, from 0 to 1: the inverse of `spread`, up to its rounding."""
+    position = (
+        math.log(value / domain.low) / math.log(domain.high / domain.low)
+        if domain.scale == "log"
+        else (value - domain.low) / (domain.high - domain.low)
+    )
+    return min(max(position, 0.0), 1.0)

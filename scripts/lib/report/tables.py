@@ -1,5 +1,6 @@
 """Tables of the results tree."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,4 +57,4 @@ def _row(arm: Arm, record: Measurement) -> dict[str, Any]:
         "micro_batch": arm.layout.micro_batch,
         "accumulation": arm.layout.accumulation,
     }
-    return {"arm": arm.id, "kind": record.kind, **point, **fields, **flat}
+    return {"arm": arm.id, "kind": record.kind, **point, "recipe": json.dumps(arm.recipe, sort_keys=True), **fields, **flat}

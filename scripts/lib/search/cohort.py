@@ -1,36 +1,72 @@
 """The cohort decision: the one kind of decision a search takes, as the record that is filed for it."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from lib.config import Point
+from lib.search.priors import Prior
 from lib.search.promotion import Score, promote
-from lib.search.search import Search
+from lib.search.search import Search, score_of
+from lib.search.strategy import Observation
 
 
-def decide(search: Search, folder: str, rung: int, scores: list[Score]) -> dict[str, Any]:
+def decide(
+    search: Search,
+    folder: str,
+    rung: int,
+    scores: list[Score],
+    points: Mapping[str, Point],
+    measured_on: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Decide which arms train to `rung` in the bracket filed under `folder`, or which finalists are served.
 
-    `scores` are those of the cohort below; a bracket's first cohort is proposed, and rests on none.
+    The record's `arms` are in order of promotion or of proposal; `points` holds those that were not in a cohort below.
+
+    Args:
+        search: the search.
+        folder: the folder of the bracket, or of the finalists.
+        rung: the rung to train to.
+        scores: what was measured in the cohorts of `Search.below`.
+        points: the points of the arms in these cohorts, needed for a proposal.
+        measured_on: versions and device of the scores, by dotted names; prior arms measured on others do not compete.
     """
     record: dict[str, Any] = {"search": search.id, "bracket": folder, "rung": rung, "rigor": "DRAFT", "proxy": search.space.proxy}
-    if folder == search.finalists_folder:
-        return record | _promoted(scores, search.top_k, f"best {search.top_k} of all brackets")
-    bracket = search.bracket_of(folder)
-    record["cap_samples"] = search.space.rungs.samples[rung]
-    if rung > bracket.first_rung:
-        return record | _promoted(scores, bracket.size(rung), f"best {bracket.size(rung)} of the rung below")
-    points = search.proposals[bracket.label]
+    if folder != search.finalists_folder:
+        record["cap_samples"] = search.space.rungs.samples[rung]
+        bracket = search.bracket_of(folder)
+        if rung == bracket.first_rung:
+            history = tuple(Observation(points[score.arm], score.rung, score.value) for score in scores)
+            proposed = search.propose(bracket, history, points)
+            known = len(history) + len(search.priors)
+            return record | {
+                "rule": f"proposed by {search.strategy}, {len(proposed)} of {bracket.sizes[0]} wanted"
+                + (f", from {known} observations" if search.learns else ""),
+                "arms": list(proposed),
+                "points": {arm: point.model_dump() for arm, point in proposed.items()},
+            }
+        keep, rule = bracket.size(rung), "best {} of the rung below"
+    else:
+        keep, rule = search.top_k, "best {} of all brackets"
+    ours = {score.arm for score in scores}
+    priors = {arm: prior for arm, prior in search.contenders(folder, rung).items() if arm not in ours}
+    others = {arm: _differing(prior, measured_on or {}) for arm, prior in priors.items()}
+    contenders = [score_of(arm, prior) for arm, prior in priors.items() if not others[arm]]
+    promotion = promote(scores + contenders, keep)
+    apart = {arm: f"prior arm measured on another {', '.join(keys)}" for arm, keys in others.items() if keys}
     return record | {
-        "rule": f"proposed: uniform, {len(points)} of {bracket.sizes[0]} wanted",
-        "arms": list(points),
-        "points": {arm: point.model_dump() for arm, point in points.items()},
-    }
-
-
-def _promoted(scores: list[Score], keep: int, rule: str) -> dict[str, Any]:
-    promotion = promote(scores, keep)
-    return {
-        "rule": rule,
+        "rule": rule.format(keep) + (f", {len(contenders)} prior arms included" if contenders else ""),
         "arms": list(promotion.kept),
-        "dropped": dict(promotion.dropped),
-        "scores": {score.arm: {"status": score.status, "value": score.value} for score in scores},
+        "points": {arm: priors[arm].point.model_dump() for arm in promotion.kept if arm in priors},
+        "dropped": dict(promotion.dropped) | apart,
+        "scores": {score.arm: _filed(score) for score in scores + contenders},
     }
+
+
+def _filed(score: Score) -> dict[str, Any]:
+    filed: dict[str, Any] = {"status": score.status, "value": score.value}
+    return filed | ({"prior": score.source} if score.source else {})
+
+
+def _differing(prior: Prior, measured_on: Mapping[str, Any]) -> list[str]:
+    """Return the keys that both name and in which they differ."""
+    return [key for key, value in prior.measured_on.items() if key in measured_on and measured_on[key] != value]

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Score:
-    """What is known of an arm at a rung. `value` is the proxy, None when the arm failed; `reason` says why it did."""
+    """What is known of an arm at a rung. `value` is the proxy, None when the arm failed; `reason` says why it did.
+
+    `source` says where the score of a prior arm comes from; it is empty for what this search trained itself.
+    """
 
     arm: str
+    rung: int
     status: str
     value: float | None
     reason: str | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)

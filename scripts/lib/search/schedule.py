@@ -31,5 +31,19 @@ def hyperband(rungs: int, eta: int) -> tuple[Bracket, ...]:
     return tuple(_halving(f"s{s}", s_max - s, (s_max + 1) // (s + 1) * eta**s, rungs, eta) for s in range(s_max, -1, -1))
 
 
+def in_full(label: str, arms: int, rungs: int) -> Bracket:
+    """Return a bracket without early killing: `arms` arms that all train to the last of `rungs` rungs."""
+    return Bracket(label, rungs - 1, (arms,))
+
+
+def samples(brackets: tuple[Bracket, ...], caps: tuple[int, ...]) -> int:
+    """Return the samples that `brackets` use at most when every rung goes on from the one below, `caps` being the rungs in samples."""
+    return sum(
+        size * (caps[rung] - (caps[rung - 1] if rung > bracket.first_rung else 0))
+        for bracket in brackets
+        for rung, size in zip(bracket.rungs, bracket.sizes, strict=True)
+    )
+
+
 def _halving(label: str, first_rung: int, arms: int, rungs: int, eta: int) -> Bracket:
     return Bracket(label, first_rung, tuple(arms // eta**step for step in range(rungs - first_rung)))

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from lib.errors import UserError
-from lib.verdict.record import Measurement, differing_keys
+from lib.files import differing_keys
+from lib.verdict.record import Measurement
 
 OF_THE_ARM = {
     "proxy": ("configuration.trial.", "hardware.host", "hardware.threads"),
@@ -19,8 +20,9 @@ def require_comparable(records: Sequence[Measurement]) -> None:
         UserError: two files with the keys in which they differ, and the cure.
     """
     sound = [record for record in records if record.status == "ok"]
-    for record in sound[1:]:
-        differing = [key for key in differing_keys(sound[0].context, record.context) if not f"{key}.".startswith(OF_THE_ARM[record.kind])]
+    contexts = [record.context.model_dump(mode="json") for record in sound]
+    for record, context in zip(sound[1:], contexts[1:], strict=True):
+        differing = [key for key in differing_keys(contexts[0], context) if not f"{key}.".startswith(OF_THE_ARM[record.kind])]
         if differing:
             raise UserError(
                 f"{sound[0].file} and {record.file} were measured in different contexts ({', '.join(differing)}); "

@@ -40,6 +40,8 @@ class Measurement(Record):
     status: Status
     reason: str | None = Field(description="why the arm failed; null when it did not")
     rigor: Literal["DRAFT"] = "DRAFT"
+    wall_seconds: float = Field(ge=0, description="of the job, from its first work on")
+    device_seconds: float = Field(ge=0, description="wall seconds times the devices held")
     context: Context
 
     @property
@@ -70,8 +72,6 @@ class ProxyRecord(Measurement):
     chain: float | None = Field(description="1 + a0 + a0 a1 + ...: acceptance length if held-out accuracies held in serving")
     accuracies: list[float] | None = Field(description="held-out accuracy per drafted position, given that all before were right")
     head_sha256: str | None
-    wall_seconds: float
-    device_seconds: float
     resumed_from_samples: int
     kind: ClassVar = "proxy"
     numbers: ClassVar = ("acc0", "chain", "accuracies", "head_sha256", "train_loss", "last_lr")
@@ -117,16 +117,3 @@ def read_record(path: Path, kind: type[R]) -> R:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "file"
         raise UserError(f"{path}: {where}: {fault['msg']}; delete the file, the next run makes it again") from None
-
-
-def differing_keys(one: Context, other: Context) -> list[str]:
-    """Return the dotted names of the context fields in which two measurements differ."""
-    flat_one, flat_other = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-    missing = object()
-    return [key for key in sorted(flat_one | flat_other) if flat_one.get(key, missing) != flat_other.get(key, missing)]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{prefix}.{name}" if prefix else name).items()}

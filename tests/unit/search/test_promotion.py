@@ -5,11 +5,11 @@ from lib.search.promotion import Score, promote
 
 
 def ok(arm: str, value: float) -> Score:
-    return Score(arm, "ok", value)
+    return Score(arm, 0, "ok", value)
 
 
-DIVERGED = Score("d", "diverged", None, "loss is nan")
-OOM = Score("o", "oom", None, "out of memory")
+DIVERGED = Score("d", 0, "diverged", None, "loss is nan")
+OOM = Score("o", 0, "oom", None, "out of memory")
 
 
 @pytest.mark.parametrize(

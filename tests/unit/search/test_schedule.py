@@ -1,7 +1,7 @@
 """Bracket arithmetic against the published table."""
 
 import pytest
-from lib.search.schedule import Bracket, hyperband
+from lib.search.schedule import Bracket, hyperband, in_full, samples
 
 
 def test_brackets_equal_the_papers_table_for_r_81_and_eta_3() -> None:
@@ -22,3 +22,10 @@ def test_every_bracket_climbs_to_the_top_and_keeps_somebody(rungs: int, eta: int
         assert bracket.rungs[-1] == rungs - 1
         assert bracket.sizes[-1] >= 1
         assert all(upper <= lower / eta for lower, upper in zip(bracket.sizes, bracket.sizes[1:], strict=False))
+
+
+def test_samples_count_what_every_rung_adds() -> None:
+    """The papers' bracket s4 costs 81 x 1 + 27 x 2 + 9 x 6 + 3 x 18 + 1 x 54 with exact resume; an arm in full costs its cap."""
+    caps = (1, 3, 9, 27, 81)
+    assert samples(hyperband(5, 3)[:1], caps) == 81 + 54 + 54 + 54 + 54
+    assert samples((in_full("grid", 7, 5),), caps) == 7 * 81

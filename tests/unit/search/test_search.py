@@ -1,79 +1,75 @@
-"""Proposals, and the names decisions are filed under."""
+"""The names decisions are filed under, decisions as records, and searches that are refused."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
-import yaml
-from lib.config import Config, Space, load_space
+from lib.config import Config, load_space
 from lib.errors import UserError
 from lib.search.cohort import decide
 from lib.search.promotion import Score
 from lib.search.search import Search
-from lib.space import infeasible
 
-SPACE = yaml.safe_load((Path(__file__).parents[3] / "config/spaces/eagle3-draft.yaml").read_text())
-FINITE = SPACE["parameters"] | {"lr": [1e-4, 3e-4, 1e-3, 3e-3]}
-
-
-def search(*, seed: int = 0, top_k: int = 2, training: dict | None = None, recipe: dict | None = None, **space) -> Search:
-    config = Config.model_validate({"training": training or {}})
-    return Search(Space.model_validate(SPACE | space), config.training, seed, recipe or {"target": "t"}, top_k)
+from tests.unit.search.searches import FINITE, RECIPE, SPACE, make_search
 
 
 def arms(one: Search) -> list[str]:
-    return [arm for proposal in one.proposals.values() for arm in proposal]
+    return [arm for proposal in one.foreseen.values() for arm in proposal]
 
 
-@pytest.mark.parametrize("parameters", [SPACE["parameters"], FINITE], ids=["range", "finite"])
-def test_proposals_are_repeatable_distinct_and_feasible(parameters) -> None:
-    one = search(parameters=parameters)
-    assert arms(one) == arms(search(parameters=parameters))
-    assert arms(one) != arms(search(parameters=parameters, seed=1))
-    assert len(set(arms(one))) == len(arms(one)) == sum(bracket.sizes[0] for bracket in one.brackets)
-    for proposal in one.proposals.values():
-        assert all(infeasible(point, one.space, one.training) is None for point in proposal.values())
+def test_proposals_of_the_shipped_space_are_pinned() -> None:
+    """Decisions are filed under the search's identity: when this changes, SEARCH_VERSION must too."""
+    first, *_ = arms(make_search())
+    assert first.startswith("gb4-lr4.8e-3-wu0-s0-")
 
 
 def test_an_infeasible_corner_of_the_space_is_never_proposed() -> None:
-    one = search(parameters=SPACE["parameters"] | {"accum": [1, 4]})
-    batches = {(point.global_batch, point.accum) for proposal in one.proposals.values() for point in proposal.values()}
+    one = make_search(parameters=SPACE["parameters"] | {"accum": [1, 4]})
+    batches = {(point.global_batch, point.accum) for proposal in one.foreseen.values() for point in proposal.values()}
     assert batches <= {(4, 1), (4, 4), (8, 4), (16, 4)}
 
 
-def test_a_small_space_is_proposed_whole_and_once() -> None:
-    one = search(parameters={"global_batch": [4, 8], "lr": [1e-3], "warmup": [0.0]})
-    assert len(arms(one)) == 2
-    one.check()
-
-
 def test_a_changed_value_of_a_finite_space_leaves_most_other_arms_in_place() -> None:
-    before = set(arms(search(parameters=FINITE)))
-    after = set(arms(search(parameters=FINITE | {"lr": [1e-4, 3e-4, 1e-3, 5e-3]})))
+    before = set(arms(make_search(parameters=FINITE)))
+    after = set(arms(make_search(parameters=FINITE | {"lr": [1e-4, 3e-4, 1e-3, 5e-3, 1e-2, 3e-2]})))
     untouched = {arm for arm in before if "-lr3e-3-" not in arm}
     assert len(untouched & after) >= 0.8 * len(untouched)
 
 
 def test_decisions_are_filed_by_what_they_depend_on() -> None:
-    one = search()
-    for other in (search(seed=1), search(recipe={"target": "u"}), search(proxy="chain"), search(training={"micro_batch_limit": 2})):
-        assert other.id != one.id
-    for other in (search(top_k=1), search(standing=SPACE["standing"] | {"lr": 1e-3})):
+    one = make_search()
+    others = [
+        make_search(seed=1),
+        make_search(recipe={"target": "u"}),
+        make_search(proxy="chain"),
+        make_search(training={"micro_batch_limit": 2}),
+        make_search("random"),
+        make_search(options={"bracket": 1}),
+    ]
+    assert len({one.id, *(other.id for other in others)}) == 1 + len(others)
+    for other in (make_search(top_k=1), make_search(standing=SPACE["standing"] | {"lr": 1e-3})):
         assert other.id != one.id and arms(other) == arms(one), "new decisions, the same arms"
     assert Search.from_description(one.describe()) == one
     with pytest.raises(UserError, match="belongs to another search"):
         one.bracket_of("s2-ffffff")
 
 
+def test_one_bracket_can_be_run_alone() -> None:
+    one = make_search(options={"bracket": 1})
+    assert [(bracket.label, bracket.sizes) for bracket in one.brackets] == [("s1", (3, 1))]
+    assert arms(one) == list(make_search().foreseen["s1"])
+
+
 def test_cohort_records_say_what_was_kept_and_dropped_and_why() -> None:
-    one = search()
+    one = make_search()
     bracket = one.brackets[0]
-    first = decide(one, one.folder(bracket), 0, [])
+    first = decide(one, one.folder(bracket), 0, [], {})
     assert first["arms"] == list(first["points"]) and len(first["arms"]) == 9
-    scores = [Score(arm, "ok", 0.1 * rank) for rank, arm in enumerate(first["arms"])]
-    second = decide(one, one.folder(bracket), 1, scores)
+    scores = [Score(arm, 0, "ok", 0.1 * rank) for rank, arm in enumerate(first["arms"])]
+    second = decide(one, one.folder(bracket), 1, scores, {})
     assert second["arms"] == first["arms"][:-4:-1]
     assert set(second["arms"]) | set(second["dropped"]) == set(first["arms"])
-    final = decide(one, one.finalists_folder, 2, scores)
+    final = decide(one, one.finalists_folder, 2, scores, {})
     assert final["arms"] == first["arms"][:-3:-1]
 
 
@@ -94,13 +90,26 @@ def test_cohort_records_say_what_was_kept_and_dropped_and_why() -> None:
             "parameters.global_batch = 16: .* needs a micro-batch of 16, above the limit of 4",
         ),
         ({"rungs": {"samples": [64, 66, 128], "eta": 3}}, "standing: global batch 8 takes no step to reach the rung of 66 samples"),
+        ({"strategy": "guess"}, "strategy = 'guess' is unknown; choose one of grid, hyperband, hyperband_tpe, random, tpe"),
+        ({"strategy": "grid"}, "parameters.lr is a range without steps, which strategy = 'grid' cannot cover; give it steps"),
+        ({"strategy": "grid", "options": {"arms": 3}, "parameters": FINITE}, "search.arms = 3 is not read by strategy = 'grid'; remove it"),
+        ({"options": {"bracket": 3}}, "search.bracket = 3 does not exist on 3 rungs; choose from 0 to 2"),
+        ({"top_k": 6}, "serving.top_k = 6 is more than the 5 arms that reach the top rung; lower it"),
+        ({"strategy": "random", "options": {"arms": 1}}, "serving.top_k = 2 is more than the 1 arms that reach the top rung; lower it"),
     ],
 )
-def test_a_space_that_cannot_be_trained_is_refused(change, line) -> None:
+def test_a_search_that_cannot_be_run_is_refused(change, line) -> None:
     with pytest.raises(UserError, match=line):
-        search(**change).check()
+        make_search(**change).check()
+
+
+def test_tpe_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "optuna" else name)
+    for strategy in ("tpe", "hyperband_tpe"):
+        with pytest.raises(UserError, match=f"strategy = '{strategy}' needs optuna, which is not installed; run: pip install optuna"):
+            make_search(strategy).check()
 
 
 def test_every_shipped_space_can_be_searched() -> None:
     for path in (Path(__file__).parents[3] / "config/spaces").glob("*.yaml"):
-        Search(load_space(path), Config().training, 0, {}, 2).check()
+        Search(load_space(path), Config().training, 0, RECIPE, 2).check()

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from lib.errors import UserError
+from lib.files import differing_keys
 from lib.verdict.champion import choose_champion
-from lib.verdict.record import Context, ServingRecord, differing_keys, read_record, write_record
+from lib.verdict.record import ServingRecord, read_record, write_record
 
 CONTEXT = {
     "model": {"target": "t", "draft": {"head": "h"}},
@@ -23,6 +24,8 @@ def serving(arm: str = "gb8", length: float | None = 2.0, **changes) -> ServingR
         "arm": arm,
         "status": "ok",
         "reason": None,
+        "wall_seconds": 1.0,
+        "device_seconds": 1.0,
         "context": CONTEXT,
         "acceptance_length": length,
         "per_position_acceptance": [0.6, 0.4],
@@ -75,7 +78,7 @@ def test_records_round_trip_and_broken_files_are_refused_in_one_line(tmp_path: P
 
 def test_differing_contexts_are_named_by_key() -> None:
     other = CONTEXT | {"configuration": {"max_num_seqs": 32, "dtype": "float32"}, "stack": {"vllm": "0.33.0"}}
-    keys = differing_keys(Context.model_validate(CONTEXT), Context.model_validate(other))
+    keys = differing_keys(CONTEXT, other)
     assert keys == ["configuration.dtype", "configuration.max_num_seqs", "stack.vllm"]
 
 

@@ -1,1 +1,1 @@
-"""Samplers: each yields candidate points without end or until the space is exhausted; the search takes the feasible new ones."""
+"""Samplers: where the points come from that a bracket starts with."""

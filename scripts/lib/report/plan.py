@@ -1,0 +1,213 @@
+"""The plan: what a search will do and what it costs at most, as data and as the text that a dry run prints."""
+
+import statistics
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lib.arm import Arm, reachable
+from lib.config import Cost
+from lib.errors import UserError
+from lib.experiment import Experiment
+from lib.files import read_json
+from lib.report.text import table
+from lib.search.filed import Decisions
+from lib.search.priors import Prior
+from lib.search.search import Search
+from lib.search.work import Pace, check_budget, upper_bound
+from lib.space import feasible_grid
+from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
+
+M = TypeVar("M", bound=Measurement)
+
+RECORDS_READ = 64
+"""Records that a pace is estimated from; reading more would cost more than it tells."""
+
+
+def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
+    """Return the plan as plain data, under the tree `root`/results/. Raises UserError when the budget does not hold it."""
+    search, config = experiment.search, experiment.config
+    pace = measured_pace(search, root) or stated_pace(config.cost)
+    check_budget(search, config.budget, pace)
+    work = upper_bound(search)
+    hours = pace.device_hours(work) if pace else None
+    price = config.cost.price_per_device_hour
+    return {
+        "search": search.describe(),
+        "id": search.id,
+        "context": search.recipe,
+        "rungs": list(search.space.rungs.samples),
+        "brackets": [
+            {"bracket": bracket.label, "arms": {str(rung): bracket.size(rung) for rung in bracket.rungs}} for bracket in search.brackets
+        ],
+        "arms": list(_arms(search, root)),
+        "standing": _row(search.standing, "standing", search.top_rung),
+        "priors": [_prior(search, arm) for arm in search.priors],
+        "refused": [refusal.model_dump() for refusal in experiment.refused],
+        "upper_bound": {**asdict(work), "device_hours": hours, "cost": None if hours is None or price is None else hours * price},
+        "currency": config.cost.currency,
+        "pace": asdict(pace) if pace else None,
+        "budget": config.budget.model_dump(),
+        "in_full": _in_full(search),
+    }
+
+
+def format_plan(plan: dict[str, Any]) -> str:
+    """Return the plan for a terminal."""
+    return "\n".join(_lines(plan))
+
+
+def stated_pace(cost: Cost) -> Pace | None:
+    """Return the pace that the configuration states, None when it states none."""
+    if cost.seconds_per_sample is None or cost.seconds_per_serving is None:
+        return None
+    return Pace(cost.seconds_per_sample, 0.0, cost.seconds_per_serving, "as cost.seconds_per_sample and cost.seconds_per_serving state")
+
+
+def measured_pace(search: Search, root: Path) -> Pace | None:
+    """Return the pace of the records under `root`/results/ that come from this target, data and head; None when there are too few.
+
+    Seconds of training jobs are fitted as a constant plus a slope over the samples (least squares).
+    """
+    trained = [
+        (record.samples - record.resumed_from_samples, record.device_seconds) for record in _sound(search, root, "rung*.acc", ProxyRecord)
+    ]
+    served = [record.device_seconds for record in _sound(search, root, "serving.json", ServingRecord)]
+    if len({samples for samples, _ in trained}) < 2 or not served:
+        return None
+    slope, constant = statistics.linear_regression(*zip(*trained, strict=True))
+    if slope <= 0 or constant < 0:
+        slope, constant = sum(seconds for _, seconds in trained) / sum(samples for samples, _ in trained), 0.0
+    return Pace(slope, constant, statistics.mean(served), f"measured on {len(trained)} rungs and {len(served)} servings under results/")
+
+
+def _sound(search: Search, root: Path, name: str, kind: type[M]) -> Iterator[M]:
+    """Yield some of the sound records of arms that share this search's target, data and head."""
+    paths = sorted(root.glob(f"results/*/{name}"))
+    for path in paths[:: max(1, len(paths) // RECORDS_READ)]:
+        with suppress(UserError, OSError, ValueError, KeyError, TypeError):  # a broken file is reported by the job that needs it
+            record, recipe = read_record(path, kind), read_json(path.with_name("arm.json"))["recipe"]
+            if record.status == "ok" and all(recipe[key] == search.recipe[key] for key in ("target", "features", "draft")):
+                yield record
+
+
+def _arms(search: Search, root: Path) -> Iterator[dict[str, Any]]:
+    """Yield every arm that is known so far: those proposed or promoted in decisions taken, and those that can be foreseen."""
+    decisions = Decisions(search, root)
+    taken = decisions.taken()
+    for bracket in search.brackets:
+        first = taken.get((search.folder(bracket), bracket.first_rung))
+        proposed = list(first["points"]) if first else []
+        for arm in proposed:
+            yield _row(decisions.entry(arm)[0], bracket.label, bracket.first_rung)
+        if not first:
+            for point in search.foreseen.get(bracket.label, {}).values():
+                yield _row(search.arm(point), bracket.label, bracket.first_rung)
+
+
+def _row(arm: Arm, bracket: str, first_rung: int) -> dict[str, Any]:
+    caps = arm.recipe["rungs"]
+    rungs = [
+        {"rung": rung, "cap_samples": caps[rung], "samples": samples, "steps": samples // arm.global_batch}
+        for rung in range(first_rung, len(caps))
+        for samples in [reachable(caps[rung], arm.global_batch)]
+    ]
+    values = {"global_batch": arm.global_batch, **asdict(arm.layout), "lr": arm.lr, "warmup": arm.warmup}
+    return {"arm": arm.id, "bracket": bracket, **values, "rungs": rungs}
+
+
+def _prior(search: Search, prior: Prior) -> dict[str, Any]:
+    competes = next(
+        (
+            f"in {bracket.label} for rung {rung}"
+            for bracket in search.brackets
+            for rung in bracket.rungs[1:]
+            if search.arm(prior.point).id in search.contenders(search.folder(bracket), rung) and prior.rung == rung - 1
+        ),
+        "among the finalists" if prior.rung == search.top_rung else "nowhere, it only teaches" if search.learns else "nowhere",
+    )
+    return {"arm": search.arm(prior.point).id, **prior.model_dump(mode="json", exclude={"measured_on"}), "competes": competes}
+
+
+def _in_full(search: Search) -> dict[str, Any]:
+    """Return the samples that training every point in full would take, or where there is no end of them every arm that is proposed."""
+    grid = feasible_grid(search.space, search.training)
+    arms = len(grid) if grid is not None else sum(bracket.sizes[0] for bracket in search.brackets)
+    return {"exhaustive": grid is not None, "arms": arms, "samples": arms * search.space.rungs.samples[-1]}
+
+
+def _lines(plan: dict[str, Any]) -> Iterator[str]:
+    search, caps, bound = plan["search"], plan["rungs"], plan["upper_bound"]
+    space = search["space"]
+    yield f"Plan of search {plan['id']}: strategy {search['strategy']}, eta {space['rungs']['eta']}, proxy {space['proxy']} (DRAFT)"
+    yield ""
+    heads = [f"rung {rung}: {cap:,}" for rung, cap in enumerate(caps)]
+    yield from table(
+        ["bracket", *heads],
+        [[row["bracket"], *(str(row["arms"].get(str(rung), "")) for rung in range(len(caps)))] for row in plan["brackets"]],
+    )
+    yield ""
+    rows = [*plan["arms"], plan["standing"]]
+    yield from table(
+        ["arm", "bracket", "batch = ranks x micro-batch x accumulation", "lr", "warmup", "samples", "steps"],
+        [
+            [
+                row["arm"],
+                row["bracket"],
+                f"{row['global_batch']} = {row['ranks']} x {row['micro_batch']} x {row['accumulation']}",
+                f"{row['lr']:g}",
+                f"{row['warmup']:g}",
+                " / ".join(str(rung["samples"]) for rung in row["rungs"]),
+                " / ".join(str(rung["steps"]) for rung in row["rungs"]),
+            ]
+            for row in rows
+        ],
+    )
+    later = bound["arms"] - len(rows)
+    if later > 0:
+        yield f"and up to {later:,} arms that later decisions name"
+    yield ""
+    if plan["priors"]:
+        yield f"Prior arms ({len(plan['priors'])}):"
+        yield from table(
+            ["arm", "samples", space["proxy"] + " (DRAFT)", "competes", "source"],
+            [
+                [
+                    row["arm"],
+                    str(row["samples"]),
+                    row["status"] if row["value"] is None else f"{row['value']:.4f}",
+                    row["competes"],
+                    row["source"],
+                ]
+                for row in plan["priors"]
+            ],
+        )
+        if bound["retrained"]:
+            yield f"Prior arms come without a state: those that are promoted train from scratch, up to {bound['retrained']:,} samples more."
+        yield ""
+    for refusal in plan["refused"]:
+        yield f"Prior arm refused: {refusal['arm']} ({refusal['source']}): {refusal['reason']}"
+    yield f"Jobs: at most {bound['training_jobs']:,} training, {bound['serving_jobs']} serving ({search['top_k']} finalists, 1 standing)"
+    yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
+    yield from _cost_lines(plan)
+    yield ""
+
+
+def _saving(plan: dict[str, Any]) -> str:
+    full, used = plan["in_full"], plan["upper_bound"]["samples"]
+    what = f"an exhaustive grid of {full['arms']:,} arms" if full["exhaustive"] else f"its {full['arms']:,} arms trained in full"
+    difference = 1 - used / full["samples"]
+    return f"{what} would take {full['samples']:,}" + (f": {difference:.0%} saved" if difference > 0 else ": nothing saved")
+
+
+def _cost_lines(plan: dict[str, Any]) -> Iterator[str]:
+    bound, pace = plan["upper_bound"], plan["pace"]
+    if pace is None:
+        yield "Device-hours: not known before a run; state cost.seconds_per_sample and cost.seconds_per_serving to have them estimated"
+        return
+    detail = f"{pace['per_sample']:.3g} s a sample + {pace['per_job']:.3g} s a job, {pace['per_serving']:.3g} s a serving, {pace['source']}"
+    yield f"Device-hours: at most {bound['device_hours']:.3g} ({detail})"
+    if bound["cost"] is not None:
+        yield f"Money: at most {bound['cost']:,.2f} {plan['currency']}"

@@ -1,0 +1,181 @@
+"""Prior arms: what is known before the search starts, from a file written by hand or from the ledger of an earlier search.
+
+A prior arm is an observation with its provenance. It teaches samplers that learn, and where it was measured at the samples of a rung it
+competes there for promotion. Nothing of another context is ever used.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from lib.arm import reachable
+from lib.config import Point, Positive, Section, Space, Training, checked
+from lib.errors import UserError
+from lib.files import differing_keys
+from lib.search.proxy import proxy_value
+from lib.space import infeasible
+
+Accuracy = Annotated[float, Field(ge=0, le=1)]
+MEASURED_ON = ("context.stack.", "context.hardware.device_type", "context.hardware.device_name")
+"""Columns of the ledger that say on what a proxy was measured."""
+
+
+class PriorArm(Point):
+    """One arm of a prior-arms file: its hyperparameters, how far it was trained, and what came of it."""
+
+    samples: Positive = Field(description="training samples consumed when it was evaluated")
+    status: Literal["ok", "diverged", "oom"] = Field("ok", description="whether the arm trained, diverged or ran out of memory")
+    reason: str | None = Field(None, description="why it failed")
+    accuracies: Annotated[tuple[Accuracy, ...], Field(min_length=1)] | None = Field(
+        None, description="held-out accuracy per drafted position, each where all before were right; empty for a failed arm"
+    )
+    source: str | None = Field(None, description="where this arm comes from, if not where the file says")
+
+    @model_validator(mode="after")
+    def _accuracies_or_failure(self) -> "PriorArm":
+        if self.status == "ok" and self.accuracies is None:
+            raise ValueError("accuracies is missing; add it, or set status to diverged or oom")
+        return self
+
+
+class PriorFile(Section):
+    """A prior-arms file."""
+
+    version: Literal[1] = Field(description="version of this format")
+    source: str = Field(min_length=1, description="where the arms come from: a run, a paper, a colleague")
+    context: dict[str, Any] = Field(description="the `context` of the plan.json of the search that trained them")
+    measured_on: dict[str, Any] = Field(
+        {}, description="versions and device, as `stack.torch` or `hardware.device_type`; compared if given"
+    )
+    arms: Annotated[tuple[PriorArm, ...], Field(min_length=1)] = Field(description="the arms")
+
+
+class Prior(Section):
+    """An observation this search can use. `rung` is None when the samples are those of no rung: it then teaches, but does not compete."""
+
+    point: Point
+    rung: int | None
+    samples: int
+    status: Literal["ok", "diverged", "oom"]
+    value: float | None
+    reason: str | None
+    source: str
+    measured_on: dict[str, Any]
+
+
+class Refusal(BaseModel):
+    """A prior arm that this search cannot use, and why."""
+
+    arm: str
+    source: str
+    reason: str
+
+
+def load_priors(path: Path, space: Space, training: Training, context: dict[str, Any]) -> tuple[tuple[Prior, ...], tuple[Refusal, ...]]:
+    """Read prior arms from a JSON file or a ledger.parquet: those that this search can use, and the others with the reason.
+
+    `context` is what all arms of this search share (`Search.recipe`); an arm of another context is refused with the keys that differ.
+
+    Raises:
+        UserError: the file is missing, malformed, lists an arm twice, or no arm of it can be used.
+    """
+    if not path.is_file():
+        raise UserError(f"seed_from = {str(path)!r}: no such file; name a prior-arms JSON file or a ledger.parquet, or leave it empty")
+    files = _from_ledger(path, space) if path.suffix == ".parquet" else [_from_json(path)]
+    used: list[Prior] = []
+    refused: list[Refusal] = []
+    for file in files:
+        others = differing_keys(file.context, json.loads(json.dumps(context)))
+        for arm in file.arms:
+            source = arm.source or file.source
+            point = Point.model_validate(arm.model_dump(include=set(Point.model_fields)))
+            reason = f"another context: {', '.join(others)}" if others else infeasible(point, space, training)
+            if reason:
+                refused.append(Refusal(arm=_name(arm), source=source, reason=reason))
+                continue
+            value = proxy_value(space.proxy, arm.accuracies, space.objective.draft_tokens) if arm.accuracies else None
+            rung = next((rung for rung, cap in enumerate(space.rungs.samples) if reachable(cap, arm.global_batch) == arm.samples), None)
+            used.append(
+                Prior(
+                    point=point,
+                    rung=rung,
+                    samples=arm.samples,
+                    status=arm.status,
+                    value=value if arm.status == "ok" else None,
+                    reason=arm.reason or (None if arm.status == "ok" else "no reason given"),
+                    source=source,
+                    measured_on=file.measured_on,
+                )
+            )
+    if not used:
+        raise UserError(f"seed_from = {str(path)!r}: no arm can be used, the first because of {refused[0].reason}; leave seed_from empty")
+    _require_distinct(path, used)
+    return tuple(used), tuple(refused)
+
+
+def _from_json(path: Path) -> PriorFile:
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"seed_from = {str(path)!r} is not JSON ({error}); see config/README.md for the format") from None
+    if not isinstance(values, dict):
+        raise UserError(f"seed_from = {str(path)!r} holds no keys; see config/README.md for the format")
+    return checked(PriorFile, values, str(path))
+
+
+def _from_ledger(path: Path, space: Space) -> list[PriorFile]:
+    """Return the arms of a ledger, a file for every context in it. Of an arm trained with several seeds, the lowest seed is taken."""
+    import pandas as pd
+
+    try:
+        table = pd.read_parquet(path)
+        table = table[table["kind"] == "proxy"].sort_values(["seed", "arm", "rung"])
+        table = table.drop_duplicates(["recipe", "global_batch", "lr", "warmup", "accumulation", "samples"])
+        groups = table.groupby("recipe", sort=True)
+    except (KeyError, ValueError, OSError) as error:
+        raise UserError(f"seed_from = {str(path)!r} is not a ledger ({error}); write one with `make ledger`") from None
+    columns = [name for name in table.columns if name.startswith(MEASURED_ON)]
+    files = []
+    for recipe, rows in groups:
+        for measured_on, arms in rows.groupby(columns, dropna=False):
+            keys = [name.removeprefix("context.") for name in columns]
+            values = {
+                "version": 1,
+                "source": str(path),
+                "context": json.loads(recipe),
+                "measured_on": dict(zip(keys, measured_on, strict=True)),
+                "arms": [_ledger_arm(row, space) for row in arms.to_dict("records")],
+            }
+            files.append(checked(PriorFile, values, str(path)))
+    return files
+
+
+def _ledger_arm(row: dict[str, Any], space: Space) -> dict[str, Any]:
+    sound = row["status"] == "ok"
+    return {
+        "global_batch": row["global_batch"],
+        "lr": row["lr"],
+        "warmup": row["warmup"],
+        "accum": row["accumulation"] if space.parameters.accum else None,
+        "samples": row["samples"],
+        "status": row["status"],
+        "reason": None if sound else row["reason"],
+        "accuracies": list(row["accuracies"]) if sound else None,
+        "source": f"{row['arm']}, rung {row['rung']:.0f}",
+    }
+
+
+def _require_distinct(path: Path, priors: list[Prior]) -> None:
+    seen = set()
+    for prior in priors:
+        key = (prior.point, prior.samples)
+        if key in seen:
+            raise UserError(f"seed_from = {str(path)!r}: {_name(prior.point)} at {prior.samples} samples is listed twice; keep one")
+        seen.add(key)
+
+
+def _name(point: Point) -> str:
+    name = f"global_batch {point.global_batch}, lr {point.lr:g}, warmup {point.warmup:g}"
+    return name if point.accum is None else f"{name}, accum {point.accum}"

@@ -1,0 +1,116 @@
+"""Optuna's tree-structured Parzen estimator, told everything that has been measured.
+
+Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011. Fidelities are treated as Optuna does with pruned trials: arms
+that reached the top rung rank ahead of those that stopped below, these by rung and value, and failed ones behind all others.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lib.config import Parameters, Point, Range
+from lib.files import digest
+from lib.search.samplers import uniform
+from lib.search.strategy import Observation, Request, Sampler
+from lib.space import bounds, grid_values, point_of, position_of, rounded, spread
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+ASKS_PER_ARM = 50
+"""Points asked of the model for each arm wanted. What a small space then still lacks is drawn uniformly."""
+
+
+class Coordinates:
+    """The space as the model sees it: numbered values of lists, positions from 0 to 1 of ranges.
+
+    With a log range of learning rates the model sees the rate relative to the square root of the global batch, along which optima of
+    different batches line up (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022), so that it
+    need not learn their correlation from a handful of arms. `decorrelate` False leaves the rate as it is.
+    """
+
+    def __init__(self, parameters: Parameters, *, decorrelate: bool = True) -> None:
+        self._domains = parameters.searched()
+        self._grids = {name: sorted(grid) for name, domain in self._domains.items() if (grid := grid_values(domain)) is not None}
+        self._ranges = {name: domain for name, domain in self._domains.items() if isinstance(domain, Range) and name not in self._grids}
+        self._scaled = decorrelate and "lr" in self._ranges and self._ranges["lr"].scale == "log"
+        self._seen = dict(self._ranges)
+        if self._scaled:
+            smallest, largest = bounds(parameters.global_batch)
+            lr = self._ranges["lr"]
+            self._seen["lr"] = Range(low=lr.low / math.sqrt(largest), high=lr.high / math.sqrt(smallest), scale="log")
+
+    def distributions(self) -> dict[str, Any]:
+        """Return Optuna's distribution of every hyperparameter."""
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        numbered = {name: IntDistribution(0, len(grid) - 1) for name, grid in self._grids.items()}
+        return {name: numbered.get(name, FloatDistribution(0.0, 1.0)) for name in self._domains}
+
+    def encode(self, point: Point) -> dict[str, float] | None:
+        """Return a point's coordinates, the nearest value's number where it lies between two of a list; None when it is out of range."""
+        values: dict[str, float] = {name: getattr(point, name) or 0 for name in self._domains}
+        if any(not domain.low <= values[name] <= domain.high for name, domain in self._ranges.items()):
+            return None
+        if self._scaled:
+            values["lr"] /= math.sqrt(point.global_batch)
+        numbers = {name: grid.index(min(grid, key=lambda value: abs(value - values[name]))) for name, grid in self._grids.items()}
+        return numbers | {name: position_of(domain, values[name]) for name, domain in self._seen.items()}
+
+    def decode(self, coordinates: dict[str, float]) -> Point | None:
+        """Return the point at `coordinates`, None when the learning rate that results is out of range."""
+        values = {name: grid[int(coordinates[name])] for name, grid in self._grids.items()}
+        values |= {name: spread(domain, coordinates[name]) for name, domain in self._seen.items()}
+        if self._scaled:
+            values["lr"] = rounded(values["lr"] * math.sqrt(round(values["global_batch"])))
+            if not self._ranges["lr"].low <= values["lr"] <= self._ranges["lr"].high:
+                return None
+        return point_of(values)
+
+
+def candidates(request: Request, *, decorrelate: bool = True) -> Iterator[Point]:
+    """Yield what the model asks for next; candidates that were not taken count as tried, so that it moves on."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    coordinates = Coordinates(request.space.parameters, decorrelate=decorrelate)
+    distributions = coordinates.distributions()
+    sampler = optuna.samplers.TPESampler(seed=int(digest(request.stream, 8), 16), multivariate=True, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.add_trials(_trials(request, coordinates, distributions))
+    for _ in range(ASKS_PER_ARM * request.wanted):
+        point = coordinates.decode(study.ask(distributions).params)
+        if point is not None:
+            yield point
+    yield from uniform.candidates(request)
+
+
+def _trials(request: Request, coordinates: Coordinates, distributions: dict[str, Any]) -> list["FrozenTrial"]:
+    """Return the history as finished trials: one for every point, however many rungs it was measured at."""
+    import optuna
+
+    top = len(request.space.rungs.samples) - 1
+    by_point: dict[Point, list[Observation]] = {}
+    for observation in request.history:
+        by_point.setdefault(observation.point, []).append(observation)
+    trials = []
+    for point, observations in by_point.items():
+        encoded = coordinates.encode(point)
+        if encoded is None:
+            continue
+        values = {observation.rung: observation.value for observation in observations if observation.value is not None}
+        failed = len(values) < len(observations)
+        complete = top in values and not failed
+        trials.append(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.PRUNED,
+                value=values[top] if complete else None,
+                params=encoded,
+                distributions=distributions,
+                intermediate_values={} if failed else values,
+            )
+        )
+    return trials
+
+
+TPE = Sampler(candidates, learns=True, needs=("optuna",))

@@ -1,0 +1,18 @@
+"""Write what the search will do and what it costs at most, and show it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib.experiment import load_experiment
+from lib.files import write_json
+from lib.report.plan import format_plan, make_plan
+from lib.script import logger, running
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake.log[0]):
+        plan = make_plan(load_experiment(snakemake.config), Path())
+        logger.info("%s", format_plan(plan))
+        write_json(Path(snakemake.output.plan), plan)

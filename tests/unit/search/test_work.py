@@ -1,0 +1,64 @@
+"""The upper bound of a search's work, and budgets."""
+
+import pytest
+from lib.config import STRATEGIES, Budget
+from lib.errors import UserError
+from lib.search.replay import replay
+from lib.search.work import Pace, check_budget, upper_bound
+
+from tests.unit.search.searches import FINITE, make_search, measured
+from tests.unit.search.test_priors import prior
+
+PACE = Pace(per_sample=0.5, per_job=10.0, per_serving=60.0, source="here")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("priors", [(), (prior(0, 0.9), prior(1, 0.8, lr=5e-3), prior(2, 0.9, lr=4e-3))], ids=["no priors", "priors"])
+def test_no_search_takes_more_than_its_upper_bound(strategy: str, priors: tuple) -> None:
+    one = make_search(strategy, parameters=FINITE, priors=priors)
+    result, bound = replay(one, measured), upper_bound(one)
+    trained = {arm for arm, _ in result.scores} | {arm.id for arm in result.finalists}
+    assert result.samples + one.space.rungs.samples[-1] <= bound.samples
+    assert len(result.scores) + 1 <= bound.training_jobs
+    assert len(trained) + 1 <= bound.arms
+    if not priors:  # nothing is promoted that might not have been: the bound is what happens, but for batches that do not fill a cap
+        assert result.samples + one.space.rungs.samples[-1] == bound.samples
+        assert len(result.scores) + 1 == bound.training_jobs
+
+
+def test_the_shipped_search_costs_what_a_hand_count_gives() -> None:
+    """s2 9x64 + 3x128 + 1x384, s1 3x192 + 1x384, s0 3x576, the standing configuration 576."""
+    work = upper_bound(make_search())
+    assert (work.samples, work.training_jobs, work.serving_jobs, work.arms) == (4608, 21, 3, 16)
+    assert PACE.device_hours(work) == pytest.approx((4608 * 0.5 + 21 * 10 + 3 * 60) / 3600)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "budget", "pace", "line"),
+    [
+        (
+            "hyperband",
+            {"samples": 4000},
+            None,
+            r"budget.samples = 4,000 is less than the 4,608 .* set search.bracket = 0, .* 2,304 samples",
+        ),
+        ("hyperband", {"samples": 2000}, None, r"set search.bracket = 2, the largest that fits, with 1,920 samples"),
+        ("hyperband", {"samples": 600}, None, "raise it: not even the smallest search of this kind fits"),
+        ("hyperband", {"arms": 10}, None, r"budget.arms = 10 is less than the 16 that this search may use; .* search.bracket = 0"),
+        ("tpe", {"samples": 3000}, None, r"set search.arms = 4, the largest that fits, with 2,880 samples"),
+        ("hyperband", {"device_hours": 0.1}, PACE, r"budget.device_hours = 0.1 is less than the 0.748333 that"),
+        ("hyperband", {"device_hours": 1}, None, r"budget.device_hours = 1 cannot be checked before any second is known; set cost"),
+        ("grid", {"arms": 3}, None, "raise it, or choose strategy = 'hyperband' or fewer values"),
+    ],
+)
+def test_a_search_over_budget_is_refused_with_what_would_fit(strategy: str, budget: dict, pace: Pace | None, line: str) -> None:
+    one = make_search(strategy, **({"parameters": FINITE} if strategy == "grid" else {}))
+    with pytest.raises(UserError, match=line) as refusal:
+        check_budget(one, Budget.model_validate(budget), pace)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_search_within_its_budget_is_let_through_and_so_is_what_the_refusal_advises() -> None:
+    check_budget(make_search(), Budget(samples=4608, arms=16, device_hours=1), PACE)
+    check_budget(make_search(options={"bracket": 0}), Budget(samples=4000), None)
+    check_budget(make_search("tpe", options={"arms": 4}), Budget(samples=3000), None)
