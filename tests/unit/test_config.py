@@ -49,7 +49,8 @@ def test_published_schemas_are_the_models(model, file) -> None:
         ({"trainig": {}}, "configuration: unknown key 'trainig'; did you mean 'training'?"),
         ({"training": {"rank": 1}}, "configuration: unknown key 'training.rank'; did you mean 'ranks'?"),
         ({"training": {"ranks": 0}}, "configuration: training.ranks = 0: input should be greater than or equal to 1; correct it"),
-        ({"strategy": "guess"}, "configuration: strategy = 'guess': input should be 'hyperband'; correct it"),
+        ({"budget": {"samples": 0}}, "configuration: budget.samples = 0: input should be greater than or equal to 1; correct it"),
+        ({"search": {"arm": 3}}, "configuration: unknown key 'search.arm'; did you mean 'arms'?"),
         (
             {"serving": {"max_model_len": 10}},
             "configuration: serving.max_model_len = 10 is shorter than features.prompt_tokens + serving.output_tokens = 96; raise it",
