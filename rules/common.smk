@@ -42,6 +42,44 @@ wildcard_constraints:
     split="train|heldout",
 
 
+def until(rule, done, **inputs):
+    """Return an input function that asks for `inputs` until the job is done, and then for nothing unless `rule` is forced.
+
+    `done` lists the files of a finished job, or is a function of its wildcards.
+
+    Names carry content, so what is there is never out of date. A finished job that has no inputs is never run again because of a
+    file's age, as `ancient` would have it too. But with `ancient`, Snakemake 9.27 drops whatever waits for a job that it sees between its
+    last file and its end when a checkpoint is taken, and the run ends early without a word.
+    """
+
+    def needed(wildcards):
+        dag = workflow.dag_settings
+        forced = dag.forceall or rule in dag.forcerun
+        finished = (
+            done(wildcards)
+            if callable(done)
+            else all(exists(path.format(**wildcards)) for path in done)
+        )
+        if forced or not finished:
+            return {
+                name: (
+                    source(wildcards)
+                    if callable(source)
+                    else source.format(**wildcards)
+                )
+                for name, source in inputs.items()
+            }
+        return {}
+
+    return needed
+
+
+def measured(wildcards):
+    """Return whether an arm has been measured with the settings that are asked for now."""
+    path = Path(f"results/{wildcards.arm}/serving.json")
+    return path.exists() and read_json(path).get("asked") == asked
+
+
 def cohort(folder, rung):
     """Return the decision that says which arms train to a rung, once it has been taken."""
     checkpoints.decide_cohort.get(bracket=folder, rung=rung)

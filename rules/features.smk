@@ -9,7 +9,16 @@ Outputs:  resources/features/{features}/prompts/{train,heldout,serving}.jsonl
 rule write_prompts:
     """Split prompts into training, held-out and serving prompts that share nothing."""
     input:
-        target=ancient(experiment.target),
+        unpack(
+            until(
+                "write_prompts",
+                [
+                    f"{experiment.features}/prompts/{split}.jsonl"
+                    for split in ("train", "heldout", "serving")
+                ],
+                target=experiment.target,
+            )
+        ),
     output:
         train=f"{experiment.features}/prompts/train.jsonl",
         heldout=f"{experiment.features}/prompts/heldout.jsonl",
@@ -25,8 +34,14 @@ rule write_prompts:
 rule extract_features:
     """Record the target's greedy responses to prompts, with its hidden states."""
     input:
-        target=ancient(experiment.target),
-        prompts=ancient(f"{experiment.features}/prompts/{{split}}.jsonl"),
+        unpack(
+            until(
+                "extract_features",
+                [f"{experiment.features}/{{split}}"],
+                target=experiment.target,
+                prompts=f"{experiment.features}/prompts/{{split}}.jsonl",
+            )
+        ),
     output:
         features=directory(f"{experiment.features}/{{split}}"),
     log:

@@ -27,8 +27,14 @@ rule plan:
 checkpoint decide_cohort:
     """Propose a bracket's first arms, promote the best of the cohort below, or pick the finalists."""
     input:
-        decisions=ancient(decisions_below),
-        evidence=ancient(evidence),
+        unpack(
+            until(
+                "decide_cohort",
+                ["results/search/{bracket}/rung{rung}.json"],
+                decisions=decisions_below,
+                evidence=evidence,
+            )
+        ),
     output:
         decision="results/search/{bracket}/rung{rung}.json",
     log:

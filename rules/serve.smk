@@ -8,9 +8,15 @@ Outputs:  results/{arm}/head/, results/{arm}/serving.json
 rule export_head:
     """Write a trained head in the format vLLM loads."""
     input:
-        acc=ancient(f"results/{{arm}}/rung{search.top_rung}.acc"),
-        target=ancient(experiment.target),
-        state=ancient(f"results/{{arm}}/rung{search.top_rung}.state"),
+        unpack(
+            until(
+                "export_head",
+                ["results/{arm}/head"],
+                acc=f"results/{{arm}}/rung{search.top_rung}.acc",
+                target=experiment.target,
+                state=f"results/{{arm}}/rung{search.top_rung}.state",
+            )
+        ),
     output:
         head=directory("results/{arm}/head"),
     log:
@@ -22,10 +28,16 @@ rule export_head:
 rule measure_serving:
     """Serve the target with a head and read the acceptance length off the engine's counters."""
     input:
-        target=ancient(experiment.target),
-        acc=ancient(f"results/{{arm}}/rung{search.top_rung}.acc"),
-        head=ancient("results/{arm}/head"),
-        prompts=ancient(f"{experiment.features}/prompts/serving.jsonl"),
+        unpack(
+            until(
+                "measure_serving",
+                measured,
+                target=experiment.target,
+                acc=f"results/{{arm}}/rung{search.top_rung}.acc",
+                head="results/{arm}/head",
+                prompts=f"{experiment.features}/prompts/serving.jsonl",
+            )
+        ),
     output:
         serving="results/{arm}/serving.json",
     log:

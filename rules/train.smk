@@ -24,11 +24,17 @@ rule describe_arm:
 rule train_rung:
     """Train an arm on to a rung, from its own state below if there is one, and compute the proxy."""
     input:
-        arm=ancient("results/{arm}/arm.json"),
-        target=ancient(experiment.target),
-        train=ancient(f"{experiment.features}/train"),
-        heldout=ancient(f"{experiment.features}/heldout"),
-        state=ancient(state_below),
+        unpack(
+            until(
+                "train_rung",
+                ["results/{arm}/rung{rung}.acc", "results/{arm}/rung{rung}.state"],
+                arm="results/{arm}/arm.json",
+                target=experiment.target,
+                train=f"{experiment.features}/train",
+                heldout=f"{experiment.features}/heldout",
+                state=state_below,
+            )
+        ),
     output:
         acc="results/{arm}/rung{rung}.acc",
         state=directory("results/{arm}/rung{rung}.state"),

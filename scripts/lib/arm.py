@@ -1,6 +1,7 @@
 """An arm: one choice of hyperparameters, how it is laid out on the machine, and the name its content gives it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from lib.config import Point
@@ -58,15 +59,15 @@ class Arm:
     recipe: dict[str, Any]
     training_version: int = TRAINING_VERSION
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The arm's name: readable in front, a digest of the whole content behind. Nothing parses it."""
-        content = digest(asdict(self), 8)
+        content = digest(self._content(), 8)
         return f"gb{self.global_batch}-lr{_short(self.lr)}-wu{_short(self.warmup)}-s{self.seed}-{content}"
 
     def record(self) -> dict[str, Any]:
         """Return the arm as plain data, the content of its `arm.json`."""
-        return {"arm": self.id, **asdict(self)}
+        return {"arm": self.id, **self._content()}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Arm":
@@ -76,6 +77,9 @@ class Arm:
         if arm.id != record["arm"]:
             raise ValueError(f"arm {record['arm']} was edited: its content is now named {arm.id}")
         return arm
+
+    def _content(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"layout": asdict(self.layout)}
 
 
 def make_arm(point: Point, *, seed: int, ranks: int, micro_batch_limit: int, recipe: dict[str, Any]) -> Arm:

@@ -34,14 +34,14 @@ class Decisions:
         self._search = search
         self._root = root
         self._read: dict[Place, dict[str, Any]] = {}
-        self._entries: dict[str, tuple[Point, int]] = {search.standing.id: (search.space.standing, search.top_rung)}
+        self._entries: dict[str, tuple[Arm, int]] = {search.standing.id: (search.standing, search.top_rung)}
 
     def __getitem__(self, place: Place) -> dict[str, Any]:
         """Return the decision filed at `place`. Raises FileNotFoundError when it has not been taken."""
         if place not in self._read:
             decision = read_json(self._root / decision_path(place))
             for arm, point in decision["points"].items():
-                self._entries.setdefault(arm, (Point.model_validate(point), place[1]))
+                self._entries.setdefault(arm, (self._search.arm(Point.model_validate(point)), place[1]))
             self._read[place] = decision
         return self._read[place]
 
@@ -59,5 +59,4 @@ class Decisions:
             self.taken()
         if arm not in self._entries:
             raise UserError(f"{arm} is not an arm of this search so far; results/search/ lists those that are")
-        point, rung = self._entries[arm]
-        return self._search.arm(point), rung
+        return self._entries[arm]
