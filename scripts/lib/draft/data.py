@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load, save
 
 from lib.errors import UserError
-from lib.files import read_json, whole_directory, write_json
+from lib.files import digest, read_json, whole_directory, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +39,8 @@ class FeatureSet:
     """The samples of one sealed feature folder, read lazily and checked against the manifest's digests when first read.
 
     Opening checks that every file is there in its full size and raises CorruptFeatures otherwise. The attributes are the manifest's:
-    `aux_layers`, `hidden_size`, `target` (the target's fingerprint), and `lengths`, the tokens of each sample.
+    `aux_layers`, `hidden_size`, `target` (the target's fingerprint), `sha256` (of the files' names, sizes and digests: equal content, equal
+    `sha256`, wherever the folder lies), and `lengths`, the tokens of each sample.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,6 +53,7 @@ class FeatureSet:
         self.hidden_size: int = manifest["hidden_size"]
         self.target: str = manifest["target"]
         self._files: dict[str, dict[str, Any]] = manifest["files"]
+        self.sha256 = digest(self._files, 64)
         for name, facts in self._files.items():
             if not (path / name).is_file():
                 raise CorruptFeatures(path / name, "is missing")
