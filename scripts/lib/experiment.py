@@ -8,8 +8,8 @@ from typing import Any
 from lib.config import Config, Features, Space, load_space, parse_config
 from lib.errors import UserError
 from lib.files import digest
+from lib.prompts import read_prompts
 from lib.search.search import Search
-from lib.target.corpus import read_prompts
 from lib.target.load import check_target, target_fingerprint
 
 

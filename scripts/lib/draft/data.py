@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 
 from lib.errors import UserError
 from lib.files import digest, read_json, whole_directory, write_json
+from lib.prompts import read_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -107,7 +108,6 @@ def extract_features(
     """
     from datasets import Dataset  # type: ignore[import-untyped]
 
-    from lib.target.corpus import read_prompts
     from lib.target.load import check_target, load_target, target_fingerprint
     from lib.target.responses import batches_of_one_length, greedy_responses
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError
+from lib.prompts import read_prompts
 from lib.serving import workload as load
 from lib.serving.context import read_context
 from lib.serving.counters import SpeculationCounters, parse_counters
@@ -88,7 +89,7 @@ def _require_agreement(counters: SpeculationCounters, result: dict[str, Any]) ->
 
 def _warm_up(server: Server, workload: Workload) -> None:
     """Send one request before anything is counted: the first one pays for what the engine still has to allocate or compile."""
-    prompt = load.read_prompts(workload.prompts)[0]
+    prompt = read_prompts(workload.prompts, "prompts")[0]
     server.ask(
         "/v1/completions",
         {"model": server.model, "prompt": prompt, "max_tokens": workload.output_tokens, "ignore_eos": True},

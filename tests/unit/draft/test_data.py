@@ -7,7 +7,7 @@ import pytest
 import torch
 from lib.draft.data import CorruptFeatures, FeatureSet, extract_features, hidden_states
 from lib.errors import UserError
-from lib.target.corpus import read_prompts
+from lib.prompts import read_prompts
 from lib.target.load import load_target, target_fingerprint
 from lib.target.responses import greedy_responses
 from lib.target.tiny import train_tiny_target
