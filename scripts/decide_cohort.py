@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib.config import Space
 from lib.files import write_json
 from lib.script import running
 from lib.search.cohort import decide
@@ -19,8 +20,12 @@ def decide_cohort(search: Search, folder: str, rung: int, evidence: list[Path]) 
     """Return the decision on the evidence of .acc files. Raises UserError when their proxies are not comparable."""
     records = [read_record(path, ProxyRecord) for path in evidence]
     require_comparable(records)
-    scores = [Score(record.arm, record.status, getattr(record, search.space.proxy), record.reason) for record in records]
+    scores = [Score(record.arm, record.status, _proxy(search.space, record), record.reason) for record in records]
     return decide(search, folder, rung, scores)
+
+
+def _proxy(space: Space, record: ProxyRecord) -> float | None:
+    return record.acc0 if space.proxy == "acc0" else record.chain(space.objective.draft_tokens)
 
 
 if __name__ == "__main__":

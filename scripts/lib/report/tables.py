@@ -56,4 +56,6 @@ def _row(arm: Arm, record: Measurement) -> dict[str, Any]:
         "micro_batch": arm.layout.micro_batch,
         "accumulation": arm.layout.accumulation,
     }
+    if isinstance(record, ProxyRecord):
+        fields["chain_of_all_positions"] = record.chain(len(record.accuracies or ()))
     return {"arm": arm.id, "kind": record.kind, **point, **fields, **flat}

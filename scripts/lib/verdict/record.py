@@ -1,5 +1,7 @@
 """Records of measurements. A number is filed with the context it was measured in, or not at all."""
 
+import operator
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -67,19 +69,27 @@ class ProxyRecord(Measurement):
     last_lr: float | None = Field(description="learning rate of the last step, after warmup and decay")
     train_loss: float | None
     acc0: float | None = Field(description="held-out accuracy of the first drafted token")
-    chain: float | None = Field(description="1 + a0 + a0 a1 + ...: acceptance length if held-out accuracies held in serving")
-    accuracies: list[float] | None = Field(description="held-out accuracy per drafted position, given that all before were right")
+    accuracies: list[float] | None = Field(
+        description="held-out accuracy per position, given that all before were right; as many positions as the head was trained for"
+    )
     head_sha256: str | None
     wall_seconds: float
     device_seconds: float
     resumed_from_samples: int
     kind: ClassVar = "proxy"
-    numbers: ClassVar = ("acc0", "chain", "accuracies", "head_sha256", "train_loss", "last_lr")
+    numbers: ClassVar = ("acc0", "accuracies", "head_sha256", "train_loss", "last_lr")
 
     @property
     def file(self) -> str:
         """Where the record lies."""
         return f"results/{self.arm}/rung{self.rung}.acc"
+
+    def chain(self, k: int) -> float | None:
+        """Return 1 + a0 + a0 a1 + ...: the acceptance length with `k` drafted tokens if held-out accuracies held in serving.
+
+        Where fewer than `k` positions were evaluated, it is that of those there are. None when the arm failed.
+        """
+        return None if self.accuracies is None else 1 + sum(accumulate(self.accuracies[:k], operator.mul))
 
 
 class ServingRecord(Measurement):

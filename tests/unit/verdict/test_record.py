@@ -8,6 +8,8 @@ from lib.errors import UserError
 from lib.verdict.champion import choose_champion
 from lib.verdict.record import Context, ServingRecord, differing_keys, read_record, write_record
 
+from tests.unit.records import proxy
+
 CONTEXT = {
     "model": {"target": "t", "draft": {"head": "h"}},
     "hardware": {"device": "cpu"},
@@ -71,6 +73,13 @@ def test_records_round_trip_and_broken_files_are_refused_in_one_line(tmp_path: P
             read_record(path, ServingRecord)
     with pytest.raises(UserError, match="no such record"):
         read_record(tmp_path / "absent.json", ServingRecord)
+
+
+@pytest.mark.parametrize(("k", "chain"), [(1, 1.5), (2, 1.625), (3, 1.75), (5, 1.75)])
+def test_the_chain_is_of_the_tokens_that_serving_drafts(k: int, chain: float) -> None:
+    """Of positions that were never evaluated nothing is known: beyond them it stays as it is."""
+    assert proxy("a", accuracies=(0.5, 0.25, 1.0)).chain(k) == chain
+    assert proxy("a", "diverged").chain(k) is None
 
 
 def test_differing_contexts_are_named_by_key() -> None:
