@@ -26,7 +26,7 @@ os.environ |= ENVIRONMENT
 settings = experiment.config
 search = experiment.search
 decisions = Decisions(search, Path())
-serving = settings.serving.model_dump(exclude={"top_k"})
+serving = settings.serving.model_dump(exclude={"top_k", "start_timeout_s"})
 draft_tokens = experiment.space.objective.draft_tokens
 asked = {**serving, "draft_tokens": draft_tokens}
 champion = f"results/search/{search.finalists_folder}/champion-{digest([search.standing.id, asked])}.json"

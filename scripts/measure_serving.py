@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib.config import parse_config
 from lib.script import running
 from lib.serving.engine import EngineSettings, Method
 from lib.serving.measure import measure
@@ -28,6 +29,7 @@ def measure_serving(
     *,
     serving: dict[str, Any],
     k: int,
+    start_timeout_s: float,
     threads: int,
     log: Path,
 ) -> ServingRecord:
@@ -46,7 +48,7 @@ def measure_serving(
         kv_cache_gib=serving["kv_cache_gib"],
         threads=threads,
     )
-    measured = measure(target, head, method, k, settings, workload, serving["repeats"], log, serving["start_timeout_s"])
+    measured = measure(target, head, method, k, settings, workload, serving["repeats"], log, start_timeout_s)
     seconds = time.monotonic() - started
     return ServingRecord(
         arm=trained.arm,
@@ -104,6 +106,7 @@ if __name__ == "__main__":
             Workload(Path(snakemake.input.prompts), serving["output_tokens"], serving["concurrency"], serving["temperature"]),
             serving=serving,
             k=snakemake.params.draft_tokens,
+            start_timeout_s=parse_config(snakemake.config).serving.start_timeout_s,  # no param: waiting longer measures the same
             threads=snakemake.threads,
             log=Path(snakemake.log[0]).with_suffix(".server.log"),
         )

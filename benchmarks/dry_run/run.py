@@ -100,8 +100,6 @@ def record(search: Search, arm: Arm, rung: int, score: Score) -> ProxyRecord:
     context = Context(model=filled, hardware=filled, configuration=filled, workload=filled, stack=filled)
     cap = search.space.rungs.samples[rung]
     samples = reachable(cap, arm.global_batch)
-    fields = {"acc0": score.value, "chain": 1.0, "accuracies": [score.value], "head_sha256": "0", "train_loss": 1.0, "last_lr": arm.lr}
-    known = {name: value for name, value in fields.items() if name in ProxyRecord.model_fields}
     return ProxyRecord(
         arm=arm.id,
         status="ok",
@@ -114,7 +112,11 @@ def record(search: Search, arm: Arm, rung: int, score: Score) -> ProxyRecord:
         samples=samples,
         steps=samples // arm.global_batch,
         resumed_from_samples=0,
-        **known,
+        acc0=score.value,
+        accuracies=[score.value],
+        head_sha256="0",
+        train_loss=1.0,
+        last_lr=arm.lr,
     )
 
 

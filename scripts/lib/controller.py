@@ -30,9 +30,10 @@ def refuse() -> Iterator[None]:
 
 
 def refresh_view(filed: Path, view: Path) -> None:
-    """Make `view` a copy of `filed` again if another configuration has written over it since."""
+    """Make `view` a copy of `filed` again if another configuration has written over it since; leave it to a process that runs there."""
     if filed.exists() and view.exists() and view.read_bytes() != filed.read_bytes():
-        write_json(view, read_json(filed))
+        with suppress(UserError), _lock(view.parent):
+            write_json(view, read_json(filed))
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ def hold_results(folder: Path) -> None:
     Raises:
         UserError: another process holds it, or the folder cannot be written.
     """
+    _held.append(_lock(folder))
+
+
+def _lock(folder: Path) -> TextIO:
+    """Return the lock on a folder, which is held until it is closed. Raises UserError as `hold_results` does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / LOCK).open("a+")
@@ -74,4 +80,4 @@ def hold_results(folder: Path) -> None:
     handle.truncate(0)
     handle.write(str(os.getpid()))
     handle.flush()
-    _held.append(handle)
+    return handle

@@ -8,9 +8,9 @@ from typing import Any
 from lib.config import Config, Features, Space, load_space, parse_config
 from lib.errors import UserError
 from lib.files import digest
+from lib.prompts import read_prompts
 from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
-from lib.target.corpus import read_prompts
 from lib.target.load import check_target, target_fingerprint
 
 
@@ -93,10 +93,10 @@ def _check_target(config: Config) -> tuple[int, int, int]:
     return tiny.vocab_size, tiny.layers, tiny.context
 
 
-def _prompts(features: Features) -> list[str] | None:
-    """Return the distinct prompts of the file that is named, in an order of their own, or None when none is."""
+def _prompts(features: Features) -> list[str] | str:
+    """Return what the prompts depend on: the distinct ones of the file that is named, sorted, or the version of Python and its library."""
     if features.prompts is None:
-        return None
+        return platform.python_version()
     distinct = sorted(set(read_prompts(Path(features.prompts))))
     wanted = features.train_prompts + features.heldout_prompts + features.serving_prompts
     if len(distinct) < wanted:

@@ -56,6 +56,31 @@ def test_a_controller_killed_in_training_promotion_and_serving_changes_nothing(f
     assert "Nothing to be done" in one.snakemake().stdout
 
 
+def test_a_job_killed_from_outside_is_done_again(finished: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=finished)
+    record = next(path for path in heads(finished) if path.endswith("rung0.acc"))
+    with (one.root / "controller.log").open("w") as output:
+        controller = subprocess.Popen(one.command(f"results/{record}"), cwd=one.root, stdout=output, stderr=output)
+    try:
+        while not (jobs := [process for process in psutil.Process(controller.pid).children(recursive=True) if runs(process, "train_rung")]):
+            assert controller.poll() is None, "ended before it trained\n" + (one.root / "controller.log").read_text()[-3000:]
+            time.sleep(0.05)
+        jobs[0].kill()
+        assert controller.wait() == 0, (one.root / "controller.log").read_text()[-3000:]
+    finally:
+        controller.kill()
+        controller.wait()
+    assert heads(one) == {record: heads(finished)[record]}
+
+
+def runs(process: psutil.Process, rule: str) -> bool:
+    """Whether a process is the script of a rule itself."""
+    try:
+        return any(word.endswith(f".{rule}.py") for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
 def test_a_second_controller_in_the_same_folder_is_refused_by_name(finished: Clone, tmp_path: Path) -> None:
     one = clone(tmp_path, adopt=finished)
     controller = subprocess.Popen(one.command(), cwd=one.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

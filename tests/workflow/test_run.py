@@ -69,6 +69,10 @@ def test_the_ledger_is_rebuilt_from_the_tree_alone(finished: Clone, tmp_path: Pa
     assert len(ledger(copied.root / "results"))
 
 
+def test_waiting_longer_for_the_engine_measures_nothing_anew(finished: Clone) -> None:
+    assert "Nothing to be done" in finished.snakemake("--dry-run", "--config", "serving={start_timeout_s: 1000}").stdout
+
+
 @pytest.mark.parametrize(
     ("changes", "rules"),
     [

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load, save
 
 from lib.errors import UserError
-from lib.files import read_json, whole_directory, write_json
+from lib.files import digest, read_json, whole_directory, write_json
+from lib.prompts import read_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +40,8 @@ class FeatureSet:
     """The samples of one sealed feature folder, read lazily and checked against the manifest's digests when first read.
 
     Opening checks that every file is there in its full size and raises CorruptFeatures otherwise. The attributes are the manifest's:
-    `aux_layers`, `hidden_size`, `target` (the target's fingerprint), and `lengths`, the tokens of each sample.
+    `aux_layers`, `hidden_size`, `target` (the target's fingerprint), `sha256` (of the files' names, sizes and digests: equal content, equal
+    `sha256`, wherever the folder lies), and `lengths`, the tokens of each sample.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,6 +54,7 @@ class FeatureSet:
         self.hidden_size: int = manifest["hidden_size"]
         self.target: str = manifest["target"]
         self._files: dict[str, dict[str, Any]] = manifest["files"]
+        self.sha256 = digest(self._files, 64)
         for name, facts in self._files.items():
             if not (path / name).is_file():
                 raise CorruptFeatures(path / name, "is missing")
@@ -105,7 +108,6 @@ def extract_features(
     """
     from datasets import Dataset  # type: ignore[import-untyped]
 
-    from lib.target.corpus import read_prompts
     from lib.target.load import check_target, load_target, target_fingerprint
     from lib.target.responses import batches_of_one_length, greedy_responses
 

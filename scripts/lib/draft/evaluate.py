@@ -17,12 +17,11 @@ class HeldOutAccuracy:
 
     A draft starts at a token of an answer and looks `k` tokens ahead, all of them within the answer.
     `accuracies[j]`: share of the drafts right so far whose token j is right as well, 0 where none is left; `acc0` is the first of them.
-    `chain`: 1 + a0 + a0 a1 + ..., the tokens per verification that this comes to. `starts`: drafts counted.
+    `starts`: drafts counted.
     """
 
     acc0: float
     accuracies: list[float]
-    chain: float
     starts: int
 
 
@@ -65,7 +64,7 @@ def evaluate_head(model: Any, spec: HeadSpec, features: FeatureSet, batch: int) 
     model.train(was_training)
     counts = [total, *reached.tolist()]
     accuracies = [right / before if before else 0.0 for before, right in pairwise(counts)]
-    return HeldOutAccuracy(accuracies[0], accuracies, 1 + sum(counts[1:]) / max(1, total), total)
+    return HeldOutAccuracy(accuracies[0], accuracies, total)
 
 
 def _draft_starts(loss_mask: Tensor, spec: HeadSpec) -> Tensor:

@@ -149,7 +149,6 @@ def _record(
         last_lr=outcome.lr,
         train_loss=outcome.train_loss,
         acc0=accuracy.acc0 if accuracy else None,
-        chain=accuracy.chain if accuracy else None,
         accuracies=accuracy.accuracies if accuracy else None,
         head_sha256=outcome.head if accuracy else None,
         wall_seconds=seconds,

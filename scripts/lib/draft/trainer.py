@@ -107,7 +107,7 @@ class Training:
 
     def identity(self) -> dict[str, dict[str, Any]]:
         """Return, as plain JSON values, what must be equal for a saved state to be one of this training."""
-        features = {"target": self.features.target, "samples": len(self.features)}
+        features = {"target": self.features.target, "samples": len(self.features), "sha256": self.features.sha256}
         parts = {"spec": asdict(self.spec), "recipe": asdict(self.recipe), "trial": asdict(self.trial), "features": features}
         plain: dict[str, dict[str, Any]] = json.loads(json.dumps(parts))
         return plain

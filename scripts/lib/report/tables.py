@@ -9,6 +9,7 @@ import pandas as pd
 from lib.arm import Arm
 from lib.errors import UserError
 from lib.files import read_json, whole_file
+from lib.search.proxy import proxy_value
 from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
 
 
@@ -57,4 +58,7 @@ def _row(arm: Arm, record: Measurement) -> dict[str, Any]:
         "micro_batch": arm.layout.micro_batch,
         "accumulation": arm.layout.accumulation,
     }
+    if isinstance(record, ProxyRecord):
+        accuracies = record.accuracies
+        fields["chain_of_all_positions"] = proxy_value("chain", accuracies, len(accuracies)) if accuracies else None
     return {"arm": arm.id, "kind": record.kind, **point, "recipe": json.dumps(arm.recipe, sort_keys=True), **fields, **flat}

@@ -20,6 +20,15 @@ class SpeculationCounters:
     accepted: int
     accepted_per_position: tuple[int, ...]
 
+    def __add__(self, other: "SpeculationCounters") -> "SpeculationCounters":
+        positions = zip(self.accepted_per_position, other.accepted_per_position, strict=True)
+        return SpeculationCounters(
+            drafts=self.drafts + other.drafts,
+            draft_tokens=self.draft_tokens + other.draft_tokens,
+            accepted=self.accepted + other.accepted,
+            accepted_per_position=tuple(one + another for one, another in positions),
+        )
+
     def since(self, before: "SpeculationCounters") -> "SpeculationCounters":
         """Return what was counted after `before`. ValueError if a counter went backwards: the server was restarted in between."""
         positions = zip(self.accepted_per_position, before.accepted_per_position, strict=True)

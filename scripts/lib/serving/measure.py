@@ -1,10 +1,13 @@
 """Measure the acceptance length of a draft head in a real vLLM server."""
 
+import operator
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError
+from lib.prompts import read_prompts
 from lib.serving import workload as load
 from lib.serving.context import read_context
 from lib.serving.counters import SpeculationCounters, parse_counters
@@ -25,11 +28,9 @@ def measure(
 ) -> dict[str, Any]:
     """Serve `target` with `head` proposing `k` tokens, send the workload `repeats` times, and return a JSON-ready record.
 
-    The record holds `acceptance_length`, `per_position_acceptance`, throughputs and latencies as means over the repeats; `drafts`,
-    `draft_tokens`, `accepted`, `input_tokens` and `output_tokens` as sums; every repeat by itself under `repeats`; and what the numbers
-    belong to under `context` and `workload`. Repeat r samples with seed `workload.seed` + r, so at temperature 0 repeats differ in speed
-    alone. UserError for bad input, ServerError (with the end of the server's log) if vLLM dies, RuntimeError if our counters and the
-    driver's differ.
+    The record holds what `pooled` returns, and what the numbers belong to under `context` and `workload`. Repeat r samples with seed
+    `workload.seed` + r, so at temperature 0 repeats differ in speed alone. UserError for bad input, ServerError (with the end of the
+    server's log) if vLLM dies, RuntimeError if our counters and the driver's differ.
     """
     if repeats < 1:
         raise UserError(f"repeats={repeats}: measure at least once")
@@ -40,32 +41,35 @@ def measure(
         context = read_context(server)
         _warm_up(server, workload)
         runs = [_measure_once(server, replace(workload, seed=workload.seed + number), log) for number in range(repeats)]
-    summed = ("drafts", "draft_tokens", "accepted", "input_tokens", "output_tokens")
-    averaged = [key for key in runs[0] if key not in (*summed, "per_position_acceptance")]
-    positions = zip(*(one["per_position_acceptance"] for one in runs), strict=True)
+    return {**pooled(runs), "context": context, "workload": identity}
+
+
+def pooled(runs: list[tuple[SpeculationCounters, dict[str, Any]]]) -> dict[str, Any]:
+    """Return the acceptance of the summed counters of all runs, and each run's own acceptance and speed under `repeats`."""
     return {
-        **{key: _mean([one[key] for one in runs]) for key in averaged},
-        "per_position_acceptance": [_mean(list(position)) for position in positions],
-        **{key: sum(one[key] for one in runs) for key in summed},
-        "repeats": runs,
-        "context": context,
-        "workload": identity,
+        **_acceptance(reduce(operator.add, (counters for counters, _ in runs))),
+        "repeats": [_acceptance(counters) | speed for counters, speed in runs],
     }
 
 
-def _measure_once(server: Server, workload: Workload, log: Path) -> dict[str, Any]:
-    # Repeats send the same prompts: a prefix cache must not answer the second from the first.
-    server.ask("/reset_prefix_cache", {})
-    before = parse_counters(server.ask("/metrics"))
-    result = load.run(server, workload, log)
-    counters = parse_counters(server.ask("/metrics")).since(before)
-    _require_agreement(counters, result)
+def _acceptance(counters: SpeculationCounters) -> dict[str, Any]:
     return {
         "acceptance_length": counters.acceptance_length,
         "per_position_acceptance": counters.per_position_acceptance,
         "drafts": counters.drafts,
         "draft_tokens": counters.draft_tokens,
         "accepted": counters.accepted,
+    }
+
+
+def _measure_once(server: Server, workload: Workload, log: Path) -> tuple[SpeculationCounters, dict[str, Any]]:
+    # Repeats send the same prompts: a prefix cache must not answer the second from the first.
+    server.ask("/reset_prefix_cache", {})
+    before = parse_counters(server.ask("/metrics"))
+    result = load.run(server, workload, log)
+    counters = parse_counters(server.ask("/metrics")).since(before)
+    _require_agreement(counters, result)
+    return counters, {
         "duration_s": float(result["duration"]),
         "input_tokens": int(result["total_input_tokens"]),
         "output_tokens": int(result["total_output_tokens"]),
@@ -85,13 +89,9 @@ def _require_agreement(counters: SpeculationCounters, result: dict[str, Any]) ->
 
 def _warm_up(server: Server, workload: Workload) -> None:
     """Send one request before anything is counted: the first one pays for what the engine still has to allocate or compile."""
-    prompt = load.read_prompts(workload.prompts)[0]
+    prompt = read_prompts(workload.prompts, "prompts")[0]
     server.ask(
         "/v1/completions",
         {"model": server.model, "prompt": prompt, "max_tokens": workload.output_tokens, "ignore_eos": True},
         timeout_s=600,
     )
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

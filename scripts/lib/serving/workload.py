@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from lib.errors import UserError
 from lib.files import digest
+from lib.prompts import read_prompts
 from lib.serving.engine import Server, ServerError
 
 SUMMARIES = tuple(f"{statistic}_{what}_ms" for what in ("ttft", "tpot", "itl", "e2el") for statistic in ("mean", "median", "p99"))
@@ -39,7 +39,9 @@ class Workload:
 
 def identity(workload: Workload) -> dict[str, Any]:
     """Return what makes two workloads the same, JSON-ready: every setting and the SHA-256 of the prompts. UserError for bad prompts."""
-    prompts = read_prompts(workload.prompts)
+    if workload.prompts.suffix != ".jsonl":
+        raise UserError(f"prompts={workload.prompts} is not named .jsonl, and vLLM's load driver reads no other file; rename it")
+    prompts = read_prompts(workload.prompts, "prompts")
     return {
         "prompts_sha256": hashlib.sha256(workload.prompts.read_bytes()).hexdigest(),
         "num_prompts": len(prompts),
@@ -50,26 +52,6 @@ def identity(workload: Workload) -> dict[str, Any]:
         "top_k": workload.top_k,
         "seed": workload.seed,
     }
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Read the prompts of a workload. UserError that names the line if one is not `{"prompt": text}`."""
-    if path.suffix != ".jsonl" or not path.exists():
-        raise UserError(f'prompts={path}: give an existing .jsonl file with one {{"prompt": text}} per line')
-    prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line:
-            continue
-        try:
-            prompt = json.loads(line)["prompt"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            prompt = None
-        if not isinstance(prompt, str):
-            raise UserError(f'prompts={path}, line {number}: expected {{"prompt": text}}, found {line[:60]!r}')
-        prompts.append(prompt)
-    if not prompts:
-        raise UserError(f'prompts={path} is empty: it needs at least one {{"prompt": text}} line')
-    return prompts
 
 
 def run(server: Server, workload: Workload, log: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lib.errors import UserError
 from lib.files import whole_directory
+from lib.prompts import read_prompts
 from lib.target.load import load_tokenizer
 
 SPLITS = ("serving", "heldout", "train")
@@ -63,29 +64,6 @@ def write_prompts(
         for split, prompts in splits.items():
             lines = (json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in prompts)
             (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Read a JSONL file of prompts. Raises UserError naming `features.prompts` and the line that is not `{"prompt": "..."}`."""
-    if not path.is_file():
-        raise UserError(f'features.prompts={path} does not exist; give a JSONL file with one {{"prompt": "..."}} per line')
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"features.prompts={path} is not UTF-8 ({error.reason} at byte {error.start}); convert the file") from None
-    prompts = []
-    # Split on newlines alone: str.splitlines() would also cut at U+2028, which JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            prompt = json.loads(line)["prompt"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            prompt = None
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f'features.prompts={path} line {number} is not {{"prompt": "some text"}}; correct or remove the line')
-        prompts.append(prompt)
-    return prompts
 
 
 def _stdlib_prompts(tokenizer: Any, counts: Mapping[str, int], prompt_tokens: int, seed: int) -> dict[str, list[str]]:

@@ -69,12 +69,13 @@ class ProxyRecord(Measurement):
     last_lr: float | None = Field(description="learning rate of the last step, after warmup and decay")
     train_loss: float | None
     acc0: float | None = Field(description="held-out accuracy of the first drafted token")
-    chain: float | None = Field(description="1 + a0 + a0 a1 + ...: acceptance length if held-out accuracies held in serving")
-    accuracies: list[float] | None = Field(description="held-out accuracy per drafted position, given that all before were right")
+    accuracies: list[float] | None = Field(
+        description="held-out accuracy per position, given that all before were right; as many positions as the head was trained for"
+    )
     head_sha256: str | None
     resumed_from_samples: int
     kind: ClassVar = "proxy"
-    numbers: ClassVar = ("acc0", "chain", "accuracies", "head_sha256", "train_loss", "last_lr")
+    numbers: ClassVar = ("acc0", "accuracies", "head_sha256", "train_loss", "last_lr")
 
     @property
     def file(self) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lib.draft.data import CorruptFeatures, FeatureSet, extract_features, hidden_states
 from lib.errors import UserError
-from lib.target.corpus import read_prompts
+from lib.prompts import read_prompts
 from lib.target.load import load_target, target_fingerprint
 from lib.target.responses import greedy_responses
 from lib.target.tiny import train_tiny_target
@@ -97,6 +97,7 @@ def test_extracting_twice_gives_the_same_samples(target: Path, prompts: Path, fo
     extract_features(target, prompts, again, response_tokens=RESPONSE_TOKENS, aux_layers=AUX_LAYERS, batch=2, threads=1)
     for file in (folder / "hidden_states").iterdir():
         assert (again / "hidden_states" / file.name).read_bytes() == file.read_bytes()
+    assert FeatureSet(again).sha256 == FeatureSet(folder).sha256
 
 
 @pytest.mark.parametrize("name", ["hidden_states/hs_3.safetensors", "data-00000-of-00001.arrow"])

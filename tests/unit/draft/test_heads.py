@@ -1,7 +1,9 @@
 """Heads: what they are built from, what is refused, and packs in which samples do not touch each other."""
 
+import operator
 from collections import Counter
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +136,7 @@ def test_evaluation_agrees_with_drafting_one_start_at_a_time(start: Any, target:
     assert score.starts == len(runs)
     assert score.acc0 == pytest.approx(sum(run > 0 for run in runs) / len(runs))
     assert score.accuracies[1] == pytest.approx(sum(run > 1 for run in runs) / max(1, sum(run > 0 for run in runs)))
-    assert score.chain == pytest.approx(1 + sum(runs) / len(runs))
+    assert sum(accumulate(score.accuracies, operator.mul)) == pytest.approx(sum(runs) / len(runs))
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """States: going on from one is as if training had never stopped, and a state that is damaged or another's is refused."""
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lib.draft.data import FeatureSet
+from lib.draft.data import FeatureSet, seal_features
 from lib.draft.heads import HeadSpec, head_hash
 from lib.draft.manifest import CorruptState
 from lib.draft.state import load_state, optimizer_hash, read_state, save_state
-from lib.draft.trainer import Training, train_rung
+from lib.draft.trainer import Recipe, Training, start_training, train_rung
 from lib.errors import UserError
+from safetensors.torch import load_file, save_file
 
 Start = Callable[..., Training]
 
@@ -115,12 +116,21 @@ def test_another_arm_s_state_is_refused_by_what_differs(start: Start, saved: Pat
     assert "seed" not in message
 
 
-def test_a_state_trained_on_other_data_is_refused(start: Start, saved: Path) -> None:
-    manifest = json.loads((saved / "manifest.json").read_text())
-    manifest["identity"]["features"]["samples"] = 95
-    (saved / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"features\.samples=95 \(asked for 96\)"):
-        load_state(saved, start())
+def test_a_state_trained_on_other_data_is_refused(
+    spec: HeadSpec, start: Start, saved: Path, target: Path, features: FeatureSet, tmp_path: Path
+) -> None:
+    """Equal data in another place is the same data; one changed token makes it other data, whatever its size."""
+    copied = Path(shutil.copytree(features.path, tmp_path / "copied"))
+    trial = start().trial
+    load_state(saved, start_training(spec, Recipe(horizon=960), trial, target, FeatureSet(copied)))
+    file = copied / "hidden_states/hs_5.safetensors"
+    stored = load_file(file)
+    stored["token_ids"][-1] ^= 1
+    save_file(stored, file)
+    seal_features(copied, target=features.target, aux_layers=features.aux_layers, hidden_size=features.hidden_size)
+    with pytest.raises(UserError, match=r"another training: features\.sha256=\S+ \(asked for \S+\); resume") as refusal:
+        load_state(saved, start_training(spec, Recipe(horizon=960), trial, target, FeatureSet(copied)))
+    assert features.sha256 in str(refusal.value)
 
 
 def test_an_interrupted_save_leaves_the_state_before(start: Start, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

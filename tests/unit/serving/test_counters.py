@@ -2,6 +2,7 @@
 
 import pytest
 from lib.serving.counters import SpeculationCounters, parse_counters
+from lib.serving.measure import pooled
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -40,6 +41,16 @@ def test_acceptance_is_that_of_the_difference() -> None:
     assert counted == SpeculationCounters(10, 20, 8, (5, 3))
     assert counted.acceptance_length == 1.8
     assert counted.per_position_acceptance == [0.5, 0.3]
+
+
+def test_runs_of_different_length_are_pooled_by_what_they_counted() -> None:
+    """A run of more drafts counts for more: the mean of 1.8 and 1.2 would be 1.5."""
+    record = pooled([(SpeculationCounters(10, 20, 8, (5, 3)), {"duration_s": 1.0}), (SpeculationCounters(30, 60, 6, (6, 0)), {})])
+    assert (record["drafts"], record["draft_tokens"], record["accepted"]) == (40, 80, 14)
+    assert record["acceptance_length"] == 1 + 14 / 40
+    assert record["per_position_acceptance"] == [11 / 40, 3 / 40]
+    assert [one["acceptance_length"] for one in record["repeats"]] == [1.8, 1.2]
+    assert "duration_s" not in record and record["repeats"][0]["duration_s"] == 1.0
 
 
 def test_an_engine_that_does_not_speculate_is_told() -> None:

@@ -22,22 +22,10 @@ def test_identity_follows_the_prompts_content(tmp_path: Path) -> None:
     assert first != identity(replace(Workload(here, output_tokens=4, concurrency=2), temperature=0.5))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "is empty"),
-        ('{"prompt": "a"}\n{"text": "b"}\n', r"line 2: expected \{\"prompt\": text\}"),
-        ('{"prompt": 3}\n', "line 1"),
-        ("plain text\n", "line 1: .*'plain text'"),
-    ],
-)
-def test_prompts_that_are_none_are_named(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "prompts.jsonl"
-    path.write_text(text)
-    with pytest.raises(UserError, match=message):
-        identity(Workload(path, output_tokens=4, concurrency=2))
-
-
-def test_missing_prompts_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"give an existing \.jsonl file"):
-        identity(Workload(tmp_path / "none.jsonl", output_tokens=4, concurrency=2))
+def test_prompts_that_the_driver_cannot_read_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "prompts.json").write_text('{"prompt": "a"}\n')
+    with pytest.raises(UserError, match=r"prompts=\S+prompts\.json is not named \.jsonl"):
+        identity(Workload(tmp_path / "prompts.json", output_tokens=4, concurrency=2))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    with pytest.raises(UserError, match=r"^prompts=\S+prompts\.jsonl line 2"):
+        identity(Workload(tmp_path / "prompts.jsonl", output_tokens=4, concurrency=2))

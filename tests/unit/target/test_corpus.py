@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from lib.errors import UserError
-from lib.target.corpus import SPLITS, read_prompts, split_documents, stdlib_documents, write_prompts
+from lib.prompts import read_prompts
+from lib.target.corpus import SPLITS, split_documents, stdlib_documents, write_prompts
 from lib.target.load import load_tokenizer
 
 COUNTS = {"train": 40, "heldout": 10, "serving": 10}
@@ -90,28 +91,6 @@ def test_prompts_that_agree_up_to_the_limit_count_once(target: Path, tmp_path: P
     with pytest.raises(UserError, match="holds 1 distinct prompts of 3 wanted"):
         write_prompts(tmp_path / "out", target, {"train": 1, "heldout": 1, "serving": 1}, 4, 0, source)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (None, "does not exist"),
-        (b'{"prompt": "a"}\n{"prompt": \n', "line 2"),
-        (b'{"prompt": "a"}\n\n{"text": "b"}\n', "line 3"),
-        (b'["a"]\n', "line 1"),
-        (b'{"prompt": 7}\n', "line 1"),
-        (b'{"prompt": "  "}\n', "line 1"),
-        (b'{"prompt": "\xff"}\n', "not UTF-8"),
-    ],
-)
-def test_a_bad_file_of_prompts_is_refused_in_one_line(tmp_path: Path, content: bytes | None, says: str) -> None:
-    source = tmp_path / "own.jsonl"
-    if content is not None:
-        source.write_bytes(content)
-    with pytest.raises(UserError, match=says) as refusal:
-        read_prompts(source)
-    assert str(refusal.value).startswith(f"features.prompts={source}")
-    assert "\n" not in str(refusal.value)
 
 
 def test_too_few_stdlib_prompts_are_refused_by_name(target: Path, tmp_path: Path) -> None:

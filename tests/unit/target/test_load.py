@@ -1,6 +1,7 @@
 """A target is refused in one line when its folder is not whole, and told apart by its fingerprint."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,32 @@ def test_a_nested_text_config_is_read(target: Path, tmp_path: Path) -> None:
 def test_the_fingerprint_follows_content_not_place(target: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(target, tmp_path / "copy"))
     assert target_fingerprint(copy) == target_fingerprint(target)
-    weights = bytearray((copy / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (copy / "model.safetensors").write_bytes(weights)
-    assert target_fingerprint(copy) != target_fingerprint(target)
+    size = (copy / "model.safetensors").stat().st_size
+    fingerprints = {target_fingerprint(target)}
+    for position in (0, size // 2, size - 1):
+        _flip_bit(copy / "model.safetensors", position)
+        fingerprints.add(target_fingerprint(copy))
+    assert len(fingerprints) == 4
+
+
+def test_a_large_file_is_known_by_blocks_from_its_first_byte_to_its_last(target: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(target, tmp_path / "copy"))
+    weights = copy / "model.safetensors"
+    size = 2**30
+    os.truncate(weights, size)  # sparse: takes no room
+    fingerprints = {target_fingerprint(copy)}
+    blocks = [(size - 2**16) * block // 63 for block in range(64)]
+    for position in (0, *(start + 2**16 - 1 for start in blocks)):
+        _flip_bit(weights, position)
+        fingerprints.add(target_fingerprint(copy))
+    assert len(fingerprints) == 66
+    _flip_bit(weights, blocks[30] + 2**16)
+    assert target_fingerprint(copy) in fingerprints, "between the blocks nothing is read"
+
+
+def _flip_bit(file: Path, position: int) -> None:
+    with file.open("r+b") as handle:
+        handle.seek(position)
+        byte = handle.read(1)[0]
+        handle.seek(position)
+        handle.write(bytes([byte ^ 1]))

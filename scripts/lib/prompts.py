@@ -1,0 +1,31 @@
+"""Files of prompts, a user's and our own: one JSON object `{"prompt": text}` per line."""
+
+import json
+from pathlib import Path
+
+from lib.errors import UserError
+
+
+def read_prompts(path: Path, key: str = "features.prompts") -> list[str]:
+    """Read a JSONL file of prompts. Raises UserError naming `key` and the line that is not `{"prompt": "..."}`, or that there is none."""
+    if not path.is_file():
+        raise UserError(f'{key}={path} does not exist; give a JSONL file with one {{"prompt": "..."}} per line')
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key}={path} is not UTF-8 ({error.reason} at byte {error.start}); convert the file") from None
+    prompts = []
+    # Split on newlines alone: str.splitlines() would also cut at U+2028, which JSON strings may hold.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            prompt = None
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UserError(f'{key}={path} line {number} is not {{"prompt": "some text"}}; correct or remove the line')
+        prompts.append(prompt)
+    if not prompts:
+        raise UserError(f'{key}={path} is empty; give at least one {{"prompt": "..."}} line')
+    return prompts

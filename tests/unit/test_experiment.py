@@ -1,0 +1,53 @@
+"""Names follow content: what goes into the features is in their name, and nothing else."""
+
+import contextlib
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lib.experiment import load_experiment
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root() -> Iterator[None]:
+    with contextlib.chdir(ROOT):
+        yield
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    """Return the folder of a target that is whole, if only to look at."""
+    folder = tmp_path / "target"
+    folder.mkdir()
+    facts = {"hidden_size": 64, "num_hidden_layers": 4, "vocab_size": 512, "max_position_embeddings": 512}
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", **facts}))
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / name).write_text(name)
+    return str(folder)
+
+
+def features(target: str, prompts: Path | None = None) -> str:
+    counts = {"train_prompts": 2, "heldout_prompts": 1, "serving_prompts": 1}
+    return load_experiment({"target": {"path": target}, "features": {**counts, "prompts": prompts and str(prompts)}}).features
+
+
+def test_prompts_of_the_standard_library_are_those_of_its_version(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = features(target)
+    monkeypatch.setattr(platform, "python_version", lambda: "3.11.99")
+    assert features(target) != before
+
+
+def test_prompts_of_a_file_are_what_it_says_under_any_python(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [json.dumps({"prompt": text}) for text in "abcd"]
+    one, other, shuffled = (tmp_path / f"{name}.jsonl" for name in ("one", "other", "shuffled"))
+    one.write_text("\n".join(lines))
+    other.write_text("\n".join([*lines, json.dumps({"prompt": "e"})]))
+    shuffled.write_text("\n".join(lines[::-1]))
+    before = features(target, one)
+    assert features(target, other) != before
+    monkeypatch.setattr(platform, "python_version", lambda: "3.11.99")
+    assert features(target, one) == features(target, shuffled) == before
