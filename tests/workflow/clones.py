@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lib.experiment import load_experiment
@@ -21,10 +23,11 @@ class Clone:
     """A copy of the repository as git would clone it, uncommitted work included."""
 
     root: Path
+    small: bool = True
 
     def command(self, *arguments: str) -> list[str]:
-        """Return the command line of a small run."""
-        return [sys.executable, "-m", "snakemake", *arguments, *SMALL]
+        """Return the command line of a run, of the small one unless the clone is for the shipped configuration."""
+        return [sys.executable, "-m", "snakemake", *arguments, *(SMALL if self.small else ())]
 
     def snakemake(self, *arguments: str, check: bool = True, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end; its output, both streams, is `stdout`."""
@@ -43,16 +46,13 @@ class Clone:
     def configure(self, file: str, **changes: object) -> None:
         """Change keys of a YAML file, sections merged one level deep."""
         path = self.root / file
-        values = yaml.safe_load(path.read_text())
-        for key, value in changes.items():
-            values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
-        path.write_text(yaml.safe_dump(values))
+        path.write_text(yaml.safe_dump(merged(yaml.safe_load(path.read_text()), changes)))
 
     def finalists(self, **changes: object) -> str:
         """Return the path of the decision that ends the search of the small run, with keys of the configuration changed."""
         with contextlib.chdir(self.root):
             values = yaml.safe_load(Path("tests/configs/small.yaml").read_text())
-            search = load_experiment(values | changes).search
+            search = load_experiment(merged(values, changes)).search
         return f"results/search/{search.finalists_folder}/rung{search.top_rung}.json"
 
     def records(self, pattern: str) -> dict[str, dict]:
@@ -65,7 +65,12 @@ class Clone:
         return "\n".join(f"--- {path}\n{path.read_text()[-2000:]}" for path in sorted((self.root / "results/logs").rglob("*.log")))
 
 
-def clone(target: Path, *, adopt: Clone | None = None, results: bool = False) -> Clone:
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` with keys changed, sections merged one level deep."""
+    return values | {key: values.get(key, {}) | value if isinstance(value, dict) else value for key, value in changes.items()}
+
+
+def clone(target: Path, *, adopt: Clone | None = None, results: bool = False, small: bool = True) -> Clone:
     """Clone the repository, with resources/ and, if asked, results/ copied in from another clone with fresh file times."""
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
@@ -75,7 +80,13 @@ def clone(target: Path, *, adopt: Clone | None = None, results: bool = False) ->
     for folder in ("results", "resources") if results else ("resources",):
         if adopt:
             shutil.copytree(adopt.root / folder, target / folder, copy_function=shutil.copyfile)
-    return Clone(target)
+    return Clone(target, small)
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Return Snakemake's job counts of a dry run."""
+    table = re.search(r"^Job stats:\n.*?\n\n", output, re.MULTILINE | re.DOTALL)
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table.group(0), re.MULTILINE)} if table else {}
 
 
 def decisions(one: Clone) -> dict[str, list[str]]:

@@ -1,21 +1,18 @@
 """The whole small run, and what a second one does."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from lib.report.tables import ledger
 
-from tests.workflow.clones import Clone, clone, decisions, heads
+from tests.workflow.clones import Clone, clone, decisions, heads, jobs
 
 pytestmark = pytest.mark.slow
-
-
-def jobs(output: str) -> dict[str, int]:
-    """Return Snakemake's job counts of a dry run."""
-    table = re.search(r"^Job stats:\n.*?\n\n", output, re.MULTILINE | re.DOTALL)
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table.group(0), re.MULTILINE)} if table else {}
 
 
 def test_a_run_leaves_champion_serving_files_heads_and_ledger(finished: Clone) -> None:
@@ -133,3 +130,80 @@ def test_a_dry_run_creates_nothing(tmp_path: Path) -> None:
     before = {path.name for path in tmp_path.iterdir()}
     assert "decide_cohort" in jobs(fresh.snakemake("--dry-run").stdout)
     assert {path.name for path in tmp_path.iterdir()} - before <= {".snakemake"}
+
+
+def test_a_copy_without_the_resources_trains_and_measures_nothing(finished: Clone, tmp_path: Path) -> None:
+    """Finished work is not done again because what it was made from has been cleared away."""
+    copied = clone(tmp_path)
+    shutil.copytree(finished.root / "results", copied.root / "results")
+    assert set(jobs(copied.snakemake("--dry-run").stdout)) <= {"choose_champion", "build_ledger", "all", "total"}
+
+
+def test_a_job_that_ends_slowly_while_a_checkpoint_is_taken_does_not_cut_the_run_short(finished: Clone, tmp_path: Path) -> None:
+    """Every training job lingers after its files are in place, so that decisions are taken meanwhile."""
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow/sitecustomize.py").write_text(
+        "import atexit, sys, time\nif any('train_rung' in word for word in sys.orig_argv):\n    atexit.register(time.sleep, 6)\n"
+    )
+    one = clone(tmp_path / "clone", adopt=finished)
+    one.snakemake(one.finalists(), prefix=("env", f"PYTHONPATH={tmp_path}/slow"))
+    assert decisions(one) == decisions(finished)
+
+
+def test_a_strategy_that_learns_decides_round_by_round_and_is_resumed(finished: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=finished)
+    changes = {"strategy": "tpe", "search": {"arms": 3, "round": 1}}
+    flags = ("--config", "strategy=tpe", "search={arms: 3, round: 1}")
+    last = one.finalists(**changes)
+    one.snakemake(last.replace("finalists", "round1"), *flags)
+    assert len(one.records("search/round*/rung1.json")) == 2
+    one.snakemake(last, *flags)
+    rounds = one.records("search/round*/rung1.json")
+    assert [record["rule"] for _, record in sorted(rounds.items())] == [
+        f"proposed by tpe, 1 of 1 wanted, from {known} observations" for known in range(3)
+    ]
+    assert len({arm for record in rounds.values() for arm in record["arms"]}) == 3
+    (final,) = one.records("search/finalists*/rung1.json").values()
+    assert len(final["scores"]) == 3
+
+
+def test_the_ledger_of_one_search_seeds_another(finished: Clone, tmp_path: Path) -> None:
+    """Arms in full of the first search are finalists of a second one without a step of training; in an empty tree they train up."""
+    flags = ("--config", "seed_from=prior.parquet", "strategy=random", "search={arms: 2}", "serving={top_k: 2}")
+    changes = {"seed_from": "prior.parquet", "strategy": "random", "search": {"arms": 2}}
+    best = finished.records("champion.json")["champion.json"]["arm"]
+    for name, results in (("here", True), ("elsewhere", False)):
+        one = clone(tmp_path / name, adopt=finished, results=results)
+        shutil.copy(finished.root / "results/ledger.parquet", one.root / "prior.parquet")
+        plan = one.snakemake("--dry-run", *flags).stdout
+        assert "Prior arms (7):" in plan and "finalists, for rung 1" in plan
+        final = one.finalists(**changes, serving={"top_k": 2})
+        one.snakemake(final, *flags)
+        (decision,) = one.records(str(Path(final).relative_to("results"))).values()
+        assert best in decision["arms"] and decision["scores"][best]["prior"] == f"{best}, rung 1"
+        known = {record["arm"] for record in finished.records("*/rung1.acc").values()}
+        assert not known & set(one.records("search/random*/rung1.json").popitem()[1]["points"])
+        needed = jobs(one.snakemake("--dry-run", f"results/{best}/serving.json", *flags).stdout)
+        assert needed.get("train_rung", 0) == (0 if results else 1)
+
+
+def test_status_tells_a_finished_an_interrupted_and_no_search_apart(finished: Clone, tmp_path: Path) -> None:
+    def status(one: Clone) -> str:
+        done = subprocess.run([sys.executable, "scripts/status.py"], cwd=one.root, text=True, capture_output=True, check=False)
+        return done.stdout + done.stderr
+
+    whole = status(finished)
+    assert "strategy hyperband: finished" in whole
+    assert re.search(r"^s1 +0 +8 +3 +3 +0 +0 +0 +0$", whole, re.MULTILINE)
+    assert "Acceptance length in vLLM (DRAFT): " in whole and "Spent: 112 of at most 112 samples" in whole
+    copied = clone(tmp_path, adopt=finished, results=True)
+    (last,) = (copied.root / "results/search").glob("s1*/rung1.json")
+    arm = copied.records("search/s1*/rung1.json").popitem()[1]["arms"][0]
+    (copied.root / f"results/{arm}/rung1.acc").unlink()
+    partly = status(copied)
+    assert "strategy hyperband: not running; the command that started it goes on from here" in partly
+    assert re.search(r"^s1 +1 +24 +1 +0 +0 +0 +0 +1$", partly, re.MULTILINE)
+    last.unlink()
+    assert re.search(r"^s1 +1 +24 +up to 1 +undecided$", status(copied), re.MULTILINE)
+    shutil.rmtree(copied.root / "results")
+    assert status(copied).strip() == ("error: results/plan.json does not exist: no search has been started here; start one with make tune")

@@ -119,16 +119,12 @@ def _row(arm: Arm, bracket: str, first_rung: int) -> dict[str, Any]:
 
 
 def _prior(search: Search, prior: Prior) -> dict[str, Any]:
-    competes = next(
-        (
-            f"in {bracket.label} for rung {rung}"
-            for bracket in search.brackets
-            for rung in bracket.rungs[1:]
-            if search.arm(prior.point).id in search.contenders(search.folder(bracket), rung) and prior.rung == rung - 1
-        ),
-        "among the finalists" if prior.rung == search.top_rung else "nowhere, it only teaches" if search.learns else "nowhere",
-    )
-    return {"arm": search.arm(prior.point).id, **prior.model_dump(mode="json", exclude={"measured_on"}), "competes": competes}
+    arm = search.arm(prior.point).id
+    contests = [(bracket.label, search.folder(bracket), rung) for bracket in search.brackets for rung in bracket.rungs[1:]]
+    contests.append(("finalists", search.finalists_folder, search.top_rung))
+    entered = (f"{label}, for rung {rung}" for label, folder, rung in contests if search.contenders(folder, rung).get(arm) == prior)
+    competes = next(entered, "no, it teaches only" if search.learns else "no")
+    return {"arm": arm, **prior.model_dump(mode="json", exclude={"measured_on"}), "competes": competes}
 
 
 def _in_full(search: Search) -> dict[str, Any]:

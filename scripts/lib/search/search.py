@@ -171,14 +171,15 @@ class Search:
     def contenders(self, folder: str, rung: int) -> dict[str, Prior]:
         """Return the prior arms that compete for promotion to `rung` in a bracket, or for the finalists, by arm id.
 
-        A prior arm competes once: in the first bracket that promotes from the rung at which it was measured.
+        A prior arm competes once: in the first bracket that promotes from the rung at which it was measured. The standing configuration
+        does not compete, for it is trained and measured in any case.
         """
-        if folder == self.finalists_folder:
-            return {self.arm(prior.point).id: prior for prior in self.priors if prior.rung == self.top_rung}
-        first = next((one for one in self.brackets if rung in one.rungs[1:]), None)
-        if first is None or self.folder(first) != folder:
+        first = next((self.folder(one) for one in self.brackets if rung in one.rungs[1:]), None)
+        if folder not in (first, self.finalists_folder):
             return {}
-        return {self.arm(prior.point).id: prior for prior in self.priors if prior.rung == rung - 1}
+        measured_at = self.top_rung if folder == self.finalists_folder else rung - 1
+        arms = {self.arm(prior.point).id: prior for prior in self.priors if prior.rung == measured_at}
+        return {arm: prior for arm, prior in arms.items() if arm != self.standing.id}
 
     @cached_property
     def _strategy(self) -> Strategy:
