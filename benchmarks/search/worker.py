@@ -3,6 +3,7 @@
 Started by run.py as `python -m benchmarks.search.worker MODULE:FUNCTION DISTRIBUTION...`.
 """
 
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -29,7 +30,7 @@ def main(target: str, distributions: list[str]) -> None:
 
 def evaluate(strategy: Strategy, rungs: list[int], eta: int, seed: int) -> dict[str, Any]:
     """Run a strategy on the surface of `seed` with Hyperband's budget, and say how far from the best arm it ended."""
-    surface = Surface(seed, horizon=rungs[-1])
+    surface = _surface(seed, rungs[-1])
     ladder = Ladder(tuple(rungs), eta)
     outcome = strategy(surface, ladder, hyperband_budget(ladder), seed)
     answer = {"regret": _regret(surface, outcome.promoted), "samples": outcome.samples_consumed, "trials": outcome.trials}
@@ -39,6 +40,12 @@ def evaluate(strategy: Strategy, rungs: list[int], eta: int, seed: int) -> dict[
     elif outcome.promoted is None:
         answer |= {"last_regret": answer["regret"], "last_samples": answer["samples"]}
     return answer
+
+
+@functools.cache
+def _surface(seed: int, horizon: int) -> Surface:
+    """Return a surface that is shared by all ladders of that horizon: finding its best arm takes longer than most strategies."""
+    return Surface(seed, horizon)
 
 
 def _regret(surface: Surface, promoted: Config | None) -> float:
