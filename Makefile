@@ -30,8 +30,9 @@ lint: install
 	$(BIN)/mypy
 
 schema: install
-	cd scripts && ../$(BIN)/python -c 'from pathlib import Path; from lib.config import Config, Space, schema; \
-	    Path("../config/schema.json").write_text(schema(Config)); Path("../config/schema-space.json").write_text(schema(Space))'
+	cd scripts && ../$(BIN)/python -c 'from pathlib import Path; from lib.config import Config, Space, schema; from lib.search.priors import PriorFile; \
+	    models = {"schema": Config, "schema-space": Space, "schema-prior-arms": PriorFile}; \
+	    [Path(f"../config/{name}.json").write_text(schema(model)) for name, model in models.items()]'
 
 install: .venv/installed
 

@@ -47,7 +47,13 @@ class Method:
 
 
 PEERS = "benchmarks.search.peers"
+OURS = "benchmarks.search.ours"
 METHODS = {
+    "ours: hyperband": Method(f"{OURS}:hyperband", ("numpy",)),
+    "ours: hyperband_tpe": Method(f"{OURS}:hyperband_tpe", ("optuna", "numpy")),
+    "ours: hyperband_tpe, lr not rescaled": Method(f"{OURS}:hyperband_tpe_correlated", ("optuna", "numpy")),
+    "ours: tpe": Method(f"{OURS}:tpe", ("optuna", "numpy")),
+    "ours: tpe, lr not rescaled": Method(f"{OURS}:tpe_correlated", ("optuna", "numpy")),
     "random": Method(f"{PEERS}.random_search:run", ("numpy",)),
     "one-rung": Method(f"{PEERS}.one_rung:run", ("numpy",)),
     "optuna-tpe-hyperband": Method(f"{PEERS}.optuna_hyperband:run", ("optuna", "numpy")),

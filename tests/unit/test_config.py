@@ -6,6 +6,7 @@ import pytest
 import yaml
 from lib.config import Config, Space, load_space, parse_config, schema
 from lib.errors import UserError
+from lib.search.priors import PriorFile
 
 ROOT = Path(__file__).parents[2]
 SPACES = sorted((ROOT / "config/spaces").glob("*.yaml"))
@@ -38,7 +39,7 @@ def test_shipped_configuration_is_the_models_defaults() -> None:
     assert values == Config().model_dump(mode="json"), "config/config.yaml must spell out every key"
 
 
-@pytest.mark.parametrize(("model", "file"), [(Config, "schema.json"), (Space, "schema-space.json")])
+@pytest.mark.parametrize(("model", "file"), [(Config, "schema.json"), (Space, "schema-space.json"), (PriorFile, "schema-prior-arms.json")])
 def test_published_schemas_are_the_models(model, file) -> None:
     assert (ROOT / "config" / file).read_text() == schema(model), "run `make schema`"
 

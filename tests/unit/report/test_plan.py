@@ -1,0 +1,72 @@
+"""Paces are measured on what is like the work that is planned, and on nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+from lib.arm import Arm
+from lib.config import Cost, Point
+from lib.files import write_json
+from lib.report.plan import measured_pace, stated_pace
+from lib.search.search import Search
+from lib.verdict.record import ServingRecord, write_record
+
+from tests.unit.records import CONTEXT, proxy
+from tests.unit.search.searches import RECIPE, make_search
+
+DRAFT = {"method": "eagle3"}
+
+
+def file(root: Path, search: Search, lr: float, seconds: dict[int, float], *, serving: float | None = None, draft: dict = DRAFT) -> Arm:
+    """File an arm with device-seconds by rung, resumed from rung to rung, and of its serving measurement."""
+    point = Point(global_batch=8, lr=lr, warmup=0.0)
+    arm = make_search(recipe=search.recipe | {"draft": draft}).arm(point)
+    folder = root / "results" / arm.id
+    write_json(folder / "arm.json", arm.record())
+    before = 0
+    for rung, spent in seconds.items():
+        samples = search.space.rungs.samples[rung]
+        changes = {"rung": rung, "samples": samples, "resumed_from_samples": before, "device_seconds": spent}
+        write_record(folder / f"rung{rung}.acc", proxy(arm.id).model_copy(update=changes))
+        before = samples
+    if serving is not None:
+        numbers = {"acceptance_length": 2.0, "per_position_acceptance": [0.5], "drafts": 1, "draft_tokens": 3, "accepted": 1}
+        facts = {"arm": arm.id, "status": "ok", "reason": None, "wall_seconds": serving, "device_seconds": serving, "context": CONTEXT}
+        record = facts | numbers | {"repeats": [{}], "head_sha256": "0", "asked": {"dtype": "float32"}}
+        write_record(folder / "serving.json", ServingRecord.model_validate(record))
+    return arm
+
+
+def test_the_pace_is_a_constant_and_a_slope_over_the_samples_that_jobs_trained(tmp_path: Path) -> None:
+    """Jobs that take 5 s and 0.25 s a sample, whether they begin afresh or resume."""
+    one = make_search(recipe=RECIPE | {"draft": DRAFT})
+    file(tmp_path, one, 1e-3, {0: 5 + 64 * 0.25, 1: 5 + 128 * 0.25, 2: 5 + 384 * 0.25}, serving=30.0)
+    file(tmp_path, one, 2e-3, {0: 5 + 64 * 0.25}, serving=50.0)
+    pace = measured_pace(one, tmp_path)
+    assert (pace.per_sample, pace.per_job, pace.per_serving) == (pytest.approx(0.25), pytest.approx(5), pytest.approx(40))
+    assert pace.source == "measured on 4 rungs and 2 servings under results/"
+
+
+def test_records_of_another_head_and_broken_files_do_not_count(tmp_path: Path) -> None:
+    one = make_search(recipe=RECIPE | {"draft": DRAFT})
+    file(tmp_path, one, 1e-3, {0: 21.0, 1: 37.0}, serving=30.0)
+    file(tmp_path, one, 2e-3, {0: 900.0, 1: 900.0}, serving=900.0, draft={"method": "dflash"})
+    spoiled = file(tmp_path, one, 3e-3, {0: 900.0, 1: 900.0}, serving=900.0)
+    for path in (tmp_path / "results" / spoiled.id).glob("*.acc"):
+        path.write_text(path.read_text()[:40])
+    (tmp_path / "results" / spoiled.id / "serving.json").write_text(json.dumps({"device_seconds": 900.0}))
+    pace = measured_pace(one, tmp_path)
+    assert (pace.per_sample, pace.per_job, pace.per_serving) == (pytest.approx(0.25), pytest.approx(5), pytest.approx(30))
+
+
+def test_without_enough_records_there_is_no_measured_pace(tmp_path: Path) -> None:
+    one = make_search(recipe=RECIPE | {"draft": DRAFT})
+    assert measured_pace(one, tmp_path) is None
+    file(tmp_path, one, 1e-3, {0: 21.0, 1: 37.0})
+    assert measured_pace(one, tmp_path) is None, "nothing served yet"
+
+
+def test_a_stated_pace_needs_both_its_numbers() -> None:
+    assert stated_pace(Cost(seconds_per_sample=0.5)) is None
+    pace = stated_pace(Cost(seconds_per_sample=0.5, seconds_per_serving=60))
+    assert (pace.per_sample, pace.per_serving) == (0.5, 60)
