@@ -1,24 +1,8 @@
 """One rung of one arm.
 
-Inputs:   results/{arm}/arm.json, results/{arm}/rung<lower>.state, features, the target
-Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/
+Inputs:   results/{arm}/rung<lower>.state, features, the target
+Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/, and once for all rungs results/{arm}/arm.json
 """
-
-
-localrules:
-    describe_arm,
-
-
-rule describe_arm:
-    """Write down what an arm stands for."""
-    output:
-        arm="results/{arm}/arm.json",
-    log:
-        "results/logs/describe_arm/{arm}.log",
-    params:
-        arm=arm_record,
-    script:
-        "../scripts/describe_arm.py"
 
 
 rule train_rung:
@@ -28,7 +12,6 @@ rule train_rung:
             until(
                 "train_rung",
                 ["results/{arm}/rung{rung}.acc", "results/{arm}/rung{rung}.state"],
-                arm="results/{arm}/arm.json",
                 target=experiment.target,
                 train=f"{experiment.features}/train",
                 heldout=f"{experiment.features}/heldout",
@@ -40,5 +23,7 @@ rule train_rung:
         state=directory("results/{arm}/rung{rung}.state"),
     log:
         "results/logs/train_rung/{arm}.rung{rung}.log",
+    params:
+        arm=arm_record,
     script:
         "../scripts/train_rung.py"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lib.arm import Arm
 from lib.draft.rung import Places, run_rung
-from lib.files import read_json
+from lib.files import write_json
 from lib.script import running
 
 gc.enable()
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
+        arm = Arm.from_record(snakemake.params.arm)
+        description = Path(snakemake.output.acc).with_name("arm.json")
+        if not description.exists():  # one file for all rungs of the arm, and so no output of any one of them
+            write_json(description, arm.record())
         run_rung(
-            Arm.from_record(read_json(Path(snakemake.input.arm))),
+            arm,
             int(snakemake.wildcards.rung),
             Places(
                 target=Path(snakemake.input.target),

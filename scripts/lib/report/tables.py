@@ -19,7 +19,7 @@ def ledger(results: Path) -> pd.DataFrame:
     Rows are ordered by arm, kind and rung, so the same tree always gives the same table. Raises UserError on a record that is not whole.
     """
     rows = []
-    for folder in sorted(path.parent for path in results.glob("*/arm.json")):
+    for folder in sorted({path.parent for path in results.glob("*/rung*.acc")}):
         arm = _read_arm(folder / "arm.json")
         for path in sorted(folder.glob("rung*.acc")):
             rows.append(_row(arm, read_record(path, ProxyRecord)))
@@ -41,6 +41,8 @@ def write_ledger(results: Path) -> None:
 def _read_arm(path: Path) -> Arm:
     try:
         return Arm.from_record(read_json(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; copy it back, or move the folder away") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: {error}; move the folder away, the next run trains the arm again if it is asked for") from None
 
