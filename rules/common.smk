@@ -113,14 +113,16 @@ def finalists(wildcards):
 
 def arm_record(wildcards):
     """Return what an arm stands for, as plain data."""
-    arm, _ = decisions.entry(wildcards.arm)
+    with refuse():
+        arm, _ = decisions.entry(wildcards.arm)
     return arm.record()
 
 
 def state_below(wildcards):
     """Return the arm's own state to resume from: of the rung below, or when the arm enters here, of any lower rung on disk."""
     arm, rung = wildcards.arm, int(wildcards.rung)
-    _, entry = decisions.entry(arm)
+    with refuse():
+        _, entry = decisions.entry(arm)
     if rung > entry:
         return f"results/{arm}/rung{rung - 1}.state"
     for lower in reversed(range(rung)):

@@ -1,13 +1,19 @@
 """One finished small run that every test may look at."""
 
 import pytest
+from filelock import FileLock
 
 from tests.workflow.clones import Clone, clone
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone in which the small run has finished. Tests must not change it."""
-    one = clone(tmp_path_factory.mktemp("finished"))
-    one.snakemake()
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clone:
+    """A clone in which the small run has finished, made once for all workers of the test run. Tests must not change it."""
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    one, done = Clone(shared / "finished"), shared / "finished.done"
+    with FileLock(shared / "finished.lock"):
+        if not done.exists():
+            clone(one.root)
+            one.snakemake()
+            done.touch()
     return one

@@ -143,7 +143,7 @@ def test_a_job_that_ends_slowly_while_a_checkpoint_is_taken_does_not_cut_the_run
     """Every training job lingers after its files are in place, so that decisions are taken meanwhile."""
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow/sitecustomize.py").write_text(
-        "import atexit, sys, time\nif any('train_rung' in word for word in sys.orig_argv):\n    atexit.register(time.sleep, 6)\n"
+        "import atexit, sys, time\nif any('train_rung' in word for word in sys.orig_argv):\n    atexit.register(time.sleep, 3)\n"
     )
     one = clone(tmp_path / "clone", adopt=finished)
     one.snakemake(one.finalists(), prefix=("env", f"PYTHONPATH={tmp_path}/slow"))
