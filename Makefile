@@ -18,7 +18,7 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 ledger: install
-	PYTHONPATH=scripts $(BIN)/python -c 'from pathlib import Path; from lib.report.tables import write_ledger; write_ledger(Path("results"))'
+	@$(BIN)/python scripts/ledger.py
 
 status: install
 	@$(BIN)/python scripts/status.py

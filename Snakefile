@@ -34,6 +34,7 @@ rule all:
     """Search, serve the finalists, name the champion, write the ledger."""
     default_target: True
     input:
+        plan_file,
         "results/plan.json",
         champion,
         "results/champion.json",

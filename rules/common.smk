@@ -31,8 +31,11 @@ draft_tokens = experiment.space.objective.draft_tokens
 asked = {**serving, "draft_tokens": draft_tokens}
 champion = f"results/search/{search.finalists_folder}/champion-{digest([search.standing.id, asked])}.json"
 
+plan_file = f"results/search/plan-{digest([search.id, settings.model_dump(include={'budget', 'cost'})])}.json"
+
 if workflow.is_main_process and not workflow.output_settings.dryrun:
     refresh_view(Path(champion), Path("results/champion.json"))
+    refresh_view(Path(plan_file), Path("results/plan.json"))
 
 
 wildcard_constraints:
@@ -42,10 +45,11 @@ wildcard_constraints:
     split="train|heldout",
 
 
-def until(rule, done, **inputs):
-    """Return an input function that asks for `inputs` until the job is done, and then for nothing unless `rule` is forced.
+def until(done, **inputs):
+    """Return an input function that asks for `inputs` until the job is done, and then for nothing.
 
-    `done` lists the files of a finished job, or is a function of its wildcards.
+    `done` lists the files of a finished job, or is a function of its wildcards. In a run that forces jobs a finished one names its
+    inputs all the same, of whatever age, so that it can be done again.
 
     Names carry content, so what is there is never out of date. A finished job that has no inputs is never run again because of a
     file's age, as `ancient` would have it too. But with `ancient`, Snakemake 9.27 drops whatever waits for a job that it sees between its
@@ -53,37 +57,42 @@ def until(rule, done, **inputs):
     """
 
     def needed(wildcards):
-        dag = workflow.dag_settings
-        forced = dag.forceall or rule in dag.forcerun
         finished = (
             done(wildcards)
             if callable(done)
             else all(exists(path.format(**wildcards)) for path in done)
         )
-        if forced or not finished:
-            return {
-                name: (
-                    source(wildcards)
-                    if callable(source)
-                    else source.format(**wildcards)
-                )
-                for name, source in inputs.items()
-            }
-        return {}
+        dag = workflow.dag_settings
+        forcing = dag.forceall or dag.forcetargets or dag.forcerun
+        if finished and not forcing:
+            return {}
+        asked_for = {
+            name: source(wildcards) if callable(source) else source.format(**wildcards)
+            for name, source in inputs.items()
+        }
+        return (
+            {name: ancient(files) for name, files in asked_for.items()}
+            if finished
+            else asked_for
+        )
 
     return needed
 
 
 def measured(wildcards):
     """Return whether an arm has been measured with the settings that are asked for now."""
-    path = Path(f"results/{wildcards.arm}/serving.json")
-    return path.exists() and read_json(path).get("asked") == asked
+    try:
+        record = read_json(Path(f"results/{wildcards.arm}/serving.json"))
+    except (FileNotFoundError, ValueError):  # not there or not whole
+        return False
+    return record.get("asked") == asked
 
 
 def cohort(folder, rung):
     """Return the decision that says which arms train to a rung, once it has been taken."""
     checkpoints.decide_cohort.get(bracket=folder, rung=rung)
-    return decisions[folder, int(rung)]
+    with refuse():
+        return decisions[folder, int(rung)]
 
 
 def decisions_below(wildcards):

@@ -11,7 +11,6 @@ rule write_prompts:
     input:
         unpack(
             until(
-                "write_prompts",
                 [
                     f"{experiment.features}/prompts/{split}.jsonl"
                     for split in ("train", "heldout", "serving")
@@ -36,7 +35,6 @@ rule extract_features:
     input:
         unpack(
             until(
-                "extract_features",
                 [f"{experiment.features}/{{split}}"],
                 target=experiment.target,
                 prompts=f"{experiment.features}/prompts/{{split}}.jsonl",

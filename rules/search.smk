@@ -2,7 +2,7 @@
 
 Inputs:   results/{arm}/rung<r-1>.acc of the cohort below; for the first cohort of a bracket nothing, or with a strategy that learns
           those of all brackets before
-Outputs:  results/plan.json, results/search/{bracket}/rung<r>.json
+Outputs:  results/search/plan-<what it depends on>.json and a copy as results/plan.json; results/search/{bracket}/rung<r>.json
 """
 
 
@@ -14,12 +14,10 @@ localrules:
 rule plan:
     """Write what the search will do and what it costs at most; a dry run prints the same."""
     output:
-        plan="results/plan.json",
+        plan=plan_file,
+        view="results/plan.json",
     log:
         "results/logs/plan.log",
-    params:
-        search=search.describe(),
-        bounds=settings.model_dump(include={"budget", "cost"}),
     script:
         "../scripts/plan.py"
 
@@ -29,7 +27,6 @@ checkpoint decide_cohort:
     input:
         unpack(
             until(
-                "decide_cohort",
                 ["results/search/{bracket}/rung{rung}.json"],
                 decisions=decisions_below,
                 evidence=evidence,

@@ -10,7 +10,6 @@ rule export_head:
     input:
         unpack(
             until(
-                "export_head",
                 ["results/{arm}/head"],
                 acc=f"results/{{arm}}/rung{search.top_rung}.acc",
                 target=experiment.target,
@@ -30,7 +29,6 @@ rule measure_serving:
     input:
         unpack(
             until(
-                "measure_serving",
                 measured,
                 target=experiment.target,
                 acc=f"results/{{arm}}/rung{search.top_rung}.acc",

@@ -10,7 +10,6 @@ rule train_rung:
     input:
         unpack(
             until(
-                "train_rung",
                 ["results/{arm}/rung{rung}.acc", "results/{arm}/rung{rung}.state"],
                 target=experiment.target,
                 train=f"{experiment.features}/train",

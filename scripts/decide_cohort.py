@@ -7,6 +7,7 @@ from lib.config import Point
 from lib.files import flat, read_json, write_json
 from lib.script import running
 from lib.search.cohort import decide
+from lib.search.priors import MEASURED_ON
 from lib.search.promotion import Score
 from lib.search.proxy import proxy_value
 from lib.search.search import Search
@@ -15,10 +16,6 @@ from lib.verdict.record import ProxyRecord, read_record
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
-
-
-MEASURED_ON = ("stack.", "hardware.device_type", "hardware.device_name")
-"""Parts of a context that say on what a proxy was measured, as prior arms name them."""
 
 
 def decide_cohort(search: Search, folder: str, rung: int, evidence: list[Path], below: list[Path]) -> dict[str, Any]:

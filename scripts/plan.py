@@ -16,3 +16,4 @@ if __name__ == "__main__":
         plan = make_plan(load_experiment(snakemake.config), Path())
         logger.info("%s", format_plan(plan))
         write_json(Path(snakemake.output.plan), plan)
+        write_json(Path(snakemake.output.view), plan)

@@ -5,6 +5,7 @@ import gc
 
 gc.disable()  # collecting while these modules load takes a fifth of the seconds they take
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake.log[0]):
         arm = Arm.from_record(snakemake.params.arm)
-        description = Path(snakemake.output.acc).with_name("arm.json")
-        if not description.exists():  # one file for all rungs of the arm, and so no output of any one of them
-            write_json(description, arm.record())
+        with suppress(FileNotFoundError):  # one file for all rungs of the arm: another that writes the same may just take its place
+            write_json(Path(snakemake.output.acc).with_name("arm.json"), arm.record())
         run_rung(
             arm,
             int(snakemake.wildcards.rung),

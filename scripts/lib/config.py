@@ -178,7 +178,7 @@ class Range(Section):
     low: float = Field(description="smallest value")
     high: float = Field(description="largest value")
     scale: Literal["log", "linear"] = Field(description="how values are spread between the bounds")
-    steps: int | None = Field(None, ge=2, description="take only this many evenly spread values, bounds included")
+    steps: int | None = Field(None, ge=2, le=1000, description="take only this many evenly spread values, bounds included")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Range":
@@ -245,6 +245,11 @@ class Draft(Section):
     block_size: int = Field(4, ge=2, description="DFlash: tokens per block, the first of which is the anchor")
     anchors: Positive = Field(32, description="DFlash: anchors drawn per sample in training")
 
+    @property
+    def positions(self) -> int:
+        """How many tokens ahead the head is trained and evaluated."""
+        return self.ttt_steps if self.method == "eagle3" else self.block_size - 1
+
 
 class Objective(Section):
     """What the search is for."""
@@ -297,7 +302,9 @@ def load_space(path: Path) -> Space:
     if not path.is_file():
         raise UserError(f"space = {str(path)!r}: no such file; name a file of config/spaces/")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert the file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(f"{path}: not YAML{f' (line {mark.line + 1})' if mark else ''}; correct it") from error

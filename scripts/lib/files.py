@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lib.errors import UserError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -58,6 +60,14 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read one JSON file."""
     return json.loads(path.read_text())
+
+
+def read_whole_json(path: Path, cure: str) -> Any:
+    """Read one JSON file. Raises UserError, ending with the cure, when it is not there or not whole."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {cure}") from None
 
 
 def digest(value: Any, length: int = 6) -> str:

@@ -140,14 +140,39 @@ def test_a_copy_without_the_resources_trains_and_measures_nothing(finished: Clon
 
 
 def test_a_job_that_ends_slowly_while_a_checkpoint_is_taken_does_not_cut_the_run_short(finished: Clone, tmp_path: Path) -> None:
-    """Every training job lingers after its files are in place, so that decisions are taken meanwhile."""
+    """The standing configuration's job lingers after its files are in place until the last decision is taken.
+
+    With `ancient` inputs Snakemake would then drop all that waits for it, the champion included, and end in silence.
+    """
+    standing = finished.records("champion.json")["champion.json"]["standing"]["arm"]
+    one = clone(tmp_path / "clone", adopt=finished)
+    decision = one.root / one.finalists()
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow/sitecustomize.py").write_text(
-        "import atexit, sys, time\nif any('train_rung' in word for word in sys.orig_argv):\n    atexit.register(time.sleep, 3)\n"
+        "import atexit, pathlib, sys, time\n"
+        "def linger():\n"
+        "    until = time.monotonic() + 90\n"
+        f"    while time.monotonic() < until and not pathlib.Path({str(decision)!r}).exists():\n"
+        "        time.sleep(0.1)\n"
+        "script = sys.orig_argv[-1]\n"
+        f"if script.endswith('.train_rung.py') and {standing!r} in open(script, errors='replace').read():\n"
+        "    atexit.register(linger)\n"
     )
-    one = clone(tmp_path / "clone", adopt=finished)
-    one.snakemake(one.finalists(), prefix=("env", f"PYTHONPATH={tmp_path}/slow"))
+    one.snakemake(prefix=("env", f"PYTHONPATH={tmp_path}/slow"))
     assert decisions(one) == decisions(finished)
+    assert one.records("champion.json")["champion.json"]["arm"] == finished.records("champion.json")["champion.json"]["arm"]
+
+
+def test_a_finished_job_can_be_done_again_by_force(finished: Clone, tmp_path: Path) -> None:
+    """By its file or by its rule, with the same result, and without touching what rests on it."""
+    copied = clone(tmp_path, adopt=finished, results=True)
+    record = f"results/{copied.records('champion.json')['champion.json']['arm']}/rung1.acc"
+    before = (copied.root / record).stat().st_mtime_ns
+    copied.snakemake("--force", record)
+    assert (copied.root / record).stat().st_mtime_ns > before
+    assert heads(copied) == heads(finished)
+    forced = jobs(copied.snakemake("--dry-run", "-R", "train_rung").stdout)
+    assert forced["train_rung"] >= 6 and "measure_serving" not in forced and "decide_cohort" not in forced
 
 
 def test_a_strategy_that_learns_decides_round_by_round_and_is_resumed(finished: Clone, tmp_path: Path) -> None:

@@ -22,15 +22,16 @@ from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_rec
 
 M = TypeVar("M", bound=Measurement)
 
-RECORDS_READ = 64
-"""Records that a pace is estimated from; reading more would cost more than it tells."""
+ARMS_READ = 32
+"""Arms that a pace is estimated from; reading more would cost more than it tells."""
 
 
 def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
     """Return the plan as plain data, under the tree `root`/results/. Raises UserError when the budget does not hold it."""
     search, config = experiment.search, experiment.config
     pace = measured_pace(search, root) or stated_pace(config.cost)
-    check_budget(search, config.budget, pace)
+    if not Decisions(search, root).taken():  # a search that was let in is not shut out half-way because seconds turn out longer
+        check_budget(search, config.budget, pace)
     work = upper_bound(search)
     hours = pace.device_hours(work) if pace else None
     price = config.cost.price_per_device_hour
@@ -84,17 +85,18 @@ def measured_pace(search: Search, root: Path) -> Pace | None:
 
 
 def _sound(search: Search, root: Path, name: str, kind: type[M]) -> Iterator[M]:
-    """Yield some of the sound records of arms that share this search's target, data and head."""
-    paths = sorted(root.glob(f"results/*/{name}"))
-    for path in paths[:: max(1, len(paths) // RECORDS_READ)]:
-        with suppress(UserError, OSError, ValueError, KeyError, TypeError):  # a broken file is reported by the job that needs it
-            record, recipe = read_record(path, kind), read_json(path.with_name("arm.json"))["recipe"]
-            if record.status == "ok" and all(recipe[key] == search.recipe[key] for key in ("target", "features", "draft")):
-                yield record
+    """Yield the sound records of some of the arms that share this search's target, data and head."""
+    folders = sorted({path.parent for path in root.glob(f"results/*/{name}")})
+    for folder in folders[:: max(1, len(folders) // ARMS_READ)]:
+        for path in sorted(folder.glob(name)):
+            with suppress(UserError, OSError, ValueError, KeyError, TypeError):  # a broken file is reported by the job that needs it
+                record, recipe = read_record(path, kind), read_json(folder / "arm.json")["recipe"]
+                if record.status == "ok" and all(recipe[key] == search.recipe[key] for key in ("target", "features", "draft")):
+                    yield record
 
 
 def _arms(search: Search, root: Path) -> Iterator[dict[str, Any]]:
-    """Yield every arm that is known so far: those proposed or promoted in decisions taken, and those that can be foreseen."""
+    """Yield every arm that is known so far: those proposed in decisions taken, and those that can be foreseen."""
     decisions = Decisions(search, root)
     taken = decisions.taken()
     for bracket in search.brackets:
@@ -204,6 +206,6 @@ def _cost_lines(plan: dict[str, Any]) -> Iterator[str]:
         yield "Device-hours: not known before a run; state cost.seconds_per_sample and cost.seconds_per_serving to have them estimated"
         return
     detail = f"{pace['per_sample']:.3g} s a sample + {pace['per_job']:.3g} s a job, {pace['per_serving']:.3g} s a serving, {pace['source']}"
-    yield f"Device-hours: at most {bound['device_hours']:.3g} ({detail})"
+    yield f"Device-hours: about {bound['device_hours']:.3g} for that ({detail})"
     if bound["cost"] is not None:
-        yield f"Money: at most {bound['cost']:,.2f} {plan['currency']}"
+        yield f"Money: about {bound['cost']:,.2f} {plan['currency']} for that"

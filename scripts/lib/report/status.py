@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from lib.controller import Holder, holder
 from lib.errors import UserError
-from lib.files import read_json
+from lib.files import read_whole_json
 from lib.report.text import table
 from lib.search.filed import Decisions, places
 from lib.search.proxy import proxy_value
@@ -42,7 +44,11 @@ def status(root: Path) -> str:
     """
     if not (root / "results/plan.json").exists():
         raise UserError("results/plan.json does not exist: no search has been started here; start one with make tune")
-    return "\n".join(_lines(root, read_json(root / "results/plan.json")))
+    plan = read_whole_json(root / "results/plan.json", "delete it, the next run writes it again")
+    try:
+        return "\n".join(_lines(root, plan))
+    except (KeyError, TypeError, ValidationError):
+        raise UserError("results/plan.json is of another version; delete it, the next run writes it again") from None
 
 
 def _lines(root: Path, plan: dict[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lib.arm import reachable
 from lib.config import Point
 from lib.search.priors import Prior
 from lib.search.promotion import Score, promote
@@ -35,7 +36,7 @@ def decide(
         record["cap_samples"] = search.space.rungs.samples[rung]
         bracket = search.bracket_of(folder)
         if rung == bracket.first_rung:
-            history = tuple(Observation(points[score.arm], score.rung, score.value) for score in scores)
+            history = tuple(_observed(search, points[score.arm], score) for score in scores)
             proposed = search.propose(bracket, history, points)
             known = len(history) + len(search.priors)
             return record | {
@@ -60,6 +61,10 @@ def decide(
         "dropped": dict(promotion.dropped) | apart,
         "scores": {score.arm: _filed(score) for score in scores + contenders},
     }
+
+
+def _observed(search: Search, point: Point, score: Score) -> Observation:
+    return Observation(point, reachable(search.space.rungs.samples[score.rung], point.global_batch), score.value)
 
 
 def _filed(score: Score) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from lib.arm import Arm
 from lib.config import Point
 from lib.errors import UserError
-from lib.files import read_json
+from lib.files import read_whole_json
 from lib.search.search import Search
 
 Place = tuple[str, int]
@@ -37,9 +37,9 @@ class Decisions:
         self._entries: dict[str, tuple[Arm, int]] = {search.standing.id: (search.standing, search.top_rung)}
 
     def __getitem__(self, place: Place) -> dict[str, Any]:
-        """Return the decision filed at `place`. Raises FileNotFoundError when it has not been taken."""
+        """Return the decision filed at `place`. Raises UserError when there is none, or none that is whole."""
         if place not in self._read:
-            decision = read_json(self._root / decision_path(place))
+            decision = read_whole_json(self._root / decision_path(place), "delete it, the next run takes the decision again")
             for arm, point in decision["points"].items():
                 self._entries.setdefault(arm, (self._search.arm(Point.model_validate(point)), place[1]))
             self._read[place] = decision

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from lib.arm import reachable
+from lib.arm import lay_out, reachable
 from lib.config import Point, Positive, Section, Space, Training, checked
 from lib.errors import UserError
 from lib.files import differing_keys
@@ -18,8 +18,8 @@ from lib.search.proxy import proxy_value
 from lib.space import infeasible
 
 Accuracy = Annotated[float, Field(ge=0, le=1)]
-MEASURED_ON = ("context.stack.", "context.hardware.device_type", "context.hardware.device_name")
-"""Columns of the ledger that say on what a proxy was measured."""
+MEASURED_ON = ("stack.", "hardware.device_type", "hardware.device_name")
+"""Parts of a proxy's context, by dotted names, that say on what it was measured."""
 
 
 class PriorArm(Point):
@@ -83,7 +83,10 @@ def load_priors(path: Path, space: Space, training: Training, context: dict[str,
     """
     if not path.is_file():
         raise UserError(f"seed_from = {str(path)!r}: no such file; name a prior-arms JSON file or a ledger.parquet, or leave it empty")
+    if path.resolve().is_relative_to(Path("results").resolve()):
+        raise UserError(f"seed_from = {str(path)!r} is rewritten by the very run; copy it out of results/ and name the copy")
     files = _from_ledger(path, space) if path.suffix == ".parquet" else [_from_json(path)]
+    positions = min(space.objective.draft_tokens, space.draft.positions) if space.proxy == "chain" else 1
     used: list[Prior] = []
     refused: list[Refusal] = []
     for file in files:
@@ -92,6 +95,8 @@ def load_priors(path: Path, space: Space, training: Training, context: dict[str,
             source = arm.source or file.source
             point = Point.model_validate(arm.model_dump(include=set(Point.model_fields)))
             reason = f"another context: {', '.join(others)}" if others else infeasible(point, space, training)
+            if arm.accuracies and len(arm.accuracies) < positions:
+                reason = f"{len(arm.accuracies)} accuracies, but proxy = chain compares {positions}"
             if reason:
                 refused.append(Refusal(arm=_name(arm), source=source, reason=reason))
                 continue
@@ -110,15 +115,16 @@ def load_priors(path: Path, space: Space, training: Training, context: dict[str,
                 )
             )
     if not used:
-        raise UserError(f"seed_from = {str(path)!r}: no arm can be used, the first because of {refused[0].reason}; leave seed_from empty")
-    _require_distinct(path, used)
+        why = f"no arm can be used, the first because of {refused[0].reason}" if refused else "holds no arm"
+        raise UserError(f"seed_from = {str(path)!r}: {why}; leave seed_from empty")
+    _require_distinct(path, used, training)
     return tuple(used), tuple(refused)
 
 
 def _from_json(path: Path) -> PriorFile:
     try:
         values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"seed_from = {str(path)!r} is not JSON ({error}); see config/README.md for the format") from None
     if not isinstance(values, dict):
         raise UserError(f"seed_from = {str(path)!r} holds no keys; see config/README.md for the format")
@@ -132,47 +138,53 @@ def _from_ledger(path: Path, space: Space) -> list[PriorFile]:
     try:
         table = pd.read_parquet(path)
         table = table[table["kind"] == "proxy"].sort_values(["seed", "arm", "rung"])
-        table = table.drop_duplicates(["recipe", "global_batch", "lr", "warmup", "accumulation", "samples"])
-        groups = table.groupby("recipe", sort=True)
-    except (KeyError, ValueError, OSError) as error:
-        raise UserError(f"seed_from = {str(path)!r} is not a ledger ({error}); write one with `make ledger`") from None
-    columns = [name for name in table.columns if name.startswith(MEASURED_ON)]
-    files = []
-    for recipe, rows in groups:
-        for measured_on, arms in rows.groupby(columns, dropna=False):
-            keys = [name.removeprefix("context.") for name in columns]
-            values = {
-                "version": 1,
-                "source": str(path),
-                "context": json.loads(recipe),
-                "measured_on": dict(zip(keys, measured_on, strict=True)),
-                "arms": [_ledger_arm(row, space) for row in arms.to_dict("records")],
-            }
-            files.append(checked(PriorFile, values, str(path)))
-    return files
+        columns = [name for name in table.columns if name.removeprefix("context.").startswith(MEASURED_ON)]
+        return [
+            _ledger_file(json.loads(str(recipe)), dict(zip(columns, measured_on, strict=True)), rows.to_dict("records"), path, space)
+            for (recipe, *measured_on), rows in table.groupby(["recipe", *columns], dropna=False)
+        ]
+    except (LookupError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"seed_from = {str(path)!r} is not a ledger of this version ({error!r}); write one with `make ledger`") from None
 
 
-def _ledger_arm(row: dict[str, Any], space: Space) -> dict[str, Any]:
+def _ledger_file(context: Any, measured_on: dict[str, Any], rows: list[dict[str, Any]], path: Path, space: Space) -> PriorFile:
+    """Return rows of one context as a prior-arms file would hold them, the first of each arm at each number of samples."""
+    distinct: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for arm in (_ledger_arm(row, path, space) for row in rows):
+        distinct.setdefault(tuple(arm[name] for name in ("global_batch", "lr", "warmup", "accum", "samples")), arm)
+    values = {
+        "version": 1,
+        "source": str(path),
+        "context": context,
+        "measured_on": {name.removeprefix("context."): value for name, value in measured_on.items()},
+        "arms": list(distinct.values()),
+    }
+    return checked(PriorFile, values, str(path))
+
+
+def _ledger_arm(row: dict[str, Any], path: Path, space: Space) -> dict[str, Any]:
     sound = row["status"] == "ok"
     return {
-        "global_batch": row["global_batch"],
+        "global_batch": int(row["global_batch"]),
         "lr": row["lr"],
         "warmup": row["warmup"],
-        "accum": row["accumulation"] if space.parameters.accum else None,
-        "samples": row["samples"],
+        "accum": int(row["accumulation"]) if space.parameters.accum else None,
+        "samples": int(row["samples"]),
         "status": row["status"],
         "reason": None if sound else row["reason"],
         "accuracies": list(row["accuracies"]) if sound else None,
-        "source": f"{row['arm']}, rung {row['rung']:.0f}",
+        "source": f"{path}: {row['arm']}, rung {row['rung']:.0f}",
     }
 
 
-def _require_distinct(path: Path, priors: list[Prior]) -> None:
+def _require_distinct(path: Path, priors: list[Prior], training: Training) -> None:
     seen = set()
     for prior in priors:
-        key = (prior.point, prior.samples)
+        point = prior.point
+        layout = lay_out(point.global_batch, ranks=training.ranks, micro_batch_limit=training.micro_batch_limit, accumulation=point.accum)
+        key = (layout, point.lr, point.warmup, prior.samples)
         if key in seen:
-            raise UserError(f"seed_from = {str(path)!r}: {_name(prior.point)} at {prior.samples} samples is listed twice; keep one")
+            raise UserError(f"seed_from = {str(path)!r}: {_name(point)} at {prior.samples} samples is listed twice; keep one")
         seen.add(key)
 
 

@@ -151,8 +151,8 @@ class Search:
     def propose(self, bracket: Bracket, history: tuple[Observation, ...] = (), taken: Collection[str] = ()) -> dict[str, Point]:
         """Return the points a bracket starts with, by arm id.
 
-        No arm is proposed twice, nor one that is known from before at the bracket's first rung or above; a small space may give fewer
-        arms than the bracket holds.
+        No arm is proposed twice, nor a prior arm that competes for promotion or has failed; a small space may give fewer arms than the
+        bracket holds.
 
         Args:
             bracket: the bracket to fill.
@@ -171,15 +171,14 @@ class Search:
     def contenders(self, folder: str, rung: int) -> dict[str, Prior]:
         """Return the prior arms that compete for promotion to `rung` in a bracket, or for the finalists, by arm id.
 
-        A prior arm competes once: in the first bracket that promotes from the rung at which it was measured. The standing configuration
-        does not compete, for it is trained and measured in any case.
+        A prior arm competes once: with the highest rung at which it was measured, in the first bracket that promotes from there. The
+        standing configuration does not compete, for it is trained and measured in any case.
         """
         first = next((self.folder(one) for one in self.brackets if rung in one.rungs[1:]), None)
         if folder not in (first, self.finalists_folder):
             return {}
         measured_at = self.top_rung if folder == self.finalists_folder else rung - 1
-        arms = {self.arm(prior.point).id: prior for prior in self.priors if prior.rung == measured_at}
-        return {arm: prior for arm, prior in arms.items() if arm != self.standing.id}
+        return {arm: prior for arm, prior in self._highest.items() if prior.rung == measured_at}
 
     @cached_property
     def _strategy(self) -> Strategy:
@@ -194,15 +193,28 @@ class Search:
             taken |= proposals[bracket.label].keys()
         return proposals
 
+    @cached_property
+    def _highest(self) -> dict[str, Prior]:
+        """The prior arms that were measured at a rung, each with its highest."""
+        ranked = sorted((prior for prior in self.priors if prior.rung is not None), key=lambda prior: prior.rung or 0)
+        arms = {self.arm(prior.point).id: prior for prior in ranked}
+        return {arm: prior for arm, prior in arms.items() if arm != self.standing.id}
+
+    @cached_property
+    def _not_proposed(self) -> set[str]:
+        """The arms that are known already: prior ones that compete somewhere, and those whose training failed."""
+        contests = [(self.folder(bracket), rung) for bracket in self.brackets for rung in bracket.rungs[1:]]
+        competing = {arm for contest in (*contests, (self.finalists_folder, self.top_rung)) for arm in self.contenders(*contest)}
+        return competing | {self.arm(prior.point).id for prior in self.priors if prior.status != "ok"}
+
     def _fill(self, bracket: Bracket, history: tuple[Observation, ...], taken: set[str]) -> dict[str, Point]:
-        known = {self.arm(prior.point).id for prior in self.priors if prior.rung is not None and prior.rung >= bracket.first_rung}
-        learned = tuple(Observation(prior.point, prior.rung, prior.value) for prior in self.priors if prior.rung is not None)
+        learned = tuple(Observation(prior.point, prior.samples, prior.value) for prior in self.priors)
         request = Request(self.space, f"{self.seed}/{bracket.label}", bracket.sizes[0], learned + history)
         proposed: dict[str, Point] = {}
         fruitless = 0
         for point in self._strategy.sampler.candidates(request):
             arm = None if infeasible(point, self.space, self.training) else self.arm(point).id
-            if arm is None or arm in proposed or arm in taken or arm in known:
+            if arm is None or arm in proposed or arm in taken or arm in self._not_proposed:
                 fruitless += 1
                 if fruitless >= CANDIDATES_PER_ARM:
                     break

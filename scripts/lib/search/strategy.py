@@ -12,10 +12,10 @@ from lib.search.schedule import Bracket
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known of a point: its proxy at a rung, or None when its training failed."""
+    """What is known of a point: its proxy after so many training samples, or None when its training failed."""
 
     point: Point
-    rung: int
+    samples: int
     value: float | None
 
 

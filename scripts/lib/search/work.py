@@ -1,10 +1,10 @@
 """How much work a search can be at most, counted before anything runs, and whether a budget holds it."""
 
-from dataclasses import dataclass, replace
+import bisect
+from dataclasses import dataclass
 
 from lib.config import Budget
 from lib.errors import UserError
-from lib.search.schedule import samples
 from lib.search.search import Search
 
 
@@ -35,27 +35,32 @@ class Pace:
 
 
 def upper_bound(search: Search) -> Work:
-    """Return the most that a search can use: every bracket full, every prior arm that competes promoted, the standing configuration."""
+    """Return the most that a search can use: every bracket full, every prior arm that competes promoted, the standing configuration.
+
+    Samples are counted as if every global batch divided the caps.
+    """
     caps = search.space.rungs.samples
-    known = search.foreseen
-    filled = tuple(
-        replace(bracket, sizes=tuple(min(size, len(known.get(bracket.label, range(size)))) for size in bracket.sizes))
-        for bracket in search.brackets
-    )
-    promoted = [
-        (caps[rung - 1], min(bracket.size(rung), len(search.contenders(search.folder(bracket), rung))))
-        for bracket in search.brackets
-        for rung in bracket.rungs[1:]
-    ]
+    arms = jobs = trained = retrained = 0
+    for bracket in search.brackets:
+        size = min(bracket.sizes[0], len(search.foreseen.get(bracket.label, range(bracket.sizes[0]))))
+        arms += size
+        for rung in bracket.rungs:
+            entering = 0
+            if rung > bracket.first_rung:
+                contenders = len(search.contenders(search.folder(bracket), rung))
+                size, entering = min(bracket.size(rung), size + contenders), min(bracket.size(rung), contenders)
+            step = caps[rung] - caps[rung - 1] if rung > bracket.first_rung else caps[rung]
+            jobs += size
+            trained += size * step
+            arms += entering
+            retrained += entering * (caps[rung] - step)
     served = min(search.top_k, len(search.contenders(search.finalists_folder, search.top_rung)))
-    promoted.append((caps[-1], served))
-    retrained = sum(below * arms for below, arms in promoted)
     return Work(
-        arms=sum(bracket.sizes[0] for bracket in filled) + sum(arms for _, arms in promoted) + 1,
-        training_jobs=sum(sum(bracket.sizes) for bracket in filled) + served + 1,
+        arms=arms + served + 1,
+        training_jobs=jobs + served + 1,
         serving_jobs=search.top_k + 1,
-        samples=samples(filled, caps) + retrained + caps[-1],
-        retrained=retrained,
+        samples=trained + retrained + (served + 1) * caps[-1],
+        retrained=retrained + served * caps[-1],
     )
 
 
@@ -76,21 +81,31 @@ def _over(search: Search, budget: Budget, pace: Pace | None) -> str:
     bounds = (("samples", budget.samples, work.samples), ("arms", budget.arms, work.arms), ("device_hours", budget.device_hours, hours))
     for name, bound, needed in bounds:
         if bound is not None and needed > bound:
-            return f"budget.{name} = {bound:,g} is less than the {needed:,.6g} that this search may use"
+            return f"budget.{name} = {bound:,} is less than the {round(needed, 3):,} that this search may use"
     return ""
 
 
 def _largest_that_fits(search: Search, budget: Budget, pace: Pace | None) -> str:
-    """Return the cure: the largest single bracket, or the most arms, that the budget holds."""
+    """Return the cure: the largest single bracket, or the most arms, that the budget holds and that can be searched."""
     if "bracket" in search.reads:
-        smaller = [("bracket", s) for s in reversed(range(len(search.space.rungs.samples)))]
+        fitting = [s for s in range(len(search.space.rungs.samples)) if _fits(search.resized(bracket=s), budget, pace)]
+        chosen = [("bracket", max(fitting, key=lambda s: upper_bound(search.resized(bracket=s)).samples))] if fitting else []
     elif "arms" in search.reads:
-        smaller = [("arms", arms) for arms in range(sum(bracket.sizes[0] for bracket in search.brackets), search.top_k - 1, -1)]
+        most = sum(bracket.sizes[0] for bracket in search.brackets)
+        fewer = bisect.bisect_left(range(most), True, key=lambda arms: bool(_over(search.resized(arms=arms + 1), budget, pace)))
+        chosen = [("arms", fewer)] if fewer and _fits(search.resized(arms=fewer), budget, pace) else []
     else:
         return "raise it, or choose strategy = 'hyperband' or fewer values"
-    fitting = [(name, value) for name, value in smaller if not _over(search.resized(**{name: value}), budget, pace)]
-    if not fitting:
+    if not chosen:
         return "raise it: not even the smallest search of this kind fits"
-    name, value = max(fitting, key=lambda option: upper_bound(search.resized(**{option[0]: option[1]})).samples)
+    ((name, value),) = chosen
     needed = upper_bound(search.resized(**{name: value})).samples
     return f"raise it, or set search.{name} = {value}, the largest that fits, with {needed:,} samples"
+
+
+def _fits(search: Search, budget: Budget, pace: Pace | None) -> bool:
+    try:
+        search.check()
+    except UserError:
+        return False
+    return not _over(search, budget, pace)

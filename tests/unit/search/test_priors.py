@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from lib.config import Space, Training
 from lib.errors import UserError
@@ -83,11 +84,17 @@ def test_a_file_that_is_missing_or_not_json_or_no_ledger_is_named(tmp_path: Path
             load(tmp_path / name)
 
 
-def prior(rung: int, value: float | None, lr: float = 2e-3, **changes: object) -> Prior:
+def prior(measured_at: int, value: float | None, lr: float = 2e-3, **changes: object) -> Prior:
     point = SPACE["standing"] | {"lr": lr}
     status = "ok" if value is not None else "oom"
     caps = SPACE["rungs"]["samples"]
-    facts = {"rung": rung, "samples": caps[rung], "status": status, "value": value, "reason": None if value is not None else "no memory"}
+    facts = {
+        "rung": measured_at,
+        "samples": caps[measured_at],
+        "status": status,
+        "value": value,
+        "reason": None if value is not None else "no memory",
+    }
     return Prior.model_validate({"point": point, "source": "before", "measured_on": {}} | facts | changes)
 
 
@@ -123,3 +130,77 @@ def test_a_promoted_prior_trains_up_from_scratch_and_that_is_counted() -> None:
     assert (arm.id, 2) in result.scores and (arm.id, 1) not in result.scores
     plain = replay(without, measured)
     assert result.samples == plain.samples + 192  # it takes the place of an arm that had its first 192 samples already
+
+
+def test_an_arm_that_is_known_at_several_rungs_competes_with_the_highest_alone() -> None:
+    one = make_search(priors=(prior(0, 0.9), prior(1, 0.8)))
+    arm = one.arm(one.priors[0].point).id
+    assert one.contenders(one.folder(one.brackets[0]), 1) == {}
+    assert one.contenders(one.folder(one.brackets[0]), 2)[arm].value == 0.8
+
+
+def test_no_arm_gets_two_places_because_it_is_a_prior_of_a_low_rung_and_a_proposal() -> None:
+    """Whatever the sampler would have proposed is known from rung 0: it competes there and is proposed nowhere."""
+    for label in ("s1", "s0"):
+        point = next(iter(make_search().foreseen[label].values()))
+        one = make_search(priors=(prior(0, 0.9).model_copy(update={"point": point}),))
+        assert all(one.arm(point).id not in proposal for proposal in one.foreseen.values())
+        finalists = [arm.id for arm in replay(one, measured).finalists]
+        assert len(set(finalists)) == len(finalists) == 2
+
+
+def test_failed_arms_and_arms_of_no_rung_teach_and_failed_ones_are_not_proposed() -> None:
+    """Twenty arms below lr 1e-3 that failed early, or were good at samples that are no rung, change what TPE proposes."""
+    plain = make_search("tpe")
+    failed = tuple(prior(0, None, lr=3e-4 + 3e-5 * index, rung=None, samples=24) for index in range(20))
+    good = tuple(prior(0, 0.9, lr=3e-4 + 3e-5 * index, rung=None, samples=100) for index in range(20))
+    first = [list(make_search("tpe", priors=priors).foreseen["round0"].values()) for priors in ((), failed, good)]
+    assert first[0] == list(plain.foreseen["round0"].values())
+    assert first[1] != first[0] and first[2] != first[0]
+    point = next(iter(make_search().foreseen["s2"].values()))
+    one = make_search(priors=(prior(0, None, rung=None, samples=24).model_copy(update={"point": point}),))
+    assert all(one.arm(point).id not in proposal for proposal in one.foreseen.values())
+
+
+def test_a_ledger_under_results_is_refused_since_the_run_rewrites_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/ledger.parquet").write_text("")
+    with pytest.raises(UserError, match="is rewritten by the very run; copy it out of results/ and name the copy"):
+        load(Path("results/ledger.parquet"))
+
+
+def ledger(tmp_path: Path, *arms: dict, **columns: object) -> Path:
+    """Write a ledger with the columns that prior arms are read from."""
+    row = {"arm": "a", "kind": "proxy", "rung": 0.0, "global_batch": 8, "lr": 2e-3, "warmup": 0.0, "seed": 0, "accumulation": 2}
+    row |= {"samples": 64.0, "status": "ok", "reason": None, "accuracies": [0.5, 0.4, 0.25], "recipe": json.dumps(RECIPE)}
+    row |= {"context.stack.torch": "2.13.0", "context.hardware.device_type": "cpu"}
+    path = tmp_path / "ledger.parquet"
+    pd.DataFrame([row | columns | arm for arm in arms]).to_parquet(path)
+    return path
+
+
+def test_a_ledger_gives_its_arms_once_each_with_what_they_were_measured_on(tmp_path: Path) -> None:
+    """One arm with two seeds and two layouts is one arm; serving rows and other searches are none."""
+    others = ({"seed": 1}, {"accumulation": 8}, {"kind": "serving"}, {"recipe": json.dumps(RECIPE | {"features": "g"})})
+    failed = {"lr": 1e-2, "samples": 24.0, "status": "diverged", "reason": "loss is nan", "accuracies": None}
+    used, refused = load(ledger(tmp_path, {}, *others, failed))
+    assert [(arm.point.lr, arm.status, arm.rung) for arm in used] == [(2e-3, "ok", 0), (1e-2, "diverged", None)]
+    assert used[0].measured_on == {"stack.torch": "2.13.0", "hardware.device_type": "cpu"}
+    assert used[0].source == f"{tmp_path}/ledger.parquet: a, rung 0"
+    assert [refusal.reason for refusal in refused] == ["another context: features"]
+
+
+@pytest.mark.parametrize(
+    "columns", [{"recipe": "{"}, {"recipe": None}, {"accuracies": None}, {"status": "lost"}, {"kind": "serving"}, {"samples": None}]
+)
+def test_a_spoiled_ledger_gets_one_line(tmp_path: Path, columns: dict) -> None:
+    path = ledger(tmp_path, {}, **columns)
+    with pytest.raises(UserError, match=r"ledger\.parquet") as refusal:
+        load(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_chain_is_not_compared_with_arms_that_were_evaluated_less_deep(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the first because of 1 accuracies, but proxy = chain compares 3"):
+        load(write(tmp_path, arms=[ARM | {"accuracies": [0.9]}]), proxy="chain")

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lib.config import Parameters, Point, Space
+from lib.search.promotion import Score
+from lib.search.replay import replay
 from lib.search.samplers import tpe, uniform
 from lib.search.samplers.tpe import Coordinates
 from lib.search.strategy import Observation, Request
@@ -56,16 +58,35 @@ def test_after_a_history_proposals_lie_nearer_to_the_optimum_than_uniform_ones()
     closer = 0
     for seed in range(10):
         drawn = list(itertools.islice(uniform.candidates(Request(space, f"history {seed}", 20)), 20))
-        history = tuple(Observation(point, 2, measured(one.arm(point), 2).value) for point in drawn)
+        history = tuple(Observation(point, 576, measured(one.arm(point), 2).value) for point in drawn)
         asked = Request(space, f"asked {seed}", 8, history)
         learned, blind = (list(itertools.islice(source(asked), 8)) for source in (tpe.candidates, uniform.candidates))
         closer += statistics.mean(map(distance, learned)) < statistics.mean(map(distance, blind))
     assert closer >= 9
 
 
+@pytest.mark.parametrize(("strategy", "options"), [("tpe", {}), ("tpe", {"arms": 12}), ("hyperband_tpe", {})])
+def test_even_a_small_search_learns(strategy: str, options: dict) -> None:
+    """At the shipped sizes, proposals after the first differ when what was measured differs."""
+    one = make(strategy, options=options)
+    plain = replay(one, measured)
+    turned = replay(one, lambda arm, rung: Score(arm.id, rung, "ok", 0.5 - (measured(arm, rung).value or 0.0)))
+    places = [place for place in plain.decisions if place[0] != one.finalists_folder]
+    firsts = [place for place in places if one.bracket_of(place[0]).first_rung == place[1]]
+    differing = [plain.decisions[place]["arms"] != turned.decisions[place]["arms"] for place in firsts]
+    assert not differing[0] and differing[-1] and sum(differing) >= len(firsts) - 2
+
+
+def test_a_value_that_the_space_does_not_list_teaches_nothing() -> None:
+    coordinates = Coordinates(Parameters.model_validate(FINITE | {"accum": [1, 2]}))
+    assert coordinates.encode(Point(global_batch=64, lr=1e-3, warmup=0.0, accum=1)) is None
+    assert coordinates.encode(Point(global_batch=8, lr=1e-3, warmup=0.0)) is None
+    assert coordinates.encode(Point(global_batch=8, lr=1e-3, warmup=0.0, accum=2)) is not None
+
+
 def test_what_the_model_keeps_missing_is_drawn_uniformly() -> None:
     """Of a space of 36 points, 35 known: the last one is still found."""
     space = Space.model_validate(SPACE | {"parameters": FINITE})
     points = list(uniform.candidates(Request(space, "all", 36)))
-    history = tuple(Observation(point, 2, 0.5) for point in points[1:])
+    history = tuple(Observation(point, 576, 0.5) for point in points[1:])
     assert points[0] in set(tpe.candidates(Request(space, "one more", 1, history)))

@@ -1,13 +1,14 @@
 """Optuna's tree-structured Parzen estimator, told everything that has been measured.
 
 Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011. Fidelities are treated as Optuna does with pruned trials: arms
-that reached the top rung rank ahead of those that stopped below, these by rung and value, and failed ones behind all others.
+that were trained in full rank ahead of those that stopped earlier, these by samples and value, and failed ones behind all others.
 """
 
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from lib.arm import reachable
 from lib.config import Parameters, Point, Range
 from lib.files import digest
 from lib.search.samplers import uniform
@@ -48,13 +49,16 @@ class Coordinates:
         return {name: numbered.get(name, FloatDistribution(0.0, 1.0)) for name in self._domains}
 
     def encode(self, point: Point) -> dict[str, float] | None:
-        """Return a point's coordinates, the nearest value's number where it lies between two of a list; None when it is out of range."""
-        values: dict[str, float] = {name: getattr(point, name) or 0 for name in self._domains}
+        """Return a point's coordinates, None when it is not in the space."""
+        given = {name: getattr(point, name) for name in self._domains}
+        values: dict[str, float] = {name: math.nan if value is None else value for name, value in given.items()}
+        if any(values[name] not in grid for name, grid in self._grids.items()):
+            return None
         if any(not domain.low <= values[name] <= domain.high for name, domain in self._ranges.items()):
             return None
         if self._scaled:
             values["lr"] /= math.sqrt(point.global_batch)
-        numbers = {name: grid.index(min(grid, key=lambda value: abs(value - values[name]))) for name, grid in self._grids.items()}
+        numbers = {name: float(grid.index(values[name])) for name, grid in self._grids.items()}
         return numbers | {name: position_of(domain, values[name]) for name, domain in self._seen.items()}
 
     def decode(self, coordinates: dict[str, float]) -> Point | None:
@@ -75,7 +79,12 @@ def candidates(request: Request, *, decorrelate: bool = True) -> Iterator[Point]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     coordinates = Coordinates(request.space.parameters, decorrelate=decorrelate)
     distributions = coordinates.distributions()
-    sampler = optuna.samplers.TPESampler(seed=int(digest(request.stream, 8), 16), multivariate=True, constant_liar=True)
+    sampler = optuna.samplers.TPESampler(
+        seed=int(digest(request.stream, 8), 16),
+        multivariate=True,
+        constant_liar=True,
+        n_startup_trials=len(distributions) + 1,  # as BOHB: Optuna's own 10 are more than a small search trains in all
+    )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(_trials(request, coordinates, distributions))
     for _ in range(ASKS_PER_ARM * request.wanted):
@@ -89,7 +98,6 @@ def _trials(request: Request, coordinates: Coordinates, distributions: dict[str,
     """Return the history as finished trials: one for every point, however many rungs it was measured at."""
     import optuna
 
-    top = len(request.space.rungs.samples) - 1
     by_point: dict[Point, list[Observation]] = {}
     for observation in request.history:
         by_point.setdefault(observation.point, []).append(observation)
@@ -98,8 +106,9 @@ def _trials(request: Request, coordinates: Coordinates, distributions: dict[str,
         encoded = coordinates.encode(point)
         if encoded is None:
             continue
-        values = {observation.rung: observation.value for observation in observations if observation.value is not None}
+        values = {observation.samples: observation.value for observation in observations if observation.value is not None}
         failed = len(values) < len(observations)
+        top = reachable(request.space.rungs.samples[-1], point.global_batch)
         complete = top in values and not failed
         trials.append(
             optuna.trial.create_trial(
