@@ -34,6 +34,8 @@ NEAR = 0.05
 LAST_STEP = " + last step"
 PROMOTED_BY = ("the strategy itself", "acceptance of the top 2")
 SEEDS = 100
+WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1", "PYTHONHASHSEED": "0"}
+"""One core per worker; and SMAC, seeded or not, chooses by the order of sets."""
 Outcomes = dict[str, dict[str, Any]]
 
 
@@ -55,6 +57,7 @@ METHODS = {
     "syne-tune-asha": Method(f"{PEERS}.syne_tune_schedulers:run_asha", ("syne-tune", "numpy"), peer=True),
     "syne-tune-bohb": Method(f"{PEERS}.syne_tune_schedulers:run_bohb", ("syne-tune", "statsmodels", "numpy"), peer=True),
     "smac-hyperband": Method(f"{PEERS}.smac_hyperband:run", ("smac", "ConfigSpace", "scikit-learn", "numpy"), peer=True),
+    "smac-hyperband, resumed": Method(f"{PEERS}.smac_hyperband:run_resumed", ("smac", "ConfigSpace", "scikit-learn", "numpy"), peer=True),
 }
 
 
@@ -81,7 +84,7 @@ def run_method(method: Method, python: str, seeds: int) -> dict[str, Any]:
     """Ask a worker for every surface and ladder; return its versions and one column per number and ladder."""
     started = time.monotonic()
     command = [python, "-W", "ignore", "-m", "benchmarks.search.worker", method.target, *method.distributions]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = os.environ | WORKER_ENVIRONMENT
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as worker:
         versions = _answer(worker, None)
         columns: dict[str, dict[str, list[float]]] = {}
