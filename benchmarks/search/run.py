@@ -25,6 +25,7 @@ import numpy as np
 import scipy
 
 from benchmarks.search.outcome import Ladder, hyperband_budget
+from benchmarks.search.surface import Surface, draw
 
 HERE = Path(__file__).parent
 CAP = 5184
@@ -34,6 +35,8 @@ NEAR = 0.05
 LAST_STEP = " + last step"
 PROMOTED_BY = ("the strategy itself", "acceptance of the top 2")
 SEEDS = 100
+WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1", "PYTHONHASHSEED": "0"}
+"""One core per worker; and SMAC, seeded or not, chooses by the order of sets."""
 Outcomes = dict[str, dict[str, Any]]
 
 
@@ -61,6 +64,7 @@ METHODS = {
     "syne-tune-asha": Method(f"{PEERS}.syne_tune_schedulers:run_asha", ("syne-tune", "numpy"), peer=True),
     "syne-tune-bohb": Method(f"{PEERS}.syne_tune_schedulers:run_bohb", ("syne-tune", "statsmodels", "numpy"), peer=True),
     "smac-hyperband": Method(f"{PEERS}.smac_hyperband:run", ("smac", "ConfigSpace", "scikit-learn", "numpy"), peer=True),
+    "smac-hyperband, resumed": Method(f"{PEERS}.smac_hyperband:run_resumed", ("smac", "ConfigSpace", "scikit-learn", "numpy"), peer=True),
 }
 
 
@@ -77,7 +81,7 @@ def main() -> None:
         outcomes[name] = run_method(METHODS[name], python, options.seeds)
         print(f"{name}: {outcomes[name]['seconds']:.0f} s", flush=True)
         path.write_text(compact(outcomes))
-    result = summarise(outcomes, options.reference) | {"machine": machine()}
+    result = summarise(outcomes, options.reference) | {"surface": surface_facts(), "machine": machine()}
     (HERE / "result.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
     (HERE / "results.md").write_text(tables(result))
     figure(result).save(HERE / "regret.svg")
@@ -87,7 +91,7 @@ def run_method(method: Method, python: str, seeds: int) -> dict[str, Any]:
     """Ask a worker for every surface and ladder; return its versions and one column per number and ladder."""
     started = time.monotonic()
     command = [python, "-W", "ignore", "-m", "benchmarks.search.worker", method.target, *method.distributions]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = os.environ | WORKER_ENVIRONMENT
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as worker:
         versions = _answer(worker, None)
         columns: dict[str, dict[str, list[float]]] = {}
@@ -162,6 +166,30 @@ def _regrets(outcomes: Outcomes, rungs: str) -> dict[str, np.ndarray]:
     return regrets
 
 
+def surface_facts(surfaces: int = 20, arms: int = 500, good: float = 0.4) -> dict[str, Any]:
+    """Return how well the proxy of one training ranks random arms by their true acceptance, on average over surfaces, rung by rung.
+
+    Diverged arms rank last. Good arms are those within `good` of the best.
+    """
+    correlations: dict[int, list[list[float]]] = {samples: [] for samples in LADDERS[-1].samples}
+    for seed in range(surfaces):
+        surface = Surface(seed, CAP)
+        rng = np.random.default_rng([seed, 4])
+        drawn = [draw(rng) for _ in range(arms)]
+        true = np.array([surface.true_acceptance(arm) for arm in drawn])
+        near = true > surface.best_acceptance - good
+        for samples, found in correlations.items():
+            proxies = np.array([surface.measure(arm, samples).acc0 or 0.0 for arm in drawn])
+            found.append([float(scipy.stats.spearmanr(proxies[some], true[some])[0]) for some in (np.full(arms, True), near)])
+    means = {samples: np.mean(found, axis=0).round(3).tolist() for samples, found in correlations.items()}
+    return {
+        "surfaces": surfaces,
+        "arms": arms,
+        "good_within": good,
+        "rank_correlation": {str(samples): {"all": every, "good": best} for samples, (every, best) in means.items()},
+    }
+
+
 def interval(values: np.ndarray) -> dict[str, float]:
     """Return the mean and its 95 % interval: bias-corrected bootstrap over surfaces, 9999 resamples, a fixed seed."""
     mean = float(np.mean(values))
@@ -186,6 +214,7 @@ def tables(result: dict[str, Any]) -> str:
         f"*Near best*: share of surfaces on which the promoted arm is within {result['near']:g} of the best.",
         f"Versions: {listed}; Python {machine['python']}; {machine['cpu']}.",
         "",
+        *_surface_table(result["surface"]),
     ]
     for budget in result["budgets"]:
         rungs = len(budget["rungs"])
@@ -209,6 +238,22 @@ def tables(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _surface_table(surface: dict[str, Any]) -> list[str]:
+    correlations = surface["rank_correlation"]
+    return [
+        "## What a rung is worth on these surfaces",
+        "",
+        f"Rank correlation of the proxy of one training with the true acceptance at full length, mean of {surface['surfaces']} surfaces,",
+        f"{surface['arms']} random arms each. Good arms: within {surface['good_within']:g} of the best.",
+        "",
+        f"| samples | {' | '.join(correlations)} |",
+        "|---|" + "---:|" * len(correlations),
+        f"| all arms | {' | '.join(format(value['all'], '.2f') for value in correlations.values())} |",
+        f"| good arms | {' | '.join(format(value['good'], '.2f') for value in correlations.values())} |",
+        "",
+    ]
+
+
 def _cell(interval: dict[str, float], sign: str = "") -> str:
     return f"{interval['mean']:{sign}.3f} [{interval['low']:{sign}.3f}, {interval['high']:{sign}.3f}]"
 
@@ -216,6 +261,9 @@ def _cell(interval: dict[str, float], sign: str = "") -> str:
 def figure(result: dict[str, Any]) -> alt.HConcatChart:
     """Return the regrets as points with their intervals, one panel per budget."""
     methods = list(dict.fromkeys(row["method"] for row in result["rows"]))
+    ends = [row["regret"][end] for row in result["rows"] for end in ("low", "high")]
+    scale = alt.Scale(type="log", nice=False, domain=[min(ends) * 0.95, max(ends) * 1.05])
+    axis = alt.Axis(values=[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1], format="~g")
     panels: list[alt.LayerChart] = []
     for budget in result["budgets"]:
         rungs = len(budget["rungs"])
@@ -236,11 +284,10 @@ def figure(result: dict[str, Any]) -> alt.HConcatChart:
                 legend=alt.Legend(orient="top", title="arm promoted by"),
             ),
         )
-        scale = alt.Scale(type="log", nice=False)
         points = base.mark_point(filled=True, size=40, opacity=1).encode(
-            x=alt.X("mean:Q", title="mean regret (acceptance length)", scale=scale)
+            x=alt.X("mean:Q", title="mean regret (acceptance length)", scale=scale, axis=axis)
         )
-        panels.append(base.mark_rule().encode(x=alt.X("low:Q", scale=scale), x2="high:Q") + points)
+        panels.append(base.mark_rule().encode(x=alt.X("low:Q", scale=scale, axis=axis), x2="high:Q") + points)
     return alt.hconcat(*panels)
 
 

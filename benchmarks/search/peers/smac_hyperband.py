@@ -1,6 +1,7 @@
 """SMAC3: MultiFidelityFacade (random forest, Hyperband intensifier), by ask and tell.
 
-SMAC asks for an arm at a budget and has no notion of going on from a smaller one, so every rung is charged from zero.
+SMAC asks for an arm at a budget and has no notion of going on from a smaller one, so `run` is charged every rung from zero.
+`run_resumed` is charged what a target function would cost that keeps checkpoints by itself.
 
 Diverged: told as CRASHED with `crash_cost`, the cost of no correct token at all; its default of infinity cannot be learned from.
 """
@@ -21,10 +22,18 @@ WORST = 1.0
 
 
 def run(surface: Surface, ladder: Ladder, budget_samples: int, seed: int) -> Outcome:
-    """Run SMAC until the budget is spent; promote the best proxy of the highest rung."""
-    meter = Meter(surface, budget_samples, seed, restarts=True)
+    """Run SMAC, every rung from zero, until the budget is spent; promote the best proxy of the highest rung."""
+    return _run(Meter(surface, budget_samples, seed, restarts=True), ladder, budget_samples, seed)
+
+
+def run_resumed(surface: Surface, ladder: Ladder, budget_samples: int, seed: int) -> Outcome:
+    """Run SMAC, arms resuming, until the budget is spent; promote the best proxy of the highest rung."""
+    return _run(Meter(surface, budget_samples, seed), ladder, budget_samples, seed)
+
+
+def _run(meter: Meter, ladder: Ladder, budget: int, seed: int) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
-        smac = _facade(ladder, budget_samples, seed, Path(folder))
+        smac = _facade(ladder, budget, seed, Path(folder))
         with contextlib.suppress(BudgetSpentError):
             while True:
                 trial = smac.ask()

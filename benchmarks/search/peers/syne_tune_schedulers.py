@@ -1,31 +1,24 @@
 """Syne Tune: ASHA and BOHB, by the calls its Tuner makes of a scheduler; one trial at a time.
 
-The learning rate is given as a uniform exponent: the density model of this BOHB works in linear space, where a log-uniform rate below a
-tenth of its upper bound is all one place. Batch and warmup are categorical: that model proposes integers outside their range.
-
 Diverged: the worst value is reported. The documented call for a failed trial, `on_trial_error`, would hide the arm from ASHA and BOHB.
 """
 
 import contextlib
 import itertools
 import logging
-import math
 from datetime import datetime
 
 import numpy as np
 from syne_tune.backend.trial_status import Trial
-from syne_tune.config_space import choice, uniform
+from syne_tune.config_space import loguniform, randint
 from syne_tune.optimizer.baselines import ASHA, BOHB
 from syne_tune.optimizer.scheduler import SchedulerDecision, TrialScheduler
 
 from benchmarks.search.outcome import BudgetSpentError, Ladder, Meter, Outcome
-from benchmarks.search.surface import GLOBAL_BATCHES, LR_HIGH, LR_LOW, WARMUPS, Config, Surface
+from benchmarks.search.surface import LR_HIGH, LR_LOW, WARMUPS, Config, Surface
 
-SPACE = {
-    "global_batch": choice(list(GLOBAL_BATCHES)),
-    "log10_lr": uniform(math.log10(LR_LOW), math.log10(LR_HIGH)),
-    "warmup": choice(list(WARMUPS)),
-}
+SPACE = {"log2_batch": randint(2, 6), "lr": loguniform(LR_LOW, LR_HIGH), "warmup": randint(0, len(WARMUPS) - 1)}
+"""Batch and warmup are integers, so that BOHB knows their order."""
 
 
 def run_asha(surface: Surface, ladder: Ladder, budget_samples: int, seed: int) -> Outcome:
@@ -61,9 +54,9 @@ def _run(kind: type[ASHA] | type[BOHB], surface: Surface, ladder: Ladder, budget
 def _climb(scheduler: TrialScheduler, number: int, meter: Meter, ladder: Ladder) -> None:
     trial = Trial(trial_id=number, config=scheduler.suggest().config, creation_time=datetime.now())
     config: Config = {
-        "global_batch": int(trial.config["global_batch"]),
-        "lr": 10.0 ** float(trial.config["log10_lr"]),
-        "warmup": float(trial.config["warmup"]),
+        "global_batch": 2 ** int(trial.config["log2_batch"]),
+        "lr": float(trial.config["lr"]),
+        "warmup": WARMUPS[int(trial.config["warmup"])],
     }
     scheduler.on_trial_add(trial)
     for samples in ladder.samples:
