@@ -205,7 +205,7 @@ def test_the_ledger_of_one_search_seeds_another(finished: Clone, tmp_path: Path)
         final = one.finalists(**changes, serving={"top_k": 2})
         one.snakemake(final, *flags)
         (decision,) = one.records(str(Path(final).relative_to("results"))).values()
-        assert best in decision["arms"] and decision["scores"][best]["prior"] == f"{best}, rung 1"
+        assert best in decision["arms"] and decision["scores"][best]["prior"] == f"prior.parquet: {best}, rung 1"
         known = {record["arm"] for record in finished.records("*/rung1.acc").values()}
         assert not known & set(one.records("search/random*/rung1.json").popitem()[1]["points"])
         needed = jobs(one.snakemake("--dry-run", f"results/{best}/serving.json", *flags).stdout)
