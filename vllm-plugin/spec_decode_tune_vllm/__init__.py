@@ -10,14 +10,13 @@ SWITCH = "SPEC_DECODE_TUNE"
 
 
 def register() -> None:
-    """Tie the process to its parent and, on CPU, repair the kernels that fail their check. vLLM calls this before it builds a worker."""
+    """On CPU, repair the kernels that fail their check. vLLM calls this before it builds a worker."""
     if os.environ.get(SWITCH) != "1":
         return
     from vllm.platforms import current_platform
 
-    from spec_decode_tune_vllm import lifetime, repairs
+    from spec_decode_tune_vllm import repairs
 
-    lifetime.die_with_parent()
     if current_platform.is_cpu():
         repairs.repair_cpu_kernels()
     repairs.checked = True

@@ -4,14 +4,13 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,25 +124,40 @@ def running(target: Path, draft: Draft | None, settings: EngineSettings, log: Pa
     """Start a vLLM server for the model at `target`, speculating with `draft` (None: not at all), and stop it on the way out.
 
     The server is yielded at once, while it is still loading: call `wait_until_ready` before asking it anything. It listens on a free
-    port of 127.0.0.1, appends to `log`, and is killed by the kernel if this process dies, however that happens. Call it from the main
-    thread: the kernel watches the thread that starts a process. UserError if vLLM or the plugin is missing.
+    port of 127.0.0.1, appends to `log`, and does not outlive this process, however that ends. UserError if vLLM or the plugin is missing.
     """
     require_vllm()
     log.parent.mkdir(parents=True, exist_ok=True)
-    with reserved_port() as port, tempfile.TemporaryDirectory(prefix="vllm-") as scratch, log.open("ab") as output:
+    with (
+        reserved_port() as port,
+        tempfile.TemporaryDirectory(prefix="vllm-") as scratch,
+        log.open("ab") as output,
+        mortal_group() as group,
+    ):
         process = subprocess.Popen(
             command_line(target, draft, settings, port),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment(settings), "TMPDIR": scratch},
-            start_new_session=True,
-            preexec_fn=_tied_to_this_process(),
+            process_group=group,
         )
         try:
             yield Server(process, port, str(target), log)
         finally:
             stop(process)
+
+
+@contextmanager
+def mortal_group() -> Iterator[int]:
+    """Yield a process group for children; on the way out, or when this process ends in whatever way, all that is left of it is killed.
+
+    The group is led by a shell that waits for the end of a pipe which only this process holds: the end comes even with SIGKILL. It leaves
+    Python's resource trackers, the last of their families, a moment to remove the shared memory of the others.
+    """
+    command = ["sh", "-c", "cat > /dev/null; sleep 1; kill -KILL 0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as leader:
+        yield leader.pid
 
 
 def command_line(target: Path, draft: Draft | None, settings: EngineSettings, port: int) -> list[str]:
@@ -215,22 +229,10 @@ def reserved_port() -> Iterator[int]:
 
 
 def stop(process: subprocess.Popen[bytes], grace_s: float = 15) -> None:
-    """End the server and everything it started: SIGTERM to the server, SIGKILL to whatever of its group is left after `grace_s` seconds."""
+    """End the server: SIGTERM, and SIGKILL after `grace_s` seconds. What it started and left ends with its group."""
     process.terminate()
-    with suppress(subprocess.TimeoutExpired):
+    try:
         process.wait(grace_s)
-    # Python's resource tracker, the last of the group, needs a moment to remove the shared memory of the others.
-    deadline = time.monotonic() + 1
-    with suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _tied_to_this_process() -> Callable[[], None]:
-    from spec_decode_tune_vllm.lifetime import die_with_parent
-
-    parent = os.getpid()
-    return lambda: die_with_parent(parent)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -24,33 +24,23 @@ except UserError as error:
     print(error)
 """
 
+GROUP = """
+import subprocess, time
+from lib.serving.engine import mortal_group
+with mortal_group() as group:
+    shell = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], process_group=group)
+    time.sleep(60)
+"""
+
 SERVE = """
 import json, sys, time
 from pathlib import Path
 from lib.serving.engine import EngineSettings, running
 target, log, settings = sys.argv[1:]
 with running(Path(target), None, EngineSettings(**json.loads(settings)), Path(log)) as server:
+    print("starting", flush=True)
     server.wait_until_ready(120)
     print("ready", flush=True)
-    time.sleep(60)
-"""
-
-SPAWN = """
-import multiprocessing, time
-from spec_decode_tune_vllm.lifetime import die_with_parent
-
-def child(ready):
-    die_with_parent()
-    ready.set()
-    time.sleep(60)
-
-if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=child, args=(ready,))
-    process.start()
-    ready.wait()
-    print(process.pid, flush=True)
     time.sleep(60)
 """
 
@@ -76,16 +66,18 @@ def test_a_reserved_port_is_for_the_server_alone() -> None:
         socket.create_connection(("127.0.0.1", port)).close()
 
 
-def test_a_grandchild_dies_with_a_killed_parent(tmp_path: Path) -> None:
-    """As the engine core, a spawned child in the API server's process group, does."""
+def test_a_group_dies_with_the_process_that_made_it(tmp_path: Path) -> None:
+    """Children and grandchildren that never heard of it, as the engine core while it still imports."""
     script = tmp_path / "parent.py"
-    script.write_text(SPAWN)
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    script.write_text(GROUP)
+    parent = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": str(SCRIPTS)}, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+    grandchild = int(parent.stdout.readline())
+    family = [process.pid for process in psutil.Process(parent.pid).children(recursive=True)]
+    assert grandchild in family and len(family) >= 3
     parent.kill()
     parent.wait()
-    assert _gone([child], within_s=5)
+    assert _gone(family, within_s=4)
 
 
 @pytest.mark.slow
@@ -99,7 +91,9 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(target: Path, setti
 
 
 @pytest.mark.slow
-def test_nothing_survives_a_killed_measuring_process(target: Path, settings: EngineSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["starting", "ready"])
+def test_nothing_survives_a_killed_measuring_process(target: Path, settings: EngineSettings, tmp_path: Path, moment: str) -> None:
+    """Neither when it serves nor while the engine core, a grandchild, has only begun to load."""
     measuring = subprocess.Popen(
         [sys.executable, "-c", SERVE, target, tmp_path / "log", json.dumps(asdict(settings))],
         env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
@@ -107,12 +101,17 @@ def test_nothing_survives_a_killed_measuring_process(target: Path, settings: Eng
         text=True,
     )
     assert measuring.stdout is not None
-    assert measuring.stdout.readline() == "ready\n", (tmp_path / "log").read_text()
-    family = [process.pid for process in psutil.Process(measuring.pid).children(recursive=True)]
-    assert len(family) >= 2, "an API server and an engine core at least"
+    assert measuring.stdout.readline() == "starting\n"
+    if moment == "ready":
+        assert measuring.stdout.readline() == "ready\n", (tmp_path / "log").read_text()
+    family: list[psutil.Process] = []
+    while len(family) < 4:  # the group's leader and its `cat`, the API server, and what that has started
+        assert measuring.poll() is None, (tmp_path / "log").read_text()
+        family = psutil.Process(measuring.pid).children(recursive=True)
+        time.sleep(0.1)
     measuring.send_signal(signal.SIGKILL)
     measuring.wait()
-    assert _gone(family, within_s=5)
+    assert _gone([child.pid for child in family], within_s=5)
 
 
 def _gone(pids: list[int], within_s: float) -> bool:
