@@ -28,6 +28,12 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_none(cls, values: Any) -> Any:
+        """Read an empty value of `--config 'section={key: }'`, which Snakemake hands on as text, as it is read in a file."""
+        return {key: None if value in ("", "null") else value for key, value in values.items()} if isinstance(values, dict) else values
+
 
 class TinyTarget(Section):
     """The target model that is trained on the spot when `target.path` is empty."""

@@ -94,6 +94,12 @@ def test_bad_space_gets_one_line(tmp_path: Path, keys: str, value: object, line:
     assert str(error.value) == f"{path}: {line}"
 
 
+@pytest.mark.parametrize("empty", ["", "null", None])
+def test_an_empty_key_of_the_command_line_is_empty(empty: str | None) -> None:
+    config = parse_config({"serving": {"kv_cache_gib": empty}, "search": {"arms": empty}, "seed_from": empty})
+    assert (config.serving.kv_cache_gib, config.search.arms, config.seed_from) == (None, None, None)
+
+
 def test_missing_and_malformed_space_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_space(tmp_path / "absent.yaml")

@@ -51,6 +51,13 @@ class PriorFile(Section):
     )
     arms: Annotated[tuple[PriorArm, ...], Field(min_length=1)] = Field(description="the arms")
 
+    @model_validator(mode="after")
+    def _known_places(self) -> "PriorFile":
+        for key in self.measured_on:
+            if not key.startswith(MEASURED_ON):
+                raise ValueError(f"measured_on.{key} is not known; name parts of {', '.join(MEASURED_ON)}")
+        return self
+
 
 class Prior(Section):
     """An observation this search can use. `rung` is None when the samples are those of no rung: it then teaches, but does not compete."""
