@@ -30,8 +30,9 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
     """Return the plan as plain data, under the tree `root`/results/. Raises UserError when the budget does not hold it."""
     search, config = experiment.search, experiment.config
     pace = measured_pace(search, root) or stated_pace(config.cost)
-    if not Decisions(search, root).taken():  # a search that was let in is not shut out half-way because seconds turn out longer
-        check_budget(search, config.budget, pace)
+    begun = bool(Decisions(search, root).taken())
+    # A search that was let in is not shut out half-way because seconds turn out longer.
+    check_budget(search, config.budget.model_copy(update={"device_hours": None}) if begun else config.budget, pace)
     work = upper_bound(search)
     hours = pace.device_hours(work) if pace else None
     price = config.cost.price_per_device_hour
