@@ -17,10 +17,10 @@ tune: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-ledger: install
+ledger:
 	@$(BIN)/python scripts/ledger.py
 
-status: install
+status:
 	@$(BIN)/python scripts/status.py
 
 lint: install

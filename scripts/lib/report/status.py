@@ -126,8 +126,8 @@ def _spent(plan: dict[str, Any], proxies: dict[tuple[str, int], ProxyRecord], se
     bound = plan["upper_bound"]
     samples = sum(record.samples - record.resumed_from_samples for record in proxies.values())
     seconds = sum(record.device_seconds for record in (*proxies.values(), *servings.values()))
-    planned = f"at most {bound['device_hours']:.3g}" if bound["device_hours"] is not None else "a number not estimated"
-    yield f"Spent: {samples:,} of at most {bound['samples']:,} samples, {seconds / 3600:.3g} of {planned} device-hours"
+    planned = f" of about {bound['device_hours']:.3g}" if bound["device_hours"] is not None else ""
+    yield f"Spent: {samples:,} of at most {bound['samples']:,} samples, {seconds / 3600:.3g}{planned} device-hours"
 
 
 def _proxy(root: Path, arm: str, rung: int) -> ProxyRecord | None:
