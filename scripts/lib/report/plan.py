@@ -30,7 +30,8 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
     """Return the plan as plain data, under the tree `root`/results/. Raises UserError when the budget does not hold it."""
     search, config = experiment.search, experiment.config
     pace = measured_pace(search, root) or stated_pace(config.cost)
-    begun = bool(Decisions(search, root).taken())
+    decisions = Decisions(search, root)
+    begun = bool(decisions.taken())
     # A search that was let in is not shut out half-way because seconds turn out longer.
     check_budget(search, config.budget.model_copy(update={"device_hours": None}) if begun else config.budget, pace)
     work = upper_bound(search)
@@ -44,7 +45,7 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
         "brackets": [
             {"bracket": bracket.label, "arms": {str(rung): bracket.size(rung) for rung in bracket.rungs}} for bracket in search.brackets
         ],
-        "arms": list(_arms(search, root)),
+        "arms": list(_arms(search, decisions)),
         "standing": _row(search.standing, "standing", search.top_rung),
         "priors": [_prior(search, arm) for arm in search.priors],
         "refused": [refusal.model_dump() for refusal in experiment.refused],
@@ -96,9 +97,8 @@ def _sound(search: Search, root: Path, name: str, kind: type[M]) -> Iterator[M]:
                     yield record
 
 
-def _arms(search: Search, root: Path) -> Iterator[dict[str, Any]]:
+def _arms(search: Search, decisions: Decisions) -> Iterator[dict[str, Any]]:
     """Yield every arm that is known so far: those proposed in decisions taken, and those that can be foreseen."""
-    decisions = Decisions(search, root)
     taken = decisions.taken()
     for bracket in search.brackets:
         first = taken.get((search.folder(bracket), bracket.first_rung))
