@@ -26,17 +26,22 @@ onstart:
 
 
 onsuccess:
-    if exists("results/champion.json"):
-        print(read_json(Path("results/champion.json"))["summary"], file=sys.stderr)
+    with refuse():
+        for line in last_words(Path(), filed, settings.publish):
+            print(line, file=sys.stderr)
 
 
 rule all:
-    """Search, serve the finalists, name the champion, write the ledger."""
+    """Search, serve the finalists, name the champion, judge it, write the ledger and what to try next."""
     default_target: True
     input:
         plan_file,
         "results/plan.json",
-        champion,
+        filed.champion,
         "results/champion.json",
+        filed.verdict,
+        "results/verdict.json",
+        [filed.publication] if settings.ack_publish else [],
+        "results/HANDOFF.md",
         "results/ledger.csv",
         "results/ledger.parquet",

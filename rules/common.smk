@@ -6,13 +6,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from lib.arm import Arm
 from lib.controller import hold_results, refresh_view, refuse
+from lib.errors import UserError
 from lib.experiment import load_experiment
-from lib.files import digest, read_json
+from lib.files import digest, read_json, read_whole_json
+from lib.report.outcome import last_words
 from lib.report.plan import format_plan, make_plan
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.search.filed import Decisions, decision_path
 from lib.serving.engine import require_vllm
+from lib.verdict.contest import make_contest
+from lib.verdict.filed import verdict_files
 
 with refuse():
     experiment = load_experiment(config)
@@ -26,15 +31,21 @@ os.environ |= ENVIRONMENT
 settings = experiment.config
 search = experiment.search
 decisions = Decisions(search, Path())
-serving = settings.serving.model_dump(exclude={"top_k", "start_timeout_s"})
-draft_tokens = experiment.space.objective.draft_tokens
-asked = {**serving, "draft_tokens": draft_tokens}
-champion = f"results/search/{search.finalists_folder}/champion-{digest([search.standing.id, asked])}.json"
+filed = verdict_files(experiment)
+bench = {"asked": experiment.asked, "method": experiment.space.draft.method}
+prompt_files = list(experiment.subsets.values())
+plan_file = f"results/search/plan-{digest([filed.verdict, settings.model_dump(include={'budget', 'cost'})])}.json"
 
-plan_file = f"results/search/plan-{digest([search.id, settings.model_dump(include={'budget', 'cost'})])}.json"
+if settings.ack_publish not in (None, filed.id):
+    with refuse():
+        raise UserError(
+            f"ack_publish = {settings.ack_publish!r} is not the id of this configuration's verdict, {filed.id}"
+            "; the end of its run names it"
+        )
 
 if workflow.is_main_process and not workflow.output_settings.dryrun:
-    refresh_view(Path(champion), Path("results/champion.json"))
+    refresh_view(Path(filed.champion), Path("results/champion.json"))
+    refresh_view(Path(filed.verdict), Path("results/verdict.json"))
     refresh_view(Path(plan_file), Path("results/plan.json"))
 
 
@@ -85,7 +96,7 @@ def measured(wildcards):
         record = read_json(Path(f"results/{wildcards.arm}/serving.json"))
     except (FileNotFoundError, ValueError):  # not there or not whole
         return False
-    return record.get("asked") == asked
+    return record.get("asked") == experiment.asked
 
 
 def cohort(folder, rung):
@@ -120,19 +131,79 @@ def finalists(wildcards):
     ]
 
 
+def finalist_records(wildcards):
+    """Return what the finalists stand for, as plain data."""
+    arms = cohort(search.finalists_folder, search.top_rung)["arms"]
+    with refuse():
+        return [decisions.entry(arm)[0].record() for arm in arms]
+
+
+def filed_contest():
+    """Return the fresh arms of the standing configuration and of the champion that is filed."""
+    chosen = read_whole_json(
+        Path(filed.champion), "delete it, the next run chooses it again"
+    )
+    champion = Arm.from_record(chosen["configuration"])
+    return make_contest(champion, search.standing, settings.verdict.seeds)
+
+
+def contest():
+    """Return the fresh arms of both sides, once the champion has been chosen."""
+    checkpoints.choose_champion.get()
+    with refuse():
+        return filed_contest()
+
+
+def contested(wildcards):
+    """Return whether the verdict's measurements are there, of the champion there is now."""
+    try:
+        measurements = read_json(Path(filed.measurements))
+        chosen = read_json(Path(filed.champion))
+    except (FileNotFoundError, ValueError):  # not there or not whole
+        return False
+    return measurements.get("champion") == chosen["arm"]
+
+
+def contest_heads(wildcards):
+    """Return the heads of the verdict's arms in the order in which they are measured."""
+    return [f"results/{arm.id}/head" for _, arm in contest().order()]
+
+
+def contest_proxies(wildcards):
+    """Return the training records of the verdict's arms in the order in which they are measured."""
+    return [
+        f"results/{arm.id}/rung{search.top_rung}.acc" for _, arm in contest().order()
+    ]
+
+
+def contest_records(wildcards):
+    """Return what the verdict's arms stand for, as plain data."""
+    return [arm.record() for arm in contest().arms.values()]
+
+
+def entry(arm):
+    """Return an arm by its id and the rung at which it enters the ladder; the verdict's arms climb it in one go."""
+    with refuse():
+        try:
+            return decisions.entry(arm)
+        except UserError:
+            fresh = filed_contest().arms if exists(filed.champion) else {}
+            if arm not in fresh:
+                raise
+            return fresh[arm], search.top_rung
+
+
 def arm_record(wildcards):
     """Return what an arm stands for, as plain data."""
-    with refuse():
-        arm, _ = decisions.entry(wildcards.arm)
+    arm, _ = entry(wildcards.arm)
     return arm.record()
 
 
 def state_below(wildcards):
     """Return the arm's own state to resume from: of the rung below, or when the arm enters here, of any lower rung on disk."""
     arm, rung = wildcards.arm, int(wildcards.rung)
-    with refuse():
-        _, entry = decisions.entry(arm)
-    if rung > entry:
+    _, first = entry(arm)
+    if rung > first:
         return f"results/{arm}/rung{rung - 1}.state"
     for lower in reversed(range(rung)):
         if exists(f"results/{arm}/rung{lower}.state/manifest.json"):

@@ -12,7 +12,7 @@ localrules:
 rule build_ledger:
     """Gather every record under results/ into one table."""
     input:
-        champion=champion,
+        verdict=filed.verdict,
     output:
         csv="results/ledger.csv",
         parquet="results/ledger.parquet",

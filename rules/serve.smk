@@ -33,7 +33,7 @@ rule measure_serving:
                 target=experiment.target,
                 acc=f"results/{{arm}}/rung{search.top_rung}.acc",
                 head="results/{arm}/head",
-                prompts=f"{experiment.features}/prompts/serving.jsonl",
+                prompts=prompt_files,
             )
         ),
     output:
@@ -41,8 +41,6 @@ rule measure_serving:
     log:
         "results/logs/measure_serving/{arm}.log",
     params:
-        serving=serving,
-        method=experiment.space.draft.method,
-        draft_tokens=draft_tokens,
+        **bench,
     script:
         "../scripts/measure_serving.py"

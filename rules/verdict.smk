@@ -1,28 +1,109 @@
-"""The champion: the best arm that vLLM has measured.
+"""The champion, and the verdict on it: trained and measured once more beside the standing configuration, with fresh seeds.
 
-Inputs:   results/{arm}/serving.json of the finalists and of the standing configuration
-Outputs:  results/search/{finalists}/champion-{asked}.json, filed by what it depends on, and a copy as results/champion.json
+Inputs:   results/{arm}/serving.json of the finalists and of the standing configuration;
+          results/{arm}/head/ and rung<top>.acc of both configurations, per fresh seed
+Outputs:  results/search/{finalists}/champion-*.json, contest-*.json, verdict-*.json, filed by what they depend on, and copies as
+          results/champion.json and results/verdict.json; with its acknowledgement the standing baseline and the perf lake;
+          results/HANDOFF.md
 """
 
 
 localrules:
     choose_champion,
+    give_verdict,
+    publish_verdict,
+    write_handoff,
 
 
-rule choose_champion:
-    """Name the arm with the longest measured acceptance."""
+checkpoint choose_champion:
+    """Name the finalist with the longest measured acceptance."""
     input:
         standing=f"results/{search.standing.id}/serving.json",
         decision=f"results/search/{search.finalists_folder}/rung{search.top_rung}.json",
         finalists=finalists,
     output:
-        champion=champion,
+        champion=filed.champion,
         view="results/champion.json",
     log:
         "results/logs/choose_champion.log",
     params:
         search=search.id,
         standing=search.standing.id,
-        asked=asked,
+        finalists=finalist_records,
+        asked=experiment.asked,
     script:
         "../scripts/choose_champion.py"
+
+
+rule measure_contest:
+    """Serve champion and standing configuration, trained with fresh seeds, in turn on one node."""
+    input:
+        unpack(
+            until(
+                contested,
+                target=experiment.target,
+                champion=filed.champion,
+                heads=contest_heads,
+                proxies=contest_proxies,
+                prompts=prompt_files,
+            )
+        ),
+    output:
+        measurements=filed.measurements,
+    log:
+        "results/logs/measure_contest.log",
+    params:
+        **bench,
+        standing=search.standing.record(),
+        verdict=settings.verdict.model_dump(include={"seeds", "repeats"}),
+    script:
+        "../scripts/measure_contest.py"
+
+
+rule give_verdict:
+    """Judge the champion by what the contest measured."""
+    input:
+        champion=filed.champion,
+        measurements=filed.measurements,
+        proxies=contest_proxies,
+    output:
+        verdict=filed.verdict,
+        view="results/verdict.json",
+    log:
+        "results/logs/give_verdict.log",
+    params:
+        name=filed.id,
+        standing=search.standing.record(),
+        verdict=settings.verdict.model_dump(),
+    script:
+        "../scripts/give_verdict.py"
+
+
+rule publish_verdict:
+    """Record an improvement: the standing baseline, and every measurement of the contest in the perf lake."""
+    input:
+        verdict=filed.verdict,
+        measurements=filed.measurements,
+    output:
+        publication=filed.publication,
+    log:
+        "results/logs/publish_verdict.log",
+    params:
+        acknowledged=settings.ack_publish,
+        arms=contest_records,
+        publish=settings.publish.model_dump(),
+    script:
+        "../scripts/publish_verdict.py"
+
+
+rule write_handoff:
+    """Say what to try next, from the data: ranked, with its cost and its command."""
+    input:
+        verdict=filed.verdict,
+        champion=filed.champion,
+    output:
+        handoff="results/HANDOFF.md",
+    log:
+        "results/logs/write_handoff.log",
+    script:
+        "../scripts/write_handoff.py"

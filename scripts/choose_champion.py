@@ -1,8 +1,9 @@
-"""Name the arm with the longest acceptance that vLLM has measured."""
+"""Name the finalist with the longest acceptance that vLLM has measured."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.arm import Arm
 from lib.files import write_json
 from lib.script import running
 from lib.verdict.champion import choose_champion
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake.log[0]):
         paths = {snakemake.input.standing, *snakemake.input.finalists}
-        servings = [read_record(Path(path), ServingRecord) for path in sorted(paths)]
-        champion = choose_champion(servings, snakemake.params.standing, snakemake.params.search, snakemake.params.asked)
+        champion = choose_champion(
+            [read_record(Path(path), ServingRecord) for path in sorted(paths)],
+            [Arm.from_record(record) for record in snakemake.params.finalists],
+            snakemake.params.standing,
+            snakemake.params.search,
+            snakemake.params.asked,
+        )
         write_json(Path(snakemake.output.champion), champion)
         write_json(Path(snakemake.output.view), champion)

@@ -65,6 +65,11 @@ class Arm:
         content = digest(self._content(), 8)
         return f"gb{self.global_batch}-lr{_short(self.lr)}-wu{_short(self.warmup)}-s{self.seed}-{content}"
 
+    @property
+    def point(self) -> Point:
+        """The hyperparameters, accumulation spelled out."""
+        return Point(global_batch=self.global_batch, lr=self.lr, warmup=self.warmup, accum=self.layout.accumulation)
+
     def record(self) -> dict[str, Any]:
         """Return the arm as plain data, the content of its `arm.json`."""
         return {"arm": self.id, **self._content()}

@@ -18,6 +18,9 @@ from lib.errors import UserError
 STRATEGIES = sorted(file.stem for file in (Path(__file__).parent / "search/strategies").glob("[a-z]*.py"))
 """Names of the search strategies, each a file."""
 
+FIRST_FRESH_SEED = 1000
+"""Seeds from here on are the verdict's: no search proposes, promotes or learns from an arm that carries one."""
+
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 M = TypeVar("M", bound=BaseModel)
@@ -90,6 +93,20 @@ class Training(Section):
     final_lr_fraction: float = Field(0.1, ge=0, le=1, description="learning rate at the horizon, as a fraction of the peak (cosine decay)")
 
 
+class WorkloadOptions(Section):
+    """The prompts that are served while acceptance is measured, and how answers are sampled."""
+
+    path: str | None = Field(
+        None, min_length=1, description="JSONL file of prompts, or a directory of them, each a subset; empty: those set aside in features"
+    )
+    prompts_per_subset: Positive | None = Field(None, description="prompts taken from every subset; empty: all")
+    output_tokens: Positive = Field(64, description="tokens generated per prompt (OSL)")
+    concurrency: Positive = Field(16, description="requests in flight")
+    temperature: float = Field(0.0, ge=0, description="sampling temperature; 0 is greedy")
+    top_p: float | None = Field(None, gt=0, le=1, description="sample from the most likely tokens of this total probability; empty: all")
+    top_k: Positive | None = Field(None, description="sample from so many most likely tokens; empty: all")
+
+
 class Serving(Section):
     """The vLLM engine and the workload in which acceptance is measured."""
 
@@ -102,10 +119,33 @@ class Serving(Section):
     kv_cache_gib: float | None = Field(0.25, gt=0, description="KV cache in GiB; empty: what gpu_memory_utilization leaves")
     tensor_parallel: Positive = Field(1, description="tensor-parallel size of the engine")
     enforce_eager: bool = Field(True, description="run without graph capture and compilation")
-    output_tokens: Positive = Field(64, description="tokens generated per prompt (OSL)")
-    concurrency: Positive = Field(16, description="requests in flight")
-    temperature: float = Field(0.0, ge=0, description="sampling temperature of the workload; 0 is greedy")
+    workload: WorkloadOptions = Field(WorkloadOptions(), description="what is sent")
+    sol_ceiling: str | None = Field(
+        None, min_length=1, description="key of config/sol-ceilings.yaml that bounds decoding at one request in flight; empty: no %SoL"
+    )
     start_timeout_s: Positive = Field(300, description="seconds the server may take to become ready")
+
+
+class VerdictOptions(Section):
+    """How the champion is held against the standing configuration, on trainings and measurements of their own."""
+
+    seeds: int = Field(3, description="fresh training seeds of the champion and of the standing configuration, at least 2")
+    repeats: Positive = Field(2, description="times the workload is run against each of their servers")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="1 - the rate at which chance alone may pass for an improvement")
+    smallest_effect: float = Field(0.02, ge=0, description="smallest gain in acceptance length that is worth calling an improvement")
+
+    @model_validator(mode="after")
+    def _replicated(self) -> "VerdictOptions":
+        if self.seeds < 2:
+            raise ValueError(f"seeds = {self.seeds} tells nothing of the scatter between trainings; set at least 2")
+        return self
+
+
+class Publish(Section):
+    """Where an improvement is recorded, once `ack_publish` names it."""
+
+    baselines: str = Field("baselines", min_length=1, description="folder of standing baselines")
+    lake: str | None = Field(None, min_length=1, description="perf lake: path or fsspec URL of a Parquet data set; empty: none")
 
 
 class SearchOptions(Section):
@@ -119,7 +159,7 @@ class SearchOptions(Section):
 
 
 class Budget(Section):
-    """What a search may use at most, finalists and standing configuration included. A search that may need more is refused."""
+    """What a search may use at most, standing configuration and verdict included. A search that may need more is refused."""
 
     samples: Positive | None = Field(None, description="training samples; empty: no bound")
     device_hours: float | None = Field(None, gt=0, description="device-hours of training and serving; empty: no bound")
@@ -144,19 +184,26 @@ class Config(Section):
     seed_from: str | None = Field(None, min_length=1, description="arms measured before: prior-arms JSON, or a ledger.parquet; empty: none")
     budget: Budget = Field(Budget(), description="what the search may use at most")
     cost: Cost = Field(Cost(), description="what work costs, for the plan")
-    seed: int = Field(0, ge=0, description="seed of the search and of every arm's training")
+    seed: int = Field(0, ge=0, lt=FIRST_FRESH_SEED, description="seed of the search and of every arm's training; the verdict has its own")
+    baseline: str | None = Field(
+        None, min_length=1, description="file of `publish.baselines` that replaces `standing` of the space; empty: the space's own"
+    )
     target: Target = Field(Target(), description="the target model")
     features: Features = Field(Features(), description="prompts and offline training data")
     training: Training = Field(Training(), description="the recipe every arm shares")
     serving: Serving = Field(Serving(), description="the serving measurement")
+    verdict: VerdictOptions = Field(VerdictOptions(), description="champion against standing configuration, measured afresh")
+    publish: Publish = Field(Publish(), description="where an improvement is recorded")
+    ack_publish: str | None = Field(None, min_length=1, description="id of the verdict that may be recorded; empty: none")
 
     @model_validator(mode="after")
     def _sequences_fit(self) -> "Config":
-        served = self.features.prompt_tokens + self.serving.output_tokens
-        if served > self.serving.max_model_len:
+        workload = self.serving.workload
+        served = self.features.prompt_tokens + workload.output_tokens
+        if workload.path is None and served > self.serving.max_model_len:
             raise ValueError(
                 f"serving.max_model_len = {self.serving.max_model_len} is shorter than features.prompt_tokens + "
-                f"serving.output_tokens = {served}; raise it"
+                f"serving.workload.output_tokens = {served}; raise it"
             )
         return self
 

@@ -12,7 +12,7 @@ from typing import TextIO
 import psutil
 
 from lib.errors import UserError
-from lib.files import read_json, write_json
+from lib.files import whole_file
 
 LOCK = "spec-decode-tune.lock"
 _held: list[TextIO] = []
@@ -32,8 +32,8 @@ def refuse() -> Iterator[None]:
 def refresh_view(filed: Path, view: Path) -> None:
     """Make `view` a copy of `filed` again if another configuration has written over it since; leave it to a process that runs there."""
     if filed.exists() and view.exists() and view.read_bytes() != filed.read_bytes():
-        with suppress(UserError), _lock(view.parent):
-            write_json(view, read_json(filed))
+        with suppress(UserError), _lock(view.parent), whole_file(view) as fresh:
+            fresh.write_bytes(filed.read_bytes())
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
 """From a configuration to one experiment: which target, which features, which search, under which names."""
 
+import hashlib
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.config import Config, Features, Space, load_space, parse_config
+from lib.config import Config, Features, Point, Space, load_space, parse_config
 from lib.errors import UserError
 from lib.files import digest
 from lib.prompts import read_prompts
 from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
+from lib.serving.workload import find_subsets
 from lib.target.load import check_target, target_fingerprint
+from lib.verdict.baseline import read_baseline, require_same_context
+from lib.verdict.ceilings import load_ceiling, require_dense
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,11 @@ class Experiment:
     search: Search
     refused: tuple[Refusal, ...]
     target: str
+    model: str
     features: str
+    subsets: dict[str, str]
+    asked: dict[str, Any]
+    """The serving settings that decide what a measurement means: prompts by their content, not by where they lie."""
 
 
 def load_experiment(values: dict[str, Any]) -> Experiment:
@@ -58,9 +66,10 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
         )
     if config.target.path:
         target, target_id = config.target.path, target_fingerprint(Path(config.target.path))
+        model = Path(target).resolve().name
     else:
         target_id = digest([config.target.tiny.model_dump(), platform.python_version()])
-        target = f"resources/target/{target_id}"
+        target, model = f"resources/target/{target_id}", f"tiny-llama-{target_id}"
     features_id = digest([target_id, config.features.model_dump(exclude={"prompts"}), _prompts(config.features), space.draft.aux_layers])
     recipe = {
         "target": target_id,
@@ -69,6 +78,16 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
         "training": config.training.model_dump(mode="json", exclude={"ranks", "micro_batch_limit"}),
         "rungs": list(space.rungs.samples),
     }
+    features = f"resources/features/{features_id}"
+    subsets, asked = _serving(config, space, features)
+    if config.baseline:
+        baseline = read_baseline(Path(config.baseline))
+        require_same_context(Path(config.baseline), baseline, recipe, asked)
+        space = space.model_copy(update={"standing": Point.model_validate(baseline.current["point"])})
+    if config.publish.lake:
+        from lib.verdict.lake import check_lake  # pyarrow, which few configurations need here
+
+        check_lake(config.publish.lake)
     priors, refused = load_priors(Path(config.seed_from), space, config.training, recipe) if config.seed_from else ((), ())
     search = Search(
         space=space,
@@ -81,7 +100,34 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
         priors=priors,
     )
     search.check()
-    return Experiment(config, space, search, refused, target, f"resources/features/{features_id}")
+    return Experiment(config, space, search, refused, target, model, features, subsets, asked)
+
+
+def _serving(config: Config, space: Space, features: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the prompt files by subset, and the settings that are asked for."""
+    serving, workload = config.serving, config.serving.workload
+    if workload.path:
+        files = {name: str(path) for name, path in find_subsets(Path(workload.path), "serving.workload.path").items()}
+        for path in files.values():
+            read_prompts(Path(path), "serving.workload.path")
+        contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in files.items()}
+    else:
+        files, contents = {"serving": f"{features}/prompts/serving.jsonl"}, None
+    if serving.sol_ceiling:
+        load_ceiling(serving.sol_ceiling)
+        if workload.concurrency > 1:
+            raise UserError(
+                f"serving.sol_ceiling = {serving.sol_ceiling!r}: with serving.workload.concurrency = {workload.concurrency} decoding is "
+                "not bound by memory bandwidth alone; set it to 1, or leave sol_ceiling empty"
+            )
+        if config.target.path:
+            require_dense(Path(config.target.path), serving.sol_ceiling)
+    asked = {
+        **serving.model_dump(exclude={"top_k", "start_timeout_s", "workload"}),
+        "workload": {**workload.model_dump(exclude={"path"}), "subsets": contents},
+        "draft_tokens": space.objective.draft_tokens,
+    }
+    return files, asked
 
 
 def _check_target(config: Config) -> tuple[int, int, int]:

@@ -20,7 +20,8 @@ from lib.draft.state import load_state, save_state
 from lib.draft.trainer import Recipe, RungOutcome, Training, Trial, start_training, train_rung
 from lib.files import whole_directory, write_json
 from lib.script import die_with_controller, log_to
-from lib.verdict.record import Context, ProxyRecord, write_record
+from lib.verdict.context import HeldOut, TrainedModel, TrainingConfiguration, TrainingContext, TrainingHardware, TrainingStack
+from lib.verdict.record import ProxyRecord, write_record
 
 FAILURE = "failure.json"
 """In place of a state: why an arm that diverged or ran out of memory has none."""
@@ -132,7 +133,7 @@ def _record(
     rung: int,
     outcome: RungOutcome,
     accuracy: HeldOutAccuracy | None,
-    context: Context,
+    context: TrainingContext,
     *,
     seconds: float,
     resumed_from: int,
@@ -157,25 +158,25 @@ def _record(
     )
 
 
-def _context(arm: Arm, training: Training, features: FeatureSet, unseen: FeatureSet) -> Context:
+def _context(arm: Arm, training: Training, features: FeatureSet, unseen: FeatureSet) -> TrainingContext:
     cuda = training.device.type == "cuda"
-    return Context(
-        model={"target_fingerprint": features.target, "draft": asdict(training.spec)},
-        hardware={
-            "device_type": training.device.type,
-            "device_name": torch.cuda.get_device_name(training.device) if cuda else platform.processor() or platform.machine(),
-            "host": socket.gethostname(),
-            "devices": arm.layout.ranks,
-            "threads": torch.get_num_threads(),
-        },
-        configuration={"recipe": asdict(training.recipe), "trial": asdict(training.trial)},
-        workload={
-            "features": arm.recipe["features"],
-            "train_samples": len(features),
-            "heldout_samples": len(unseen),
-            "heldout_tokens": sum(unseen.lengths),
-        },
-        stack={name: version(name) for name in ("speculators", "torch", "transformers")} | {"python": platform.python_version()},
+    return TrainingContext(
+        model=TrainedModel(target_fingerprint=features.target, draft=asdict(training.spec)),
+        hardware=TrainingHardware(
+            device_type=training.device.type,
+            device_name=torch.cuda.get_device_name(training.device) if cuda else platform.processor() or platform.machine(),
+            host=socket.gethostname(),
+            devices=arm.layout.ranks,
+            threads=torch.get_num_threads(),
+        ),
+        configuration=TrainingConfiguration(recipe=asdict(training.recipe), trial=asdict(training.trial)),
+        workload=HeldOut(
+            features=arm.recipe["features"],
+            train_samples=len(features),
+            heldout_samples=len(unseen),
+            heldout_tokens=sum(unseen.lengths),
+        ),
+        stack=TrainingStack(python=platform.python_version(), **{name: version(name) for name in ("speculators", "torch", "transformers")}),
     )
 
 

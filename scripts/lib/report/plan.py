@@ -18,6 +18,7 @@ from lib.search.priors import Prior
 from lib.search.search import Search
 from lib.search.work import Pace, check_budget, upper_bound
 from lib.space import feasible_grid
+from lib.verdict.filed import verdict_files
 from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
 
 M = TypeVar("M", bound=Measurement)
@@ -29,12 +30,13 @@ ARMS_READ = 32
 def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
     """Return the plan as plain data, under the tree `root`/results/. Raises UserError when the budget does not hold it."""
     search, config = experiment.search, experiment.config
+    seeds = config.verdict.seeds
     pace = measured_pace(search, root) or stated_pace(config.cost)
     decisions = Decisions(search, root)
     begun = bool(decisions.taken())
     # A search that was let in is not shut out half-way because seconds turn out longer.
-    check_budget(search, config.budget.model_copy(update={"device_hours": None}) if begun else config.budget, pace)
-    work = upper_bound(search)
+    check_budget(search, seeds, config.budget.model_copy(update={"device_hours": None}) if begun else config.budget, pace)
+    work = upper_bound(search, seeds)
     hours = pace.device_hours(work) if pace else None
     price = config.cost.price_per_device_hour
     return {
@@ -53,7 +55,9 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
         "currency": config.cost.currency,
         "pace": asdict(pace) if pace else None,
         "budget": config.budget.model_dump(),
-        "in_full": _in_full(search),
+        "fresh_seeds": seeds,
+        "files": asdict(verdict_files(experiment)),
+        "in_full": _in_full(search, seeds),
     }
 
 
@@ -130,11 +134,14 @@ def _prior(search: Search, prior: Prior) -> dict[str, Any]:
     return {"arm": arm, **prior.model_dump(mode="json", exclude={"measured_on"}), "competes": competes}
 
 
-def _in_full(search: Search) -> dict[str, Any]:
-    """Return the samples that training every point in full would take, or where there is no end of them every arm that is proposed."""
+def _in_full(search: Search, seeds: int) -> dict[str, Any]:
+    """Return the samples of training every point in full, or where there is no end of them every arm that is proposed.
+
+    Standing configuration and verdict are counted on top, as the upper bound counts them.
+    """
     grid = feasible_grid(search.space, search.training)
     arms = len(grid) if grid is not None else sum(bracket.sizes[0] for bracket in search.brackets)
-    return {"exhaustive": grid is not None, "arms": arms, "samples": arms * search.space.rungs.samples[-1]}
+    return {"exhaustive": grid is not None, "arms": arms, "samples": (arms + 1 + 2 * seeds) * search.space.rungs.samples[-1]}
 
 
 def _lines(plan: dict[str, Any]) -> Iterator[str]:
@@ -188,7 +195,8 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
         yield ""
     for refusal in plan["refused"]:
         yield f"Prior arm refused: {refusal['arm']} ({refusal['source']}): {refusal['reason']}"
-    yield f"Jobs: at most {bound['training_jobs']:,} training, {bound['serving_jobs']} serving ({search['top_k']} finalists, 1 standing)"
+    servings = f"{search['top_k']} finalists, 1 standing, {2 * plan['fresh_seeds']} for the verdict"
+    yield f"Jobs: at most {bound['training_jobs']:,} trainings; {bound['serving_jobs']} servings ({servings})"
     yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
     yield from _cost_lines(plan)
     yield ""
@@ -196,9 +204,9 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
 
 def _saving(plan: dict[str, Any]) -> str:
     full, used = plan["in_full"], plan["upper_bound"]["samples"]
-    what = f"an exhaustive grid of {full['arms']:,} arms" if full["exhaustive"] else f"its {full['arms']:,} arms trained in full"
+    what = f"with an exhaustive grid of {full['arms']:,} arms" if full["exhaustive"] else f"with its {full['arms']:,} arms trained in full"
     difference = 1 - used / full["samples"]
-    return f"{what} would take {full['samples']:,}" + (f": {difference:.0%} saved" if difference > 0 else ": nothing saved")
+    return f"{what} it would be {full['samples']:,}" + (f": {difference:.0%} saved" if difference > 0 else ": nothing saved")
 
 
 def _cost_lines(plan: dict[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lib.arm import Arm
 from lib.controller import Holder, holder
 from lib.errors import UserError
 from lib.files import read_whole_json
@@ -14,7 +15,9 @@ from lib.report.text import table
 from lib.search.filed import Decisions, places
 from lib.search.proxy import proxy_value
 from lib.search.search import Search
+from lib.verdict.contest import Contest, make_contest
 from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
+from lib.verdict.verdict import Verdict
 
 
 @dataclass
@@ -58,7 +61,6 @@ def _lines(root: Path, plan: dict[str, Any]) -> Iterator[str]:
     proxies: dict[tuple[str, int], ProxyRecord] = {}
     servings: dict[str, ServingRecord] = {}
     rows = []
-    open_jobs = 0
     for place in places(search):
         folder, rung = place
         serving = folder == search.finalists_folder
@@ -78,20 +80,38 @@ def _lines(root: Path, plan: dict[str, Any]) -> Iterator[str]:
                 servings[arm] = record
             elif isinstance(record, ProxyRecord):
                 proxies[arm, rung] = record
-        open_jobs += len(arms) - len(jobs.done) - len(jobs.failed)
         rows.append([label, "" if serving else str(rung), cap, str(len(arms)), *jobs.counts()])
+    contest = _contest(root, plan, search)
+    if contest:
+        jobs = Jobs()
+        for arm in contest.arms:
+            record = _proxy(root, arm, search.top_rung)
+            getattr(jobs, _state(record, root / f"results/logs/train_rung/{arm}.rung{search.top_rung}.log", controller)).append(arm)
+            if record:
+                proxies[arm, search.top_rung] = record
+        rows.append(["verdict", str(search.top_rung), f"{search.space.rungs.samples[-1]:,}", str(len(contest.arms)), *jobs.counts()])
     standing = search.standing.id
     if record := _proxy(root, standing, search.top_rung):
         proxies[standing, search.top_rung] = record
     if measured := _serving(root, standing):
         servings[standing] = measured
-    finished = open_jobs == 0 and len(taken) == len(list(places(search))) and standing in servings
-    yield f"Search {search.id}, strategy {search.strategy}: {_stage(controller, finished=finished)}"
+    verdict = root / plan["files"]["verdict"]
+    yield f"Search {search.id}, strategy {search.strategy}: {_stage(controller, finished=verdict.exists())}"
     yield ""
     yield from table(HEADS, rows)
     yield ""
     yield from _best(search, proxies, servings)
+    if verdict.exists():
+        yield read_record(verdict, Verdict).summary
     yield from _spent(plan, proxies, servings)
+
+
+def _contest(root: Path, plan: dict[str, Any], search: Search) -> Contest | None:
+    path = root / plan["files"]["champion"]
+    if not path.exists():
+        return None
+    champion = read_whole_json(path, "delete it, the next run chooses it again")
+    return make_contest(Arm.from_record(champion["configuration"]), search.standing, plan["fresh_seeds"])
 
 
 def _state(record: Measurement | None, log: Path, controller: Holder | None) -> str:

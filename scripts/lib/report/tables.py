@@ -10,23 +10,32 @@ from lib.arm import Arm
 from lib.errors import UserError
 from lib.files import read_json, whole_file
 from lib.search.proxy import proxy_value
+from lib.verdict.contest import Measurements
 from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
 
 
 def ledger(results: Path) -> pd.DataFrame:
     """Return every measurement under `results` as one table: a row per record, the context as dotted columns.
 
-    Rows are ordered by arm, kind and rung, so the same tree always gives the same table. Raises UserError on a record that is not whole.
+    `taken_for` tells what a measurement in vLLM was taken for: `selection`, or a contest, by its file. Rows are ordered by arm, kind,
+    rung and `taken_for`, so the same tree always gives the same table. Raises UserError on a record that is not whole.
     """
-    rows = []
+    rows, arms = [], {}
     for folder in sorted({path.parent for path in results.glob("*/rung*.acc")}):
         arm = _read_arm(folder / "arm.json")
+        arms[arm.id] = arm
         for path in sorted(folder.glob("rung*.acc")):
             rows.append(_row(arm, read_record(path, ProxyRecord)))
         if (folder / "serving.json").exists():
-            rows.append(_row(arm, read_record(folder / "serving.json", ServingRecord)))
+            rows.append(_row(arm, read_record(folder / "serving.json", ServingRecord)) | {"taken_for": "selection"})
+    for path in sorted(results.glob("search/*/contest-*.json")):
+        contest = read_record(path, Measurements)
+        for number, (side, serving) in enumerate(zip(contest.order, contest.servings, strict=True), start=1):
+            if serving.arm not in arms:
+                raise UserError(f"{path} has measured {serving.arm}, which is not under {results}; copy its folder back")
+            rows.append(_row(arms[serving.arm], serving) | {"taken_for": f"{path.stem}, {number}, {side}"})
     table = pd.DataFrame(rows)
-    return table.sort_values(["arm", "kind", "rung"], ignore_index=True) if len(table) else table
+    return table.sort_values(["arm", "kind", "rung", "taken_for"], ignore_index=True) if len(table) else table
 
 
 def write_ledger(results: Path) -> None:

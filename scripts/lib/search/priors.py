@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from lib.arm import lay_out, reachable
-from lib.config import Point, Positive, Section, Space, Training, checked
+from lib.config import FIRST_FRESH_SEED, Point, Positive, Section, Space, Training, checked
 from lib.errors import UserError
 from lib.files import differing_keys
 from lib.search.proxy import proxy_value
@@ -139,12 +139,15 @@ def _from_json(path: Path) -> PriorFile:
 
 
 def _from_ledger(path: Path, space: Space) -> list[PriorFile]:
-    """Return the arms of a ledger, a file for every context in it. Of an arm trained with several seeds, the lowest seed is taken."""
+    """Return the arms of a ledger, a file for every context in it. Of an arm trained with several seeds, the lowest seed is taken.
+
+    The trainings of a verdict are left out: what a champion is judged by must not have chosen it.
+    """
     import pandas as pd
 
     try:
         table = pd.read_parquet(path)
-        table = table[table["kind"] == "proxy"].sort_values(["seed", "arm", "rung"])
+        table = table[(table["kind"] == "proxy") & (table["seed"] < FIRST_FRESH_SEED)].sort_values(["seed", "arm", "rung"])
         columns = [name for name in table.columns if name.removeprefix("context.").startswith(MEASURED_ON)]
         return [
             _ledger_file(json.loads(str(recipe)), dict(zip(columns, measured_on, strict=True)), rows.to_dict("records"), path, space)

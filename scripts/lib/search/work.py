@@ -34,10 +34,11 @@ class Pace:
         return seconds / 3600
 
 
-def upper_bound(search: Search) -> Work:
+def upper_bound(search: Search, seeds: int) -> Work:
     """Return the most that a search can use: every bracket full, every prior arm that competes promoted, the standing configuration.
 
-    Samples are counted as if every global batch divided the caps.
+    Champion and standing configuration are added once more for each of the verdict's fresh `seeds`. Samples are counted as if every
+    global batch divided the caps.
     """
     caps = search.space.rungs.samples
     arms = jobs = trained = retrained = 0
@@ -56,27 +57,27 @@ def upper_bound(search: Search) -> Work:
             retrained += entering * (caps[rung] - step)
     served = min(search.top_k, len(search.contenders(search.finalists_folder, search.top_rung)))
     return Work(
-        arms=arms + served + 1,
-        training_jobs=jobs + served + 1,
-        serving_jobs=search.top_k + 1,
-        samples=trained + retrained + (served + 1) * caps[-1],
+        arms=arms + served + 1 + 2 * seeds,
+        training_jobs=jobs + served + 1 + 2 * seeds,
+        serving_jobs=search.top_k + 1 + 2 * seeds,
+        samples=trained + retrained + (served + 1 + 2 * seeds) * caps[-1],
         retrained=retrained + served * caps[-1],
     )
 
 
-def check_budget(search: Search, budget: Budget, pace: Pace | None) -> None:
+def check_budget(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> None:
     """Refuse a search that may use more than `budget`. Raises UserError that names the largest search of its kind that fits."""
     if budget.device_hours is not None and pace is None:
         raise UserError(
             f"budget.device_hours = {budget.device_hours:g} cannot be checked before any second is known; set cost.seconds_per_sample "
             "and cost.seconds_per_serving, or bound budget.samples"
         )
-    if over := _over(search, budget, pace):
-        raise UserError(f"{over}; {_largest_that_fits(search, budget, pace)}")
+    if over := _over(search, seeds, budget, pace):
+        raise UserError(f"{over}; {_largest_that_fits(search, seeds, budget, pace)}")
 
 
-def _over(search: Search, budget: Budget, pace: Pace | None) -> str:
-    work = upper_bound(search)
+def _over(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> str:
+    work = upper_bound(search, seeds)
     hours = pace.device_hours(work) if pace else 0.0
     bounds = (("samples", budget.samples, work.samples), ("arms", budget.arms, work.arms), ("device_hours", budget.device_hours, hours))
     for name, bound, needed in bounds:
@@ -85,27 +86,27 @@ def _over(search: Search, budget: Budget, pace: Pace | None) -> str:
     return ""
 
 
-def _largest_that_fits(search: Search, budget: Budget, pace: Pace | None) -> str:
+def _largest_that_fits(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> str:
     """Return the cure: the largest single bracket, or the most arms, that the budget holds and that can be searched."""
     if "bracket" in search.reads:
-        fitting = [s for s in range(len(search.space.rungs.samples)) if _fits(search.resized(bracket=s), budget, pace)]
-        chosen = [("bracket", max(fitting, key=lambda s: upper_bound(search.resized(bracket=s)).samples))] if fitting else []
+        fitting = [s for s in range(len(search.space.rungs.samples)) if _fits(search.resized(bracket=s), seeds, budget, pace)]
+        chosen = [("bracket", max(fitting, key=lambda s: upper_bound(search.resized(bracket=s), seeds).samples))] if fitting else []
     elif "arms" in search.reads:
         most = sum(bracket.sizes[0] for bracket in search.brackets)
-        fewer = bisect.bisect_left(range(most), True, key=lambda arms: bool(_over(search.resized(arms=arms + 1), budget, pace)))
-        chosen = [("arms", fewer)] if fewer and _fits(search.resized(arms=fewer), budget, pace) else []
+        fewer = bisect.bisect_left(range(most), True, key=lambda arms: bool(_over(search.resized(arms=arms + 1), seeds, budget, pace)))
+        chosen = [("arms", fewer)] if fewer and _fits(search.resized(arms=fewer), seeds, budget, pace) else []
     else:
         return "raise it, or choose strategy = 'hyperband' or fewer values"
     if not chosen:
         return "raise it: not even the smallest search of this kind fits"
     ((name, value),) = chosen
-    needed = upper_bound(search.resized(**{name: value})).samples
+    needed = upper_bound(search.resized(**{name: value}), seeds).samples
     return f"raise it, or set search.{name} = {value}, the largest that fits, with {needed:,} samples"
 
 
-def _fits(search: Search, budget: Budget, pace: Pace | None) -> bool:
+def _fits(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> bool:
     try:
         search.check()
     except UserError:
         return False
-    return not _over(search, budget, pace)
+    return not _over(search, seeds, budget, pace)

@@ -1,23 +1,29 @@
-"""The champion of a search: the best of what vLLM measured, in one context."""
+"""The champion of a search: the finalist with the longest acceptance that vLLM measured. DRAFT, for it was chosen by that number."""
 
 from typing import Any
 
+from lib.arm import Arm
 from lib.errors import UserError
 from lib.verdict.comparison import require_comparable
 from lib.verdict.record import ServingRecord
 
 
-def choose_champion(servings: list[ServingRecord], standing: str, search: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the champion record: the arm of longest measured acceptance; ties go to the smaller arm id.
+def choose_champion(
+    servings: list[ServingRecord], finalists: list[Arm], standing: str, search: str, asked: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the champion record: the finalist of longest measured acceptance; ties go to the smaller arm id.
+
+    The standing configuration is measured beside the finalists but is no candidate, unless the search found it by itself.
 
     Args:
         servings: the measurements of the finalists and of the standing configuration.
+        finalists: the arms that the search put forward.
         standing: the arm id of the standing configuration.
         search: the id of the search.
         asked: the serving settings that are asked for now.
 
     Raises:
-        UserError: no arm could be measured, one was measured under other settings, or two in different contexts.
+        UserError: no finalist could be measured, one was measured under other settings, or two in different contexts.
     """
     for serving in servings:
         other = [f"{key} = {serving.asked.get(key)!r}" for key in asked if serving.asked.get(key) != asked[key]]
@@ -27,16 +33,18 @@ def choose_champion(servings: list[ServingRecord], standing: str, search: str, a
                 "delete it, the next run measures it again"
             )
     measured = sorted((serving for serving in servings if serving.status == "ok"), key=lambda serving: (-_length(serving), serving.arm))
-    if not measured:
-        reasons = "; ".join(f"{serving.arm}: {serving.reason}" for serving in servings)
+    arms = {arm.id: arm for arm in finalists}
+    candidates = [serving for serving in measured if serving.arm in arms]
+    if not candidates:
+        reasons = "; ".join(f"{serving.arm}: {serving.reason}" for serving in servings if serving.arm in arms)
         raise UserError(f"no arm could be measured ({reasons}); widen the space towards smaller learning rates")
     require_comparable(measured)
-    best = measured[0]
-    by_arm = {serving.arm: serving for serving in servings}
-    baseline = by_arm[standing]
+    best = candidates[0]
+    baseline = next(serving for serving in servings if serving.arm == standing)
     return {
         "summary": _summary(best, baseline),
         "arm": best.arm,
+        "configuration": arms[best.arm].record(),
         "acceptance_length": best.acceptance_length,
         "rigor": "DRAFT",
         "standing": {"arm": standing, "status": baseline.status, "acceptance_length": baseline.acceptance_length},
@@ -50,14 +58,13 @@ def choose_champion(servings: list[ServingRecord], standing: str, search: str, a
 
 
 def _summary(best: ServingRecord, standing: ServingRecord) -> str:
-    measured = f"measured in vLLM: acceptance length {_length(best):.3f}"
+    measured = f"{best.arm}, measured in vLLM: acceptance length {_length(best):.3f}"
     caution = "DRAFT: best of its own selection, one training seed, not a verdict."
     if best.arm == standing.arm:
-        return f"No arm of the search is ahead of the standing configuration, {measured}. {caution}"
+        return f"The search found nothing ahead of the standing configuration, {measured}. {caution}"
     if standing.status != "ok":
-        return f"{best.arm}, {measured}; the standing configuration failed ({standing.status}: {standing.reason}). {caution}"
-    gain = _length(best) - _length(standing)
-    return f"{best.arm}, {measured}, {gain:+.3f} against the standing configuration. {caution}"
+        return f"{measured}; the standing configuration failed ({standing.status}: {standing.reason}). {caution}"
+    return f"{measured}, {_length(best) - _length(standing):+.3f} against the standing configuration. {caution}"
 
 
 def _length(serving: ServingRecord) -> float:

@@ -7,8 +7,8 @@ from lib.files import differing_keys
 from lib.verdict.record import Measurement
 
 OF_THE_ARM = {
-    "proxy": ("configuration.trial.", "hardware.host", "hardware.threads"),
-    "serving": ("model.draft.",),
+    "proxy": ("configuration.trial.", "hardware.host.", "hardware.threads."),
+    "serving": ("identity.head.", "grounding.mean.", "grounding.std.", "grounding.node."),
 }
 """Context keys in which arms differ by right. Host and threads change a proxy by rounding alone, the kind of device does not."""
 

@@ -29,7 +29,7 @@ class Side(Record):
     std: float | None = Field(description="between training seeds, n - 1 in the denominator; null with fewer than two seeds")
 
 
-class Judgement(Record):
+class Finding(Record):
     """The champion against the standing configuration, in acceptance length. What the data do not determine is null."""
 
     outcome: Outcome
@@ -43,6 +43,11 @@ class Judgement(Record):
     hedges_g: float | None = Field(description="effect in pooled standard deviations, corrected for few seeds; null without any spread")
     smallest_effect: float = Field(ge=0, description="effects closer to zero than this are of no interest")
     confidence: float = Field(gt=0.5, lt=1, description="one less the error of each one-sided test")
+
+
+class Judgement(Finding):
+    """A finding with the numbers of both sides."""
+
     champion: Side
     standing: Side
 

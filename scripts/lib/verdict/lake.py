@@ -18,10 +18,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem
 
 from lib.errors import UserError
 from lib.files import digest, flat
@@ -58,8 +58,8 @@ COLUMNS = {
     "osl": ("context.workload.output_tokens", _COUNT),
     "temperature": ("context.workload.temperature", _NUMBER),
     "vllm": ("context.stack.vllm", _TEXT),
-    "device_name": ("context.hardware.device_name", _TEXT),
-    "dtype": ("context.configuration.dtype", _TEXT),
+    "device_name": ("context.identity.device_name", _TEXT),
+    "dtype": ("context.identity.dtype", _TEXT),
 }
 """Column -> where the row holds it -> type. Output throughput is in tokens per second, isl and osl are mean tokens per request."""
 
@@ -92,7 +92,7 @@ def append(url: str, rows: Sequence[dict[str, Any]]) -> list[str]:
             _put(filesystem, f"{root.rstrip('/')}/{file}", content)
     except Exception as error:  # every store raises exceptions of its own
         raise UserError(
-            f"lake = {url} cannot be written ({type(error).__name__}: {error}); mend that and run again, or name another place"
+            f"publish.lake = {url} cannot be written ({type(error).__name__}: {error}); mend that and run again, or name another place"
         ) from error
     return files
 
@@ -108,9 +108,9 @@ def check_lake(url: str) -> None:
     root = Path(LocalFileSystem._strip_protocol(url))
     there = next(path for path in (root, *root.parents) if os.path.lexists(path))
     if not there.is_dir():
-        raise UserError(f"lake = {url}: {there} is not a folder; move it away or name another place")
+        raise UserError(f"publish.lake = {url}: {there} is not a folder; move it away or name another place")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"lake = {url}: {there} is not writable; change its permissions or name another place")
+        raise UserError(f"publish.lake = {url}: {there} is not writable; change its permissions or name another place")
 
 
 def _filesystem_class(url: str) -> Any:
@@ -118,9 +118,9 @@ def _filesystem_class(url: str) -> Any:
     try:
         return fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
     except ValueError as error:
-        raise UserError(f"lake = {url}: {error}; name a local path or a URL that fsspec knows, such as s3://bucket/lake") from None
+        raise UserError(f"publish.lake = {url}: {error}; name a local path or a URL that fsspec knows, such as s3://bucket/lake") from None
     except ImportError as error:
-        raise UserError(f"lake = {url}: its package is not installed ({error}); do so, or name a local path") from None
+        raise UserError(f"publish.lake = {url}: its package is not installed ({error}); do so, or name a local path") from None
 
 
 def _put(filesystem: Any, path: str, content: bytes) -> None:

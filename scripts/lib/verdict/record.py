@@ -1,32 +1,20 @@
 """Records of measurements. A number is filed with the context it was measured in, or not at all."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lib.errors import UserError
 from lib.files import write_json
+from lib.verdict.context import Record, ServingContext, TrainingContext
 
 Filled = Annotated[dict[str, Any], Field(min_length=1)]
 Status = Literal["ok", "diverged", "oom"]
+Count = Annotated[int, Field(ge=0)]
+Measured = Annotated[float, Field(ge=0)]
 R = TypeVar("R", bound="Record")
-
-
-class Record(BaseModel):
-    """A frozen record that refuses unknown and missing fields, NaN and infinities."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Context(Record):
-    """What a number depends on besides the thing measured. Every section is filled."""
-
-    model: Filled = Field(description="target and draft head: names, fingerprints, architecture")
-    hardware: Filled = Field(description="device, its name and count, threads")
-    configuration: Filled = Field(description="of the trainer or, as the engine itself reports it, of the engine")
-    workload: Filled = Field(description="data, its digest, numbers of prompts, lengths in tokens, concurrency, sampling")
-    stack: Filled = Field(description="versions")
 
 
 class Measurement(Record):
@@ -42,7 +30,7 @@ class Measurement(Record):
     rigor: Literal["DRAFT"] = "DRAFT"
     wall_seconds: float = Field(ge=0, description="of the job, from its first work on")
     device_seconds: float = Field(ge=0, description="wall seconds times the devices held")
-    context: Context
+    context: TrainingContext | ServingContext
 
     @property
     def file(self) -> str:
@@ -62,6 +50,7 @@ class Measurement(Record):
 class ProxyRecord(Measurement):
     """`rung<r>.acc`: held-out accuracy of an arm after training to a rung."""
 
+    context: TrainingContext
     rung: int
     cap_samples: int
     samples: int = Field(description="samples consumed, the most whole global batches within the cap")
@@ -83,19 +72,84 @@ class ProxyRecord(Measurement):
         return f"results/{self.arm}/rung{self.rung}.acc"
 
 
-class ServingRecord(Measurement):
-    """`serving.json`: acceptance of an arm's head as vLLM counted it."""
+class Acceptance(Record):
+    """What the engine counted, and the acceptance that follows."""
 
+    acceptance_length: float = Field(ge=1, description="mean accepted tokens per draft, plus one: 1 + accepted / drafts")
+    per_position_acceptance: list[float] = Field(description="share of drafts accepted at least so far")
+    drafts: Count
+    draft_tokens: Count
+    accepted: Count
+
+    @model_validator(mode="after")
+    def _follows_from_the_counts(self) -> "Acceptance":
+        if self.drafts == 0 or not math.isclose(self.acceptance_length, 1 + self.accepted / self.drafts, abs_tol=1e-9):
+            raise ValueError(
+                f"acceptance_length = {self.acceptance_length} is not 1 + accepted / drafts = 1 + {self.accepted} / {self.drafts}"
+            )
+        return self
+
+
+class Run(Acceptance):
+    """One run of one subset: also its speed. Latencies in milliseconds: to the first token, per token, between tokens, end to end."""
+
+    duration_s: Measured
+    input_tokens: Count
+    output_tokens: Count
+    request_throughput: Measured = Field(description="requests per second")
+    output_throughput: Measured = Field(description="output tokens per second")
+    total_token_throughput: Measured = Field(description="tokens per second, prompts included")
+    mean_ttft_ms: Measured
+    median_ttft_ms: Measured
+    p99_ttft_ms: Measured
+    mean_tpot_ms: Measured
+    median_tpot_ms: Measured
+    p99_tpot_ms: Measured
+    mean_itl_ms: Measured
+    median_itl_ms: Measured
+    p99_itl_ms: Measured
+    mean_e2el_ms: Measured
+    median_e2el_ms: Measured
+    p99_e2el_ms: Measured
+
+
+class Repeat(Acceptance):
+    """One run of the whole workload, its subsets pooled."""
+
+    started_at: str = Field(description="UTC, ISO 8601")
+    subsets: dict[str, Run] = Field(min_length=1)
+
+
+class ServingRecord(Measurement):
+    """`serving.json`: acceptance of an arm's head as vLLM counted it, all repeats and subsets pooled."""
+
+    context: ServingContext | TrainingContext = Field(description="of the training, when the arm failed there and was never served")
     asked: Filled = Field(description="the serving settings of the configuration that asked for the measurement")
     acceptance_length: float | None = Field(description="mean accepted tokens per draft, plus one: 1 + accepted / drafts")
     per_position_acceptance: list[float] | None
     drafts: int | None
     draft_tokens: int | None
     accepted: int | None
-    repeats: list[dict[str, Any]] | None = Field(description="counters, throughput and latencies of each run of the workload")
+    subsets: dict[str, Acceptance] | None = Field(description="per subset of the workload, repeats pooled")
+    repeats: list[Repeat] | None = Field(description="each run of the workload")
+    prompt_acceptance: dict[str, list[float]] | None = Field(
+        description="per subset the acceptance length of every prompt; None where the stream does not show it exactly"
+    )
     head_sha256: str | None
     kind: ClassVar = "serving"
-    numbers: ClassVar = ("acceptance_length", "per_position_acceptance", "drafts", "draft_tokens", "accepted", "repeats", "head_sha256")
+    numbers: ClassVar = (
+        *("acceptance_length", "per_position_acceptance", "drafts", "draft_tokens", "accepted"),
+        *("subsets", "repeats", "head_sha256"),
+    )
+
+    @model_validator(mode="after")
+    def _was_served(self) -> "ServingRecord":
+        if self.status != "ok":
+            return self
+        if not isinstance(self.context, ServingContext):
+            raise ValueError("context is not that of a serving engine")
+        Acceptance(**{name: getattr(self, name) for name in Acceptance.model_fields})
+        return self
 
     @property
     def file(self) -> str:

@@ -1,0 +1,20 @@
+"""The last words of a run: what came out, what is not recorded yet, what to try next."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lib.config import Publish
+from lib.verdict.filed import VerdictFiles
+from lib.verdict.publish import would_publish
+from lib.verdict.record import read_record
+from lib.verdict.verdict import Verdict
+
+
+def last_words(root: Path, filed: VerdictFiles, publish: Publish) -> Iterator[str]:
+    """Yield the lines for the end of a run that has come to its verdict; none when it was asked for something else."""
+    if not (root / filed.verdict).exists():
+        return
+    verdict = read_record(root / filed.verdict, Verdict)
+    yield verdict.summary
+    if not (root / filed.publication).exists():
+        yield would_publish(verdict, publish)

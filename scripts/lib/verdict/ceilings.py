@@ -1,0 +1,98 @@
+"""The speed of light: how near decoding comes to what the device's memory can feed it, where that is what binds it.
+
+One request in flight on a dense target reads every weight once per verification step, so a step takes at least
+weight bytes / memory bandwidth, and a token at least that divided by the acceptance length. The draft head's own reads are not
+counted: the share given is at most a little low. With several requests in flight, or with experts of which a step reads some, other
+ceilings bind and no share is given.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from lib.config import Section, checked
+from lib.errors import UserError
+
+CEILINGS = Path("config/sol-ceilings.yaml")
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_UNREAD = ("embed_tokens.weight", "wte.weight")
+
+
+class Ceiling(Section):
+    """One entry of the ceilings file."""
+
+    hardware: str = Field(min_length=1, description="ceiling token of the device, as records name it")
+    memory_bandwidth_bytes_per_s: float = Field(gt=0, description="peak of one device")
+    source: str = Field(min_length=1, description="where the peak is published")
+    key: str = Field("", exclude=True)
+
+
+def load_ceiling(key: str, path: Path = CEILINGS) -> Ceiling:
+    """Return an entry of the ceilings file. Raises UserError when the file or the key is missing or malformed."""
+    try:
+        entries = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or leave serving.sol_ceiling empty") from None
+    if not isinstance(entries, dict) or key not in entries:
+        known = ", ".join(entries) if isinstance(entries, dict) else "nothing"
+        raise UserError(f"serving.sol_ceiling = {key!r} is not in {path}, which knows {known}; add it with its source, or leave it empty")
+    return checked(Ceiling, entries[key], f"{path}: {key}").model_copy(update={"key": key})
+
+
+def require_dense(target: Path, key: str) -> None:
+    """Raise UserError when the target's decoding is not bound by reading all its weights: it has experts, or no safetensors to count."""
+    tensors = dict(_tensors(target))
+    if not tensors or any(".experts." in name for name in tensors):
+        what = "has experts, of which a step reads only some" if tensors else "has no .safetensors weights to count"
+        raise UserError(f"serving.sol_ceiling = {key!r}: the target {target} {what}; leave it empty")
+
+
+def sol_percent(ceiling: Ceiling, hardware: str, target: Path, engine: dict[str, Any], acceptance_length: float, tpot_ms: float) -> float:
+    """Return the share of the speed of light, in percent: the least time per token over the measured one.
+
+    Args:
+        ceiling: of one device.
+        hardware: token of the device that served.
+        target: directory of the target.
+        engine: what the engine said of itself: `dtype`, `quantization`, `tensor_parallel`.
+        acceptance_length: tokens per verification step.
+        tpot_ms: mean time per output token of one request in flight, in milliseconds.
+
+    Raises:
+        UserError: the ceiling is another device's.
+    """
+    if ceiling.hardware != hardware:
+        raise UserError(f"serving.sol_ceiling = {ceiling.key!r} is the ceiling of {ceiling.hardware}, but {hardware} served; name its own")
+    least_s = weight_bytes(target, engine) / (ceiling.memory_bandwidth_bytes_per_s * engine["tensor_parallel"]) / acceptance_length
+    return 100 * least_s / (tpot_ms / 1000)
+
+
+def weight_bytes(target: Path, engine: dict[str, Any]) -> int:
+    """Return the bytes of weights that a step reads: all but an input embedding that is not the output layer as well."""
+    tensors = dict(_tensors(target))
+    untied = any(name.endswith("lm_head.weight") for name in tensors)
+    read = [tensor for name, tensor in tensors.items() if not (untied and name.endswith(_UNREAD))]
+    size = None if engine["quantization"] else _BYTES[engine["dtype"].removeprefix("torch.")]
+    return sum(stored if size is None else count * size for count, stored in read)
+
+
+def hardware_token(device_type: str, device_name: str) -> str:
+    """Return the token of a device: `cpu`, or the model of a GPU, `NVIDIA GB300` as GB300."""
+    return "cpu" if device_type == "cpu" else device_name.removeprefix("NVIDIA ").split()[0]
+
+
+def _tensors(target: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield name, number of elements and bytes of every tensor, from the headers of the safetensors files."""
+    for file in sorted(target.glob("*.safetensors")):
+        with file.open("rb") as handle:
+            header = json.loads(handle.read(struct.unpack("<Q", handle.read(8))[0]))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                first, last = tensor["data_offsets"]
+                yield name, (math.prod(tensor["shape"]), last - first)

@@ -1,0 +1,185 @@
+"""The verdict: champion against standing configuration, on measurements that chose neither."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from lib.config import Point, VerdictOptions
+from lib.errors import UserError
+from lib.verdict.comparison import require_comparable
+from lib.verdict.contest import Contest, Measurements
+from lib.verdict.context import Grounding, Record, ServingContext
+from lib.verdict.gate import Finding, judge, prompt_interval
+from lib.verdict.record import Filled, ProxyRecord, ServingRecord
+from lib.verdict.served import replicated
+
+
+class Contestant(Record):
+    """One configuration, over its fresh training seeds."""
+
+    point: Point
+    arms: list[str] = Field(description="one per fresh seed")
+    failed: dict[str, str] = Field(description="arms that could not be measured, and why")
+    acceptance_lengths: list[list[float]] = Field(description="per measured seed, one per repeat")
+    mean: float | None = Field(description="acceptance length, over the means of the seeds")
+    std: float | None = Field(description="between seeds")
+    n: int = Field(description="measured seeds")
+    per_position_acceptance: list[float] | None = Field(description="mean over seeds")
+    heads: list[str] = Field(description="SHA-256 of the measured heads")
+
+
+class SubsetEffect(Record):
+    """Champion against standing configuration on one subset of the workload. It informs, the verdict rests on all subsets together."""
+
+    champion: float
+    standing: float
+    effect: float
+    interval: tuple[float, float] | None
+
+
+class PromptEffect(Record):
+    """How the effect would move with other prompts: a paired bootstrap over prompts. It informs, the verdict rests on the seeds."""
+
+    n: int = Field(description="prompts")
+    interval: tuple[float, float]
+
+
+class Verdict(Finding):
+    """`verdict.json`: the only record that is not a DRAFT."""
+
+    summary: str
+    rigor: Literal["VERDICT"] = "VERDICT"
+    id: str
+    search: str
+    champion: Contestant
+    standing: Contestant
+    subsets: dict[str, SubsetEffect]
+    prompts: PromptEffect | None = Field(description="None where the engine's stream does not show acceptance per prompt exactly")
+    recipe: Filled = Field(description="what all arms share")
+    asked: Filled = Field(description="the serving settings of the configuration")
+    context: ServingContext | None = Field(description="of the champion's measurements; None when there is none")
+
+
+def give_verdict(
+    contest: Contest, measurements: Measurements, proxies: Sequence[ProxyRecord], options: VerdictOptions, *, name: str, search: str
+) -> Verdict:
+    """Return the verdict on a contest.
+
+    Args:
+        contest: the arms of both sides.
+        measurements: what vLLM measured of them, interleaved on one node.
+        proxies: the training records of the same arms, for what they were trained on.
+        options: confidence and smallest effect of interest.
+        name: id of the verdict.
+        search: id of the search.
+    """
+    sides = {side: measurements.of(side) for side in ("champion", "standing")}
+    champion = _contestant(contest.champion[0].point, sides["champion"])
+    standing = _contestant(contest.standing[0].point, sides["standing"])
+    judged = judge(
+        champion.acceptance_lengths, standing.acceptance_lengths, confidence=options.confidence, smallest_effect=options.smallest_effect
+    )
+    finding = judged.model_dump(exclude={"champion", "standing"})
+    sound = {side: [serving for serving in servings if serving.status == "ok"] for side, servings in sides.items()}
+    subsets, prompts = {}, None
+    try:
+        require_comparable(measurements.servings)
+        require_comparable(proxies)
+    except UserError as error:
+        numbers = ("effect", "relative_effect", "interval", "p_improvement", "p_regression", "hedges_g")
+        finding |= {"outcome": "not comparable", "reason": str(error), **dict.fromkeys(numbers)}
+    else:
+        subsets = _subsets(sound["champion"], sound["standing"], options)
+        prompts = _prompts(sound["champion"], sound["standing"], judged.interval_level)
+    return Verdict(
+        **finding,
+        summary=_summary(Finding(**finding), champion, standing),
+        id=name,
+        search=search,
+        champion=champion,
+        standing=standing,
+        subsets=subsets,
+        prompts=prompts,
+        recipe=contest.champion[0].recipe,
+        asked=measurements.servings[0].asked,
+        context=_context(sound["champion"], champion, measurements.standing),
+    )
+
+
+def _contestant(point: Point, servings: list[ServingRecord]) -> Contestant:
+    sound = [serving for serving in servings if serving.status == "ok"]
+    lengths = [[repeat.acceptance_length for repeat in serving.repeats or ()] for serving in sound]
+    over_seeds = replicated([sum(one) / len(one) for one in lengths]) if lengths else {"n": 0, "mean": None, "std": None}
+    positions = [serving.per_position_acceptance for serving in sound if serving.per_position_acceptance]
+    return Contestant(
+        point=point,
+        arms=[serving.arm for serving in servings],
+        failed={serving.arm: f"{serving.status}: {serving.reason}" for serving in servings if serving.status != "ok"},
+        acceptance_lengths=lengths,
+        per_position_acceptance=[sum(rates) / len(rates) for rates in zip(*positions, strict=True)] if positions else None,
+        heads=[serving.head_sha256 for serving in sound if serving.head_sha256],
+        **over_seeds,
+    )
+
+
+def _subsets(champion: list[ServingRecord], standing: list[ServingRecord], options: VerdictOptions) -> dict[str, SubsetEffect]:
+    if not champion or not standing:
+        return {}
+    effects = {}
+    for name in champion[0].subsets or {}:
+        ours, theirs = ([[one.subsets[name].acceptance_length] for one in side if one.subsets] for side in (champion, standing))
+        judged = judge(ours, theirs, confidence=options.confidence, smallest_effect=options.smallest_effect)
+        assert judged.champion.mean is not None and judged.standing.mean is not None and judged.effect is not None
+        effects[name] = SubsetEffect(
+            champion=judged.champion.mean, standing=judged.standing.mean, effect=judged.effect, interval=judged.interval
+        )
+    return effects
+
+
+def _prompts(champion: list[ServingRecord], standing: list[ServingRecord], level: float) -> PromptEffect | None:
+    """Return the interval over prompts, None when a side has no measurement, one of them does not know its prompts, or there is but one."""
+    ours, theirs = ([_prompt_lengths(one) for one in side if one.prompt_acceptance] for side in (champion, standing))
+    if not ours or not theirs or len(ours) < len(champion) or len(theirs) < len(standing) or len(ours[0]) < 2:
+        return None
+    return PromptEffect(n=len(ours[0]), interval=prompt_interval(ours, theirs, level=level))
+
+
+def _prompt_lengths(serving: ServingRecord) -> list[float]:
+    return [length for lengths in (serving.prompt_acceptance or {}).values() for length in lengths]
+
+
+def _context(servings: list[ServingRecord], champion: Contestant, standing: str) -> ServingContext | None:
+    """Return the context of the champion's first measurement, grounded on all its seeds."""
+    if not servings or champion.mean is None:
+        return None
+    context = servings[0].context
+    assert isinstance(context, ServingContext)
+    grounding = Grounding.model_validate(
+        context.grounding.model_dump()
+        | {"level": "L4", "baseline": standing, "n": champion.n, "mean": champion.mean, "std": champion.std}
+        | {"sol_percent": None, "sol_ceiling": None}
+    )
+    return context.model_copy(update={"grounding": grounding})
+
+
+def _summary(finding: Finding, champion: Contestant, standing: Contestant) -> str:
+    said = f"VERDICT: {finding.outcome}."
+    if finding.outcome in ("not comparable", "insufficient data"):
+        failed = "; ".join(f"{arm}: {why}" for arm, why in (champion.failed | standing.failed).items())
+        return f"{said} {finding.reason}" + (f" ({failed})" if failed else "")
+    assert finding.interval is not None and finding.effect is not None
+    low, high = finding.interval
+    return (
+        f"{said} {_named(champion)} gives acceptance length {_measured(champion)}, the standing configuration "
+        f"{_named(standing)} {_measured(standing)}: {finding.effect:+.3f}, {finding.interval_level:.0%} interval "
+        f"{low:+.3f} to {high:+.3f}, measured in vLLM on fresh trainings, interleaved on one node; {finding.reason}."
+    )
+
+
+def _named(side: Contestant) -> str:
+    return f"global batch {side.point.global_batch}, lr {side.point.lr:g}, warmup {side.point.warmup:g}"
+
+
+def _measured(side: Contestant) -> str:
+    return f"{side.mean:.3f} ± {side.std:.3f} (n = {side.n} seeds)" if side.std is not None else f"{side.mean:.3f} (n = {side.n} seed)"

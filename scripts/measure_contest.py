@@ -1,0 +1,46 @@
+"""Serve champion and standing configuration, trained with fresh seeds, in turn on one node."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib.arm import Arm
+from lib.experiment import load_experiment
+from lib.files import read_json
+from lib.script import logger, running
+from lib.verdict.contest import Contest, Measurements, make_contest
+from lib.verdict.record import ProxyRecord, read_record, write_record
+from lib.verdict.served import Bench, make_bench, serve_arm
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def measure_contest(
+    contest: Contest, names: tuple[str, str], bench: Bench, proxies: list[Path], heads: list[Path], log: Path
+) -> Measurements:
+    """Measure every arm of a contest, one after the other in this process.
+
+    A job that is cut off begins anew: measurements of two nodes, or of two days, are not interleaved.
+    """
+    order, servings = list(contest.order()), []
+    for number, ((side, arm), proxy, head) in enumerate(zip(order, proxies, heads, strict=True), start=1):
+        logger.info("%d of %d: %s, %s", number, len(order), side, arm.id)
+        servings.append(serve_arm(bench, read_record(proxy, ProxyRecord), head, log))
+    champion, standing = names
+    return Measurements(champion=champion, standing=standing, order=[side for side, _ in order], servings=servings)
+
+
+if __name__ == "__main__":
+    with running(snakemake.log[0]):
+        champion = Arm.from_record(read_json(Path(snakemake.input.champion))["configuration"])
+        standing = Arm.from_record(snakemake.params.standing)
+        verdict = snakemake.params.verdict
+        measurements = measure_contest(
+            make_contest(champion, standing, verdict["seeds"]),
+            (champion.id, standing.id),
+            make_bench(load_experiment(snakemake.config), verdict["repeats"], snakemake.threads),
+            [Path(path) for path in snakemake.input.proxies],
+            [Path(path) for path in snakemake.input.heads],
+            Path(snakemake.log[0]).with_suffix(".server.log"),
+        )
+        write_record(Path(snakemake.output.measurements), measurements)
