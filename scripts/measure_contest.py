@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def measure_contest(
-    contest: Contest, names: tuple[str, str], bench: Bench, proxies: list[Path], heads: list[Path], log: Path
+    contest: Contest, champion: str, standing: str, bench: Bench, proxies: list[Path], heads: list[Path], log: Path
 ) -> Measurements:
     """Measure every arm of a contest, one after the other in this process.
 
@@ -26,7 +26,6 @@ def measure_contest(
     for number, ((side, arm), proxy, head) in enumerate(zip(order, proxies, heads, strict=True), start=1):
         logger.info("%d of %d: %s, %s", number, len(order), side, arm.id)
         servings.append(serve_arm(bench, read_record(proxy, ProxyRecord), head, log))
-    champion, standing = names
     return Measurements(champion=champion, standing=standing, order=[side for side, _ in order], servings=servings)
 
 
@@ -37,7 +36,8 @@ if __name__ == "__main__":
         verdict = snakemake.params.verdict
         measurements = measure_contest(
             make_contest(champion, standing, verdict["seeds"]),
-            (champion.id, standing.id),
+            champion.id,
+            standing.id,
             make_bench(load_experiment(snakemake.config), verdict["repeats"], snakemake.threads),
             [Path(path) for path in snakemake.input.proxies],
             [Path(path) for path in snakemake.input.heads],

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, ValidationError, model_validator
 
 from lib.errors import UserError
 from lib.files import differing_keys, digest, flat, write_json
-from lib.verdict.record import Filled, Record
+from lib.verdict.context import Record
+from lib.verdict.record import Filled
 
 OF_AN_ENTRY = ("verdict", "point", "recipe", "asked")
 """Keys that every entry has, whatever else its verdict says of it."""

@@ -69,7 +69,8 @@ def sol_percent(ceiling: Ceiling, hardware: str, target: Path, engine: dict[str,
     """
     if ceiling.hardware != hardware:
         raise UserError(f"serving.sol_ceiling = {ceiling.key!r} is the ceiling of {ceiling.hardware}, but {hardware} served; name its own")
-    least_s = weight_bytes(target, engine) / (ceiling.memory_bandwidth_bytes_per_s * engine["tensor_parallel"]) / acceptance_length
+    devices: int = engine["tensor_parallel"]
+    least_s = weight_bytes(target, engine) / (ceiling.memory_bandwidth_bytes_per_s * devices) / acceptance_length
     return 100 * least_s / (tpot_ms / 1000)
 
 
