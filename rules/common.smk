@@ -33,7 +33,6 @@ search = experiment.search
 decisions = Decisions(search, Path())
 filed = verdict_files(experiment)
 bench = {"asked": experiment.asked, "method": experiment.space.draft.method}
-prompt_files = list(experiment.subsets.values())
 plan_file = f"results/search/plan-{digest([filed.verdict, settings.model_dump(include={'budget', 'cost'})])}.json"
 
 if settings.ack_publish not in (None, filed.id):
@@ -97,6 +96,11 @@ def measured(wildcards):
     except (FileNotFoundError, ValueError):  # not there or not whole
         return False
     return record.get("asked") == experiment.asked
+
+
+def prompts(wildcards):
+    """Return the files of the workload, one per subset."""
+    return list(experiment.subsets.values())
 
 
 def cohort(folder, rung):

@@ -33,7 +33,7 @@ rule measure_serving:
                 target=experiment.target,
                 acc=f"results/{{arm}}/rung{search.top_rung}.acc",
                 head="results/{arm}/head",
-                prompts=prompt_files,
+                prompts=prompts,
             )
         ),
     output:

@@ -45,7 +45,7 @@ rule measure_contest:
                 champion=filed.champion,
                 heads=contest_heads,
                 proxies=contest_proxies,
-                prompts=prompt_files,
+                prompts=prompts,
             )
         ),
     output:

@@ -12,7 +12,7 @@ from typing import Any
 from lib.experiment import Experiment
 from lib.serving.engine import EngineSettings, Method
 from lib.serving.measure import measure
-from lib.serving.workload import BACKEND, Workload
+from lib.serving.workload import Workload
 from lib.target.load import target_fingerprint
 from lib.verdict import context as of
 from lib.verdict.ceilings import Ceiling, hardware_token, load_ceiling, sol_percent
@@ -138,7 +138,7 @@ def _context(bench: Bench, measured: dict[str, Any], trained: ProxyRecord) -> of
         stack=of.ServingStack(
             image=os.environ.get(IMAGE),
             vllm_commit=engine["commit"],
-            bench_backend=BACKEND,
+            bench_backend="vllm.benchmarks.serve",
             engine="vLLM V1",
             **_named(of.ServingStack, engine),
         ),

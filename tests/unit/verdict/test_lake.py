@@ -69,8 +69,8 @@ def measurement(**changes: Any) -> dict[str, Any]:
         "output_throughput": 1234.5,
         "isl": 517.25,
         "context": {
-            "hardware": {"device_name": "NVIDIA GB300"},
-            "configuration": {"dtype": "torch.bfloat16", "num_speculative_tokens": 3},
+            "identity": {"device_name": "NVIDIA GB300", "dtype": "torch.bfloat16"},
+            "configuration": {"num_speculative_tokens": 3},
             "workload": {"concurrency": 16, "output_tokens": 64, "temperature": 0.0},
             "stack": {"vllm": "0.32.0"},
         },
@@ -268,9 +268,9 @@ def test_a_value_of_the_wrong_type_is_refused_by_key(tmp_path: Path, changes: di
 def test_a_lake_that_cannot_be_written_is_refused_before_and_at_the_append(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     for url in (tmp_path / "file", tmp_path / "file" / "lake", f"file://{tmp_path}/file"):
-        with pytest.raises(UserError, match=rf"^lake = {url}: {tmp_path}/file is not a folder; move it away"):
+        with pytest.raises(UserError, match=rf"^publish.lake = {url}: {tmp_path}/file is not a folder; move it away"):
             check_lake(str(url))
-        with pytest.raises(UserError, match=rf"^lake = {url} cannot be written \("):
+        with pytest.raises(UserError, match=rf"^publish.lake = {url} cannot be written \("):
             append(str(url), [measurement()])
     check_lake(str(tmp_path / "new" / "lake"))
     assert not (tmp_path / "new").exists()
@@ -282,8 +282,8 @@ def test_a_lake_that_cannot_be_written_is_refused_before_and_at_the_append(tmp_p
 def test_a_url_that_fsspec_cannot_open_is_refused_without_asking_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     for act in (check_lake, lambda url: append(url, [measurement()])):
-        with pytest.raises(UserError, match=r"^lake = nope://x: Protocol not known: nope; name a local path or a URL"):
+        with pytest.raises(UserError, match=r"^publish.lake = nope://x: Protocol not known: nope; name a local path or a URL"):
             act("nope://x")
-        with pytest.raises(UserError, match=r"^lake = s3://bucket/lake: its package is not installed .*s3fs"):
+        with pytest.raises(UserError, match=r"^publish.lake = s3://bucket/lake: its package is not installed .*s3fs"):
             act("s3://bucket/lake")
     check_lake("memory://lake")

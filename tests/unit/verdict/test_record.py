@@ -1,65 +1,107 @@
-"""A record is built with its context or not at all."""
+"""A record is built with its whole context or not at all."""
 
 import json
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lib.errors import UserError
-from lib.files import differing_keys
-from lib.verdict.champion import choose_champion
-from lib.verdict.record import ServingRecord, read_record, write_record
+from lib.verdict.record import ProxyRecord, ServingRecord, read_record, write_record
 
-CONTEXT = {
-    "model": {"target": "t", "draft": {"head": "h"}},
-    "hardware": {"device": "cpu"},
-    "configuration": {"max_num_seqs": 16},
-    "workload": {"prompts": 64},
-    "stack": {"vllm": "0.32.0"},
-}
-ASKED = {"output_tokens": 64}
+from tests.unit.records import CONTEXT, SERVED, failed, proxy, serving, serving_values
 
 
-def serving(arm: str = "gb8", length: float | None = 2.0, **changes) -> ServingRecord:
-    fields = {
-        "arm": arm,
-        "status": "ok",
-        "reason": None,
-        "wall_seconds": 1.0,
-        "device_seconds": 1.0,
-        "context": CONTEXT,
-        "acceptance_length": length,
-        "per_position_acceptance": [0.6, 0.4],
-        "drafts": 10,
-        "draft_tokens": 20,
-        "accepted": 10,
-        "repeats": [{}],
-        "head_sha256": "0",
-        "asked": ASKED,
-    }
-    return ServingRecord.model_validate(fields | changes)
+def leaves(value: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every field, sections included."""
+    for key, part in value.items():
+        yield (*path, key)
+        if isinstance(part, dict):
+            yield from leaves(part, (*path, key))
 
 
-def failed(arm: str) -> ServingRecord:
-    numbers = dict.fromkeys(ServingRecord.numbers)
-    return serving(arm, status="diverged", reason="loss is nan", **{**numbers, "acceptance_length": None})
+def changed(value: dict[str, Any], path: tuple[str, ...], change: Any) -> dict[str, Any]:
+    """Return a copy with the field at `path` set to `change`, or removed when that is None."""
+    copy = deepcopy(value)
+    *above, last = path
+    part = copy
+    for key in above:
+        part = part[key]
+    if change is None:
+        del part[last]
+    else:
+        part[last] = change
+    return copy
 
 
-@pytest.mark.parametrize("section", list(CONTEXT))
-def test_no_record_without_every_section_of_its_context(section: str) -> None:
-    for context in ({key: CONTEXT[key] for key in CONTEXT if key != section}, CONTEXT | {section: {}}):
-        with pytest.raises(ValueError, match=section):
-            serving(context=context)
+NAMED_BY_CONTENT = (("workload", "subsets", "qa"),)
+FREE = (("model", "draft"), ("configuration", "recipe"), ("configuration", "trial"))
+"""Sections of a proxy that hold whatever the trainer was given; they must not be empty."""
+
+
+@pytest.mark.parametrize("path", [path for path in leaves(SERVED) if path not in NAMED_BY_CONTENT], ids=".".join)
+def test_no_measurement_in_serving_without_any_one_field_of_its_context(path: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"Field required|is not that of a serving engine"):
+        serving(context=changed(SERVED, path, None))
+
+
+@pytest.mark.parametrize("path", [path for path in leaves(CONTEXT) if path[:2] not in FREE or len(path) == 2], ids=".".join)
+def test_no_proxy_without_any_one_field_of_its_context(path: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="Field required"):
+        ProxyRecord.model_validate(proxy("a").model_dump() | {"context": changed(CONTEXT, path, None)})
+
+
+@pytest.mark.parametrize("path", [path for path in leaves(SERVED) if len(path) == 1], ids=".".join)
+def test_no_section_is_empty_and_no_field_unknown(path: tuple[str, ...]) -> None:
+    for spoiled in ({}, SERVED[path[0]] | {"note": "mine"}):
+        with pytest.raises(ValueError, match=path[0]):
+            serving(context=SERVED | {path[0]: spoiled})
 
 
 @pytest.mark.parametrize("field", ServingRecord.numbers)
 def test_a_sound_measurement_has_all_its_numbers(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} is missing"):
-        serving(**{"length" if field == "acceptance_length" else field: None})
+        serving(**{field: None})
 
 
-def test_numbers_are_finite() -> None:
-    with pytest.raises(ValueError, match="finite"):
-        serving(length=float("nan"))
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.9])
+def test_an_acceptance_length_is_finite_and_at_least_1(value: float) -> None:
+    with pytest.raises(ValueError, match=r"finite|greater than or equal to 1|is not 1 \+ accepted"):
+        serving(acceptance_length=value)
+
+
+def test_an_acceptance_length_follows_from_its_counts() -> None:
+    with pytest.raises(ValueError, match=r"acceptance_length = 2.0 is not 1 \+ accepted / drafts = 1 \+ 9000 / 10000"):
+        serving(accepted=9000)
+    edited = serving_values()
+    edited["repeats"][0]["subsets"]["qa"]["accepted"] = 1
+    with pytest.raises(ValueError, match=r"repeats.0.subsets.qa"):
+        ServingRecord.model_validate(edited)
+
+
+def test_the_speed_of_light_is_named_with_its_ceiling_or_not_at_all() -> None:
+    for share in ({"sol_percent": 40.0}, {"sol_ceiling": "GB300"}):
+        with pytest.raises(ValueError, match="sol_percent and sol_ceiling go together"):
+            serving(context=SERVED | {"grounding": SERVED["grounding"] | share})
+
+
+def test_a_standard_deviation_takes_two_replicates() -> None:
+    for n, std in ((1, 0.1), (2, None)):
+        with pytest.raises(ValueError, match=f"does not go with n = {n}"):
+            serving(context=SERVED | {"grounding": SERVED["grounding"] | {"n": n, "std": std}})
+
+
+def test_an_arm_that_failed_has_the_context_of_its_training_and_a_reason() -> None:
+    assert failed("a").status == "diverged"
+    with pytest.raises(ValueError, match="is not that of a serving engine"):
+        serving(context=CONTEXT)
+
+
+def test_a_proxy_is_a_draft_and_so_is_a_measurement_for_selection() -> None:
+    assert proxy("a").rigor == serving().rigor == "DRAFT"
+    with pytest.raises(ValueError, match="rigor"):
+        serving(rigor="VERDICT")
 
 
 def test_records_round_trip_and_broken_files_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -68,49 +110,11 @@ def test_records_round_trip_and_broken_files_are_refused_in_one_line(tmp_path: P
     assert read_record(path, ServingRecord) == serving()
     whole = path.read_text()
     edited = json.dumps(json.loads(whole) | {"acceptance_length": None})
-    for spoiled in (whole[: len(whole) // 2], "", edited, json.dumps(json.loads(whole) | {"note": "mine"})):
+    nan = whole.replace('"acceptance_length": 2.0', '"acceptance_length": NaN')
+    for spoiled in (whole[: len(whole) // 2], "", edited, nan, json.dumps(json.loads(whole) | {"note": "mine"})):
         path.write_text(spoiled)
-        with pytest.raises(UserError, match=r"serving\.json: .*; delete the file, the next run makes it again"):
+        with pytest.raises(UserError, match=r"serving\.json: .*; delete the file, the next run makes it again") as refusal:
             read_record(path, ServingRecord)
+        assert "\n" not in str(refusal.value)
     with pytest.raises(UserError, match="no such record"):
         read_record(tmp_path / "absent.json", ServingRecord)
-
-
-def test_differing_contexts_are_named_by_key() -> None:
-    other = CONTEXT | {"configuration": {"max_num_seqs": 32, "dtype": "float32"}, "stack": {"vllm": "0.33.0"}}
-    keys = differing_keys(CONTEXT, other)
-    assert keys == ["configuration.dtype", "configuration.max_num_seqs", "stack.vllm"]
-
-
-def test_champion_is_the_longest_measured_acceptance_and_says_it_is_a_draft() -> None:
-    champion = choose_champion([serving("a", 2.0), serving("b", 2.5), serving("s", 1.9), failed("d")], "s", "search", ASKED)
-    assert (champion["arm"], champion["acceptance_length"], champion["rigor"]) == ("b", 2.5, "DRAFT")
-    assert "+0.600 against the standing configuration" in champion["summary"] and "DRAFT" in champion["summary"]
-    assert champion["failed"] == {"d": "diverged: loss is nan"}
-
-
-def test_ties_go_to_the_smaller_id_and_the_standing_configuration_can_win() -> None:
-    assert choose_champion([serving("b"), serving("a"), serving("s", 1.0)], "s", "search", ASKED)["arm"] == "a"
-    assert "No arm of the search is ahead" in choose_champion([serving("a", 1.5), serving("s", 2.0)], "s", "search", ASKED)["summary"]
-
-
-def test_champion_survives_a_failed_standing_configuration_but_not_a_failed_field() -> None:
-    assert (
-        "the standing configuration failed (diverged: loss is nan)"
-        in choose_champion([serving("a"), failed("s")], "s", "x", ASKED)["summary"]
-    )
-    with pytest.raises(UserError, match="no arm could be measured"):
-        choose_champion([failed("a"), failed("s")], "s", "x", ASKED)
-
-
-def test_arms_measured_in_different_contexts_are_not_compared() -> None:
-    other = serving("b", context=CONTEXT | {"stack": {"vllm": "0.33.0"}})
-    with pytest.raises(UserError, match=r"different contexts \(stack.vllm\)"):
-        choose_champion([serving("a"), other], "a", "x", ASKED)
-    elsewhere = CONTEXT | {"model": {"target": "t", "draft": {"head": "other"}}}
-    choose_champion([serving("a"), serving("b", context=elsewhere)], "a", "x", ASKED)
-
-
-def test_a_measurement_under_other_settings_is_not_taken_for_the_one_asked() -> None:
-    with pytest.raises(UserError, match=r"results/a/serving.json was measured with output_tokens = 64, .*; delete it"):
-        choose_champion([serving("a")], "a", "x", {"output_tokens": 128})

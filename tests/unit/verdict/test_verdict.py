@@ -1,0 +1,92 @@
+"""The verdict rests on the contest alone, and says what it rests on."""
+
+from typing import Any
+
+import pytest
+from lib.config import VerdictOptions
+from lib.verdict.contest import Contest, Measurements, make_contest
+from lib.verdict.verdict import Verdict, give_verdict
+
+from tests.unit.records import SERVED, arm, failed, proxy, serving
+
+CHAMPION, STANDING = arm(1e-3), arm(5e-4)
+
+
+def measured(contest: Contest, champion: list[Any], standing: list[Any]) -> Measurements:
+    """Return the measurements of a contest: per side and seed a length, several for repeats, or None where training failed."""
+    lengths = {"champion": iter(champion), "standing": iter(standing)}
+    servings = []
+    for side, one in contest.order():
+        length = next(lengths[side])
+        each = length if isinstance(length, tuple) else (length,)
+        servings.append(failed(one.id) if length is None else serving(one.id, *each))
+    return Measurements(
+        champion=CHAMPION.id, standing=STANDING.id, order=[side for side, _ in contest.order()], servings=servings
+    )
+
+
+def verdict(champion: list[Any], standing: list[Any], **changes: Any) -> Verdict:
+    contest = make_contest(CHAMPION, STANDING, len(champion))
+    proxies = changes.pop("proxies", [proxy("a"), proxy("b")])
+    measurements = changes.pop("measurements", None) or measured(contest, champion, standing)
+    return give_verdict(contest, measurements, proxies, VerdictOptions(**changes), name="v", search="s")
+
+
+@pytest.mark.parametrize(
+    ("champion", "standing", "outcome"),
+    [
+        ([2.5, 2.52, 2.48], [2.0, 2.01, 1.99], "improvement"),
+        ([2.0, 2.01, 1.99], [2.5, 2.52, 2.48], "regression"),
+        ([2.5, 2.52, 2.48], [2.5, 2.52, 2.48], "no improvement (within noise)"),
+        ([2.51, 2.512, 2.508], [2.5, 2.502, 2.498], "no improvement (within noise)"),
+        ([2.5, None, 2.48], [2.0, 2.01, 1.99], "improvement"),
+        ([2.5, None, None], [2.0, 2.01, 1.99], "insufficient data"),
+        ([None, None, None], [2.0, 2.01, 1.99], "insufficient data"),
+    ],
+)
+def test_outcomes(champion: list[Any], standing: list[Any], outcome: str) -> None:
+    given = verdict(champion, standing)
+    assert (given.outcome, given.rigor) == (outcome, "VERDICT")
+    assert given.summary.startswith(f"VERDICT: {outcome}.")
+    assert given.champion.n == sum(length is not None for length in champion)
+    assert set(given.champion.failed.values()) == ({"diverged: loss is nan"} if None in champion else set())
+
+
+def test_repeats_are_averaged_within_their_seed() -> None:
+    given = verdict([(2.4, 2.6), (2.42, 2.58)], [(2.0, 2.2), (2.02, 2.18)])
+    assert given.champion.n == 2 and given.champion.mean == pytest.approx(2.5) and given.champion.std == pytest.approx(0, abs=1e-9)
+    assert given.champion.acceptance_lengths[0] == [2.4, 2.6]
+
+
+def test_a_verdict_carries_context_subsets_and_prompts() -> None:
+    given = verdict([2.5, 2.52], [2.0, 2.01])
+    assert given.context is not None
+    grounding = given.context.grounding
+    assert (grounding.level, grounding.n, grounding.baseline, grounding.node) == ("L4", 2, STANDING.id, "one")
+    assert given.subsets["qa"].effect == pytest.approx(given.effect or 0)
+    assert given.prompts is not None and given.prompts.n == 2
+    assert "global batch 8, lr 0.001, warmup 0 gives acceptance length 2.510 ± 0.014 (n = 2 seeds)" in given.summary
+    assert "90% interval" in given.summary
+
+
+def test_measurements_or_trainings_of_different_contexts_give_no_number() -> None:
+    contest = make_contest(CHAMPION, STANDING, 2)
+    servings = measured(contest, [2.5, 2.51], [2.0, 2.01]).servings
+    other = serving(servings[0].arm, 2.5, context=SERVED | {"stack": SERVED["stack"] | {"vllm": "0.33.0"}})
+    mixed = Measurements(
+        champion=CHAMPION.id, standing=STANDING.id, order=[side for side, _ in contest.order()], servings=[other, *servings[1:]]
+    )
+    for given, key in (
+        (verdict([2.5, 2.51], [2.0, 2.01], measurements=mixed), "stack.vllm"),
+        (verdict([2.5, 2.51], [2.0, 2.01], proxies=[proxy("a"), proxy("b", stack={"torch": "2.14.0"})]), "stack.torch"),
+    ):
+        assert given.outcome == "not comparable" and key in given.reason
+        assert given.effect is None and given.interval is None and not given.subsets
+
+
+def test_the_contest_trains_with_seeds_no_search_uses_and_alternates_who_is_first() -> None:
+    contest = make_contest(CHAMPION, STANDING, 3)
+    assert [one.seed for one in contest.champion] == [one.seed for one in contest.standing] == [1000, 1001, 1002]
+    assert [side for side, _ in contest.order()] == ["champion", "standing", "standing", "champion", "champion", "standing"]
+    assert {one.seed for one in make_contest(arm(seed=1), STANDING, 3).champion} == {2000, 2001, 2002}
+    assert len(make_contest(STANDING, STANDING, 3).arms) == 3
