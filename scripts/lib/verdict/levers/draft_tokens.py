@@ -44,8 +44,8 @@ def find(finding: Finding) -> Found:
             why=f"{evidence}: the last one still pays. Lengths at different k are compared: read the throughput as well.",
             expected=gain,
             at_most=rates[-1],
-            how=f"{rates[-1]:.2f} of the drafts reach position {k + 1}, about {conditional:.2f} of these would be accepted, the trend of the "
-            f"positions before{trained}",
+            how=f"{rates[-1]:.2f} of the drafts reach position {k + 1}, about {conditional:.2f} of these would be accepted by the trend of "
+            f"the positions before{trained}",
             needs=finding.smallest_effect,
             space=finding.changed(**space),
         )

@@ -54,7 +54,9 @@ def beyond(name: str, domain: Values | Range, value: float) -> float | None:
         share = max(1, steps // 2) / steps * (1 if position > 0.5 else -1)
         edge = domain.high if position > 0.5 else domain.low
         bound = edge * (domain.high / domain.low) ** share if domain.scale == "log" else edge + share * (domain.high - domain.low)
-    return float(round(bound)) if name in COUNTS else rounded(bound)
+    if name in COUNTS:
+        return float(round(bound))
+    return max(0.0, rounded(bound)) if name == "warmup" else rounded(bound)
 
 
 def widened(domain: Values | Range, bound: float) -> Values | Range:
@@ -69,11 +71,9 @@ def widened(domain: Values | Range, bound: float) -> Values | Range:
 def _widen(finding: Finding, name: str, domain: Values | Range, value: float, bound: float) -> Proposal | str:
     low, high = bounds(domain)
     upwards = bound > high
-    least = {"global_batch": 1, "accum": 1, "lr": math.ulp(0.0), "warmup": 0.0}[name]
-    if low <= bound <= high or bound < least or (name == "warmup" and bound >= 1):
-        return (
-            f"{name} = {value:g} is at the edge, but there is nothing beyond: {'at most 1' if upwards else f'at least {max(least, 0):g}'}"
-        )
+    possible = bound < 1 if name == "warmup" else bound >= 1 if name in COUNTS else bound > 0
+    if low <= bound <= high or not possible:
+        return f"{name} = {value:g} is at the edge, but nothing lies beyond"
     space = finding.changed(parameters={name: widened(domain, bound).model_dump(mode="json")})
     if name in COUNTS:
         reason = infeasible(finding.point.model_copy(update={name: int(bound)}), space, finding.experiment.config.training)

@@ -16,7 +16,7 @@ def find(finding: Finding) -> Found:
     (before, lower), (last, upper) = curve[-2:]
     rise = (upper - lower) * finding.per_chain
     if rise < finding.smallest_effect:
-        return f"the learning curve is flat: {rise:+.3f} from {before:,} to {last:,} samples, smallest effect {finding.smallest_effect:g} (DRAFT)"
+        return f"the learning curve is flat: {rise:+.3f} from {before:,} to {last:,} samples, below {finding.smallest_effect:g} (DRAFT)"
     rungs, eta = finding.space.rungs, finding.space.rungs.eta
     gain, fit = extrapolated(curve, eta, finding.draft_tokens + 1)
     samples = [cap * eta for cap in rungs.samples]
@@ -25,7 +25,7 @@ def find(finding: Finding) -> Found:
         Proposal(
             name="train-longer",
             title=f"Train {eta} times as long, to {samples[-1]:,} samples",
-            why=f"The chain estimate of {arm} rose along its rungs, {_steps(curve)}: the last step is worth {rise:+.2f} in acceptance length. "
+            why=f"The chain estimate of {arm} rose from rung to rung, {_steps(curve)}: the last is worth {rise:+.2f} in acceptance. "
             f"{samples[-1]:,} samples are {samples[-1] / prompts:.1f} epochs of {prompts:,} prompts ({last / prompts:.1f} now); "
             "no new data is needed, each epoch is shuffled anew.",
             expected=min(max(gain * finding.per_chain, 0.0), finding.headroom),
