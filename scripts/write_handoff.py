@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-
 from lib.config import parse_config
 from lib.experiment import load_experiment
 from lib.files import read_json

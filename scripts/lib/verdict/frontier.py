@@ -173,7 +173,7 @@ def changed_words(config: Config, default: Config) -> list[str]:
 def space_yaml(space: Space, lever: Lever) -> str:
     """Return a space file that says where it comes from."""
     heading = f"# {lever.title}. Lever {lever.id}, proposed by search {lever.origin.search}; see results/HANDOFF.md.\n\n"
-    return heading + yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
+    return f"{heading}{yaml.safe_dump(space.model_dump(mode='json'), sort_keys=False, default_flow_style=None, width=120)}"
 
 
 def space_file(lever: str) -> str:
@@ -241,7 +241,7 @@ def _wall(finding: Finding, tried: bool) -> str:
     if finding.length >= NEAR_CEILING * (k + 1):
         return f"Acceptance length {length} is within 2 % of its ceiling of k + 1 = {k + 1}: at k = {k} there is nothing left to gain."
     decided = "every lever that was proposed is decided, and " if tried else ""
-    return f"At {length} {decided}no other has evidence for it: see what was looked at below. Another target, data or loss is outside this search."
+    return f"At {length} {decided}no other has evidence for it, see below. Another target, data or loss is outside this search."
 
 
 def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
@@ -256,5 +256,5 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 def _flow(value: Any) -> str:
     """Write a value as the command line takes it: a section in braces, anything else as it is."""
     if isinstance(value, dict):
-        return yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False).strip()
+        return str(yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)).strip()
     return "null" if value is None else str(value)

@@ -10,6 +10,7 @@ from lib.files import read_whole_json, whole_file, write_json
 from lib.search.work import Pace
 from lib.verdict.finding import Finding
 from lib.verdict.frontier import Frontier, Judged, Lever, frontier, propose, space_file, space_yaml
+from lib.verdict.levers.method import TITLES
 
 
 def write_handoff(finding: Finding, default: Config, pace: Pace | None, root: Path) -> Frontier:
@@ -52,13 +53,13 @@ def verdict_sentence(verdict: dict[str, Any]) -> str:
     champion, standing = (verdict[side] for side in ("champion", "standing"))
     outcome = verdict["outcome"][0].upper() + verdict["outcome"][1:]
     if verdict["effect"] is None:
-        return f"{outcome}: fresh seeds, {champion['n']} of the champion and {standing['n']} of the standing configuration, give no effect yet."
+        return f"{outcome}: {champion['n']} fresh seeds of the champion and {standing['n']} of the standing configuration give no effect."
     bounds = verdict["interval"]
     interval = f", {verdict['interval_level']:.0%} interval [{bounds[0]:+.3f}, {bounds[1]:+.3f}]" if bounds else ", no interval"
     return (
-        f"{outcome}: the champion accepts {champion['mean']:.3f} tokens a step (n = {champion['n']} fresh seeds), the standing configuration "
-        f"{standing['mean']:.3f} (n = {standing['n']}): {verdict['effect']:+.3f}{interval}; {verdict['smallest_effect']:g} is the smallest "
-        "effect that counts."
+        f"{outcome}: the champion accepts {champion['mean']:.3f} tokens a step (n = {champion['n']} fresh seeds), the standing "
+        f"configuration {standing['mean']:.3f} (n = {standing['n']}): {verdict['effect']:+.3f}{interval}. "
+        f"The smallest effect that counts is {verdict['smallest_effect']:g}."
     )
 
 
@@ -68,20 +69,19 @@ def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
     yield f"**{verdict_sentence(finding.verdict)}**"
     yield ""
     yield _setting(finding)
-    yield ""
     ranked = found.of("open")
     if ranked:
+        yield ""
         yield "## Next levers"
         yield ""
-        yield "Ranked by expected gain per device-hour; gains are tokens a step and DRAFT estimates, hours are at most."
+        yield "Ranked by expected gain per device-hour; gains are tokens a step and DRAFT estimates."
         yield "Add the options of your run that are not configuration, such as `--profile`; `--dry-run` shows the plan and spends nothing."
         yield ""
-        yield "| | lever | expected gain | device-hours | gain per hour |"
+        yield "| | lever | expected gain | device-hours, at most | gain per hour |"
         yield "|---|---|---|---|---|"
         for place, one in enumerate(ranked, 1):
-            value = one.lever.value
-            cells = (str(place), one.lever.title, _gain(one.lever), _hours(one.lever), "" if value is None else f"{value:+.3g}")
-            yield f"| {' | '.join(cells)} |"
+            hours, value = (f"{number:.2g}" if number is not None else "not known" for number in (one.lever.device_hours, one.lever.value))
+            yield f"| {place} | {one.lever.title} | {_gain(one.lever)} | {hours} | {value} |"
         for place, one in enumerate(ranked, 1):
             yield from _paragraph(place, one.lever)
     for status, heading in (("proven", "Proven"), ("refuted", "Refuted")):
@@ -91,6 +91,7 @@ def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
             yield ""
             yield from (f"- **{one.lever.title}** (`{one.lever.id}`): {one.outcome}" for one in decided)
     if found.wall:
+        yield ""
         yield "## Wall"
         yield ""
         yield found.wall
@@ -104,10 +105,11 @@ def _paragraph(place: int, lever: Lever) -> Iterator[str]:
     yield ""
     yield f"### {place}. {lever.title}"
     yield ""
-    expected = "unknown" if lever.expected is None else f"{lever.expected:+.2f} tokens a step, at most {lever.at_most:+.2f}"
-    yield f"{lever.why} Gain (DRAFT): {lever.how if lever.expected is None else f'{expected}; {lever.how}'}."
+    estimate = "" if lever.expected is None else f"{lever.expected:+.2f} tokens a step, at most {lever.at_most:+.2f}; "
+    yield f"{lever.why} Gain (DRAFT): {estimate}{lever.how}."
     proven = f"proven from {lever.needs:+g} on" if lever.needs > 0 else f"proven when no more than {-lever.needs:g} is lost"
-    yield f"Cost: {_hours(lever)} ({lever.work}). It is {proven}, against {lever.origin.acceptance_length:.3f} ({lever.origin.measured_as})."
+    origin = lever.origin
+    yield f"Cost: {_hours(lever)} ({lever.work}). It is {proven}, against {origin.acceptance_length:.3f} ({origin.measured_as})."
     yield ""
     yield "```bash"
     yield lever.command
@@ -120,7 +122,7 @@ def _setting(finding: Finding) -> str:
     model, hardware, workload = (context[section] for section in ("model", "hardware", "workload"))
     return (
         f"Champion of search `{search.id}`: global batch {point.global_batch}, lr {point.lr:g}, warmup {point.warmup:g} "
-        f"(`{finding.champion['arm']}`), an {finding.space.draft.method.upper()} head for target `{model['target_fingerprint']}`. "
+        f"(`{finding.champion['arm']}`), {TITLES[finding.space.draft.method]} head for target `{model['target_fingerprint']}`. "
         f"Measured at k = {finding.draft_tokens} on {hardware['workers']} x {hardware['device_name']}, vLLM {context['stack']['vllm']}, "
         f"{workload['num_prompts']} prompts of {workload['output_tokens']} output tokens, temperature {workload['temperature']:g}."
     )

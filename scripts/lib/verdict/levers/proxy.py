@@ -9,7 +9,7 @@ def find(finding: Finding) -> Found:
     evidence = "; ".join(one.evidence for one in calibrate(finding.table, finding.draft_tokens, finding.recipe))
     better = recommend(finding.table, finding.draft_tokens, finding.recipe)
     if better in (None, finding.space.proxy):
-        return f"nothing speaks against the proxy {finding.space.proxy}: {evidence}"
+        return f"nothing speaks against {finding.space.proxy}; {evidence}"
     return [
         Proposal(
             name=f"proxy-{better}",

@@ -1,5 +1,8 @@
 """The learning curve still rising: more samples."""
 
+import warnings
+from contextlib import suppress
+
 import numpy as np
 from scipy import optimize, stats
 
@@ -51,11 +54,10 @@ def extrapolated(curve: Curve, factor: float, ceiling: float) -> tuple[float, st
 
     if len(curve) >= FOR_POWER_LAW:
         start = (min(values[-1] + 0.5, ceiling - 1e-3), 0.5, 0.5)
-        try:
+        with warnings.catch_warnings(), suppress(RuntimeError):  # no convergence: the line below is what is left
+            warnings.simplefilter("ignore", optimize.OptimizeWarning)  # three rungs leave no covariance, nobody asks for it
             best, _ = optimize.curve_fit(power_law, relative, values, start, bounds=([1, 0, 0.01], [ceiling, ceiling, 4]))
             return float(power_law(np.array(factor), *best) - power_law(np.array(1.0), *best)), f"power law through {len(curve)} rungs"
-        except RuntimeError:  # no convergence: the line below is what is left
-            pass
     slope = float(stats.linregress(np.log(relative), values).slope)
     return min(slope * float(np.log(factor)), ceiling - float(values[-1])), f"line in log samples through {len(curve)} rungs"
 

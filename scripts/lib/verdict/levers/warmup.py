@@ -22,15 +22,15 @@ def find(finding: Finding) -> Found:
     if not added:
         return f"no common warmup lies between the champion's {own:g} and its neighbours"
     names = [f"{value:g}" for value in added]
-    expected, how = _gain(finding)
+    at_most, how = _bound(finding)
     return [
         Proposal(
             name="warmups-between",
             title=f"Try the warmup{'s' if len(added) > 1 else ''} {' and '.join(names)} near the champion's",
             why=f"Only {', '.join(f'{value:g}' for value in domain.values)} {'was' if len(domain.values) == 1 else 'were'} searched; the "
             f"champion's is {own:g}.",
-            expected=expected,
-            at_most=finding.headroom,
+            expected=None,
+            at_most=at_most,
             how=how,
             needs=finding.smallest_effect,
             space=finding.changed(parameters={"warmup": sorted({*domain.values, *added})}),
@@ -38,13 +38,13 @@ def find(finding: Finding) -> Found:
     ]
 
 
-def _gain(finding: Finding) -> tuple[float | None, str]:
-    """Take the difference between the best full configurations of the warmups tried as the size of the effect."""
+def _bound(finding: Finding) -> tuple[float, str]:
+    """Bound the gain by the difference between the best full configurations of the warmups tried, the size that warmup matters."""
     best = finding.full.groupby("warmup")["chain"].max()
-    if len(best) < 2:
-        return None, finding.unknown()
-    gain = float(best.max() - best.min()) * finding.per_chain
-    return min(gain, finding.headroom), (
-        f"as much as the best of each warmup tried differ in their chain estimate, {len(finding.full)} configurations trained in full; "
-        "a guess of the size, not of the direction"
+    spread = float(best.max() - best.min()) * finding.per_chain
+    if len(best) < 2 or spread >= finding.headroom:
+        return finding.headroom, finding.unknown()
+    return spread, (
+        f"unknown; hardly more than {spread:.2f}, by which the best of each warmup tried differ in their chain estimate "
+        f"({len(finding.full)} configurations trained in full, other axes not held fixed)"
     )
