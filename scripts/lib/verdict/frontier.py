@@ -150,8 +150,8 @@ def judge(lever: Lever, results: Path) -> Judged:
     return Judged(
         lever,
         "proven" if proven else "refuted",
-        f"its champion accepts {length:.3f} ({measured_as}) against {origin.acceptance_length:.3f} ({origin.measured_as}): {gain:+.3f}, "
-        f"{bar}{compared}.",
+        f"its champion's acceptance length is {length:.3f} ({measured_as}) against {origin.acceptance_length:.3f} "
+        f"({origin.measured_as}): {gain:+.3f}, {bar}{compared}.",
     )
 
 

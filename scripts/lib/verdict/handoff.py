@@ -44,7 +44,7 @@ def top_levers_text(levers: list[Judged], n: int = 3) -> str:
     ranked = [one.lever for one in levers if one.status == "open"]
     if not ranked:
         return "Next: no lever is open; results/HANDOFF.md says why."
-    lines = [f"  {place}. {lever.title}: {_gain(lever)}, {_hours(lever)}" for place, lever in enumerate(ranked[:n], 1)]
+    lines = [f"  {place}. {lever.title}: {_gain(lever)}, cost {_hours(lever)}" for place, lever in enumerate(ranked[:n], 1)]
     return "\n".join(["Next (gains are DRAFT estimates, the commands stand in results/HANDOFF.md):", *lines])
 
 
@@ -57,8 +57,8 @@ def verdict_sentence(verdict: dict[str, Any]) -> str:
     bounds = verdict["interval"]
     interval = f", {verdict['interval_level']:.0%} interval [{bounds[0]:+.3f}, {bounds[1]:+.3f}]" if bounds else ", no interval"
     return (
-        f"{outcome}: the champion accepts {champion['mean']:.3f} tokens a step (n = {champion['n']} fresh seeds), the standing "
-        f"configuration {standing['mean']:.3f} (n = {standing['n']}): {verdict['effect']:+.3f}{interval}. "
+        f"{outcome}: acceptance length {champion['mean']:.3f} of the champion (n = {champion['n']} fresh seeds) against "
+        f"{standing['mean']:.3f} of the standing configuration (n = {standing['n']}): {verdict['effect']:+.3f}{interval}. "
         f"The smallest effect that counts is {verdict['smallest_effect']:g}."
     )
 
@@ -133,7 +133,7 @@ def _gain(lever: Lever) -> str:
 
 
 def _hours(lever: Lever) -> str:
-    return "cost not known" if lever.device_hours is None else f"at most {lever.device_hours:.2g} device-hours"
+    return "not known" if lever.device_hours is None else f"at most {lever.device_hours:.2g} device-hours"
 
 
 def _read_lever(path: Path) -> Lever:

@@ -20,7 +20,7 @@ def find(finding: Finding) -> Found:
         Proposal(
             name=f"try-{other}",
             title=f"Search the same space with a {TITLES[other]} head",
-            why=f"Every head measured for this target is {TITLES[draft.method]}; the best accepts {finding.length:.2f} tokens a step at "
+            why=f"Every head measured for this target is {TITLES[draft.method]}; the best has acceptance length {finding.length:.2f} at "
             f"k = {finding.draft_tokens} ({finding.measured_as}).",
             expected=None,
             at_most=finding.headroom,
