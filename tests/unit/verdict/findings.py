@@ -33,10 +33,10 @@ def finding(
     full: dict | None = None,
     extra: tuple = (),
     folder: Path | None = None,
-    **config: Any,
+    config: dict[str, Any] | None = None,
 ) -> Finding:
-    """Return a finding over the shipped EAGLE3 space with keys of its sections changed. A changed space is written to `folder`."""
-    values: dict[str, Any] = dict(config)
+    """Return a finding over the space of `config`, keys of its sections changed. A changed space is written to `folder`."""
+    values = config or {}
     experiment = load_experiment(values)
     if space:
         assert folder
@@ -47,10 +47,12 @@ def finding(
         experiment = load_experiment(values | {"space": str(path)})
     recipe = json.dumps(experiment.search.recipe, sort_keys=True)
     chosen = Point.model_validate(POINT | (point or {}))
-    rows = [proxy_row(CHAMPION["arm"], chosen.model_dump(), rung, *at, recipe=recipe) for rung, at in enumerate(curve, 3 - len(curve))]
+    top = experiment.search.top_rung
+    rungs = enumerate(curve, top + 1 - len(curve))
+    rows = [proxy_row(CHAMPION["arm"], chosen.model_dump(), rung, *at, recipe=recipe) for rung, at in rungs]
     for (batch, lr, warmup), accuracy in (FULL if full is None else full).items():
-        values = {"global_batch": batch, "lr": lr, "warmup": warmup}
-        rows.append(proxy_row(f"{values}", values, 2, 576, (accuracy,) * 3, recipe=recipe))
+        one = {"global_batch": batch, "lr": lr, "warmup": warmup}
+        rows.append(proxy_row(f"{one}", one, top, experiment.space.rungs.samples[-1], (accuracy,) * 3, recipe=recipe))
     return Finding(experiment, pd.DataFrame([*rows, *extra]), CHAMPION, verdict(mean, per_position, chosen))
 
 

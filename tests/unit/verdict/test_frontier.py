@@ -289,7 +289,7 @@ def test_gains_below_the_smallest_effect_and_spaces_that_cannot_be_searched_are_
     levers, passed = propose(finding(mean=3.97), Config(), PACE)
     assert [lever.id.rsplit("-", 1)[0] for lever, _ in levers] == ["draft-more"]
     assert "method: 'Search the same space with a DFlash head' would gain 0.030 at most, below 0.05 (DRAFT)" in passed
-    short = finding(space={"draft": {"method": "dflash"}}, folder=tmp_path, features={"response_tokens": 5})
+    short = finding(space={"draft": {"method": "dflash"}}, folder=tmp_path, config={"features": {"response_tokens": 5}})
     _, passed = propose(short, Config(), PACE)
     refused = "features.response_tokens = 5 leaves no room to draft 5 tokens ahead; raise it"
     assert f"drafted tokens: 'Draft k = 4 tokens instead of 3' cannot be searched: {refused}" in passed
