@@ -1,0 +1,143 @@
+"""`results/HANDOFF.md`: the verdict, what to try next with its command, and what became of what was tried."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lib.config import Config
+from lib.errors import UserError
+from lib.files import read_whole_json, whole_file, write_json
+from lib.search.work import Pace
+from lib.verdict.finding import Finding
+from lib.verdict.frontier import Frontier, Judged, Lever, frontier, propose, space_file, space_yaml
+from lib.verdict.levers.method import TITLES
+
+
+def write_handoff(finding: Finding, default: Config, pace: Pace | None, root: Path) -> Frontier:
+    """Write `root`/results/HANDOFF.md and the folder of every lever that is new, and return the frontier.
+
+    Raises:
+        UserError: a lever.json of an earlier run, or a record it leads to, is not whole.
+    """
+    results = root / "results"
+    kept = [_read_lever(path) for path in sorted(results.glob("levers/*/lever.json"))]
+    proposed, passed = propose(finding, default, pace)
+    found = frontier(finding, [lever for lever, _ in proposed], kept, passed, results)
+    as_listed = {one.lever.id: one.lever for one in found.levers}
+    for lever, space in proposed:
+        if as_listed[lever.id] == lever:
+            with whole_file(root / space_file(lever.id)) as path:
+                path.write_text(space_yaml(space, lever))
+            write_json(results / f"levers/{lever.id}/lever.json", lever.model_dump(mode="json"))
+    with whole_file(results / "HANDOFF.md") as path:
+        path.write_text(format_handoff(finding, found))
+    return found
+
+
+def format_handoff(finding: Finding, found: Frontier) -> str:
+    """Return the hand-off as Markdown."""
+    return "\n".join(_lines(finding, found)) + "\n"
+
+
+def top_levers_text(levers: list[Judged], n: int = 3) -> str:
+    """Return the first open levers as plain lines for a terminal."""
+    ranked = [one.lever for one in levers if one.status == "open"]
+    if not ranked:
+        return "Next: no lever is open; results/HANDOFF.md says why."
+    lines = [f"  {place}. {lever.title}: {_gain(lever)}, cost {_hours(lever)}" for place, lever in enumerate(ranked[:n], 1)]
+    return "\n".join(["Next (gains are DRAFT estimates, the commands stand in results/HANDOFF.md):", *lines])
+
+
+def verdict_sentence(verdict: dict[str, Any]) -> str:
+    """Return the verdict in one sentence with its numbers."""
+    champion, standing = (verdict[side] for side in ("champion", "standing"))
+    outcome = verdict["outcome"][0].upper() + verdict["outcome"][1:]
+    if verdict["effect"] is None:
+        return f"{outcome}: {champion['n']} fresh seeds of the champion and {standing['n']} of the standing configuration give no effect."
+    bounds = verdict["interval"]
+    interval = f", {verdict['interval_level']:.0%} interval [{bounds[0]:+.3f}, {bounds[1]:+.3f}]" if bounds else ", no interval"
+    return (
+        f"{outcome}: acceptance length {champion['mean']:.3f} of the champion (n = {champion['n']} fresh seeds) against "
+        f"{standing['mean']:.3f} of the standing configuration (n = {standing['n']}): {verdict['effect']:+.3f}{interval}. "
+        f"The smallest effect that counts is {verdict['smallest_effect']:g}."
+    )
+
+
+def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
+    yield "# Hand-off"
+    yield ""
+    yield f"**{verdict_sentence(finding.verdict)}**"
+    yield ""
+    yield _setting(finding)
+    ranked = found.of("open")
+    if ranked:
+        yield ""
+        yield "## Next levers"
+        yield ""
+        yield "Ranked by expected gain per device-hour; gains are tokens a step and DRAFT estimates."
+        yield "Add the options of your run that are not configuration, such as `--profile`; `--dry-run` shows the plan and spends nothing."
+        yield ""
+        yield "| | lever | expected gain | device-hours, at most | gain per hour |"
+        yield "|---|---|---|---|---|"
+        for place, one in enumerate(ranked, 1):
+            hours, value = (f"{number:.2g}" if number is not None else "not known" for number in (one.lever.device_hours, one.lever.value))
+            yield f"| {place} | {one.lever.title} | {_gain(one.lever)} | {hours} | {value} |"
+        for place, one in enumerate(ranked, 1):
+            yield from _paragraph(place, one.lever)
+    for status, heading in (("proven", "Proven"), ("refuted", "Refuted")):
+        if decided := found.of(status):
+            yield ""
+            yield f"## {heading}"
+            yield ""
+            yield from (f"- **{one.lever.title}** (`{one.lever.id}`): {one.outcome}" for one in decided)
+    if found.wall:
+        yield ""
+        yield "## Wall"
+        yield ""
+        yield found.wall
+    yield ""
+    yield "## Looked at and passed over"
+    yield ""
+    yield from (f"- {line}." for line in found.passed)
+
+
+def _paragraph(place: int, lever: Lever) -> Iterator[str]:
+    yield ""
+    yield f"### {place}. {lever.title}"
+    yield ""
+    estimate = "" if lever.expected is None else f"{lever.expected:+.2f} tokens a step, at most {lever.at_most:+.2f}; "
+    yield f"{lever.why} Gain (DRAFT): {estimate}{lever.how}."
+    proven = f"proven from {lever.needs:+g} on" if lever.needs > 0 else f"proven when no more than {-lever.needs:g} is lost"
+    origin = lever.origin
+    yield f"Cost: {_hours(lever)} ({lever.work}). It is {proven}, against {origin.acceptance_length:.3f} ({origin.measured_as})."
+    yield ""
+    yield "```bash"
+    yield lever.command
+    yield "```"
+
+
+def _setting(finding: Finding) -> str:
+    """Return what the numbers depend on, briefly: champion, target, head, device, engine, workload."""
+    point, context, search = finding.point, finding.champion["context"], finding.experiment.search
+    model, hardware, workload = (context[section] for section in ("model", "hardware", "workload"))
+    return (
+        f"Champion of search `{search.id}`: global batch {point.global_batch}, lr {point.lr:g}, warmup {point.warmup:g} "
+        f"(`{finding.champion['arm']}`), {TITLES[finding.space.draft.method]} head for target `{model['target_fingerprint']}`. "
+        f"Measured at k = {finding.draft_tokens} on {hardware['workers']} x {hardware['device_name']}, vLLM {context['stack']['vllm']}, "
+        f"{workload['num_prompts']} prompts of {workload['output_tokens']} output tokens, temperature {workload['temperature']:g}."
+    )
+
+
+def _gain(lever: Lever) -> str:
+    return f"unknown, at most {lever.at_most:+.2f}" if lever.expected is None else f"{lever.expected:+.2f}"
+
+
+def _hours(lever: Lever) -> str:
+    return "not known" if lever.device_hours is None else f"at most {lever.device_hours:.2g} device-hours"
+
+
+def _read_lever(path: Path) -> Lever:
+    try:
+        return Lever.model_validate(read_whole_json(path, "delete its folder, the next run proposes it again"))
+    except ValueError as error:
+        raise UserError(f"{path} is of another version; delete its folder, the next run proposes it again") from error
