@@ -54,8 +54,11 @@ def test_published_schemas_are_the_models(model, file) -> None:
         ({"search": {"arm": 3}}, "configuration: unknown key 'search.arm'; did you mean 'arms'?"),
         (
             {"serving": {"max_model_len": 10}},
-            "configuration: serving.max_model_len = 10 is shorter than features.prompt_tokens + serving.output_tokens = 96; raise it",
+            "configuration: serving.max_model_len = 10 is shorter than features.prompt_tokens + serving.workload.output_tokens = 96; "
+            "raise it",
         ),
+        ({"verdict": {"seeds": 1}}, "configuration: verdict: seeds = 1 tells nothing of the scatter between trainings; set at least 2"),
+        ({"seed": 1000}, "configuration: seed = 1000: input should be less than 1000; correct it"),
         ({"target": {"tiny": {"hidden": 100}}}, "configuration: target.tiny: hidden / heads must be 32 or 64, not 100 / 2"),
     ],
 )

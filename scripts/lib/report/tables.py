@@ -25,17 +25,17 @@ def ledger(results: Path) -> pd.DataFrame:
         arm = _read_arm(folder / "arm.json")
         arms[arm.id] = arm
         for path in sorted(folder.glob("rung*.acc")):
-            rows.append(_row(arm, read_record(path, ProxyRecord)))
+            rows.append(_row(arm, read_record(path, ProxyRecord), None))
         if (folder / "serving.json").exists():
-            rows.append(_row(arm, read_record(folder / "serving.json", ServingRecord)) | {"taken_for": "selection"})
+            rows.append(_row(arm, read_record(folder / "serving.json", ServingRecord), "selection"))
     for path in sorted(results.glob("search/*/contest-*.json")):
         contest = read_record(path, Measurements)
         for number, (side, serving) in enumerate(zip(contest.order, contest.servings, strict=True), start=1):
             if serving.arm not in arms:
                 raise UserError(f"{path} has measured {serving.arm}, which is not under {results}; copy its folder back")
-            rows.append(_row(arms[serving.arm], serving) | {"taken_for": f"{path.stem}, {number}, {side}"})
+            rows.append(_row(arms[serving.arm], serving, f"{path.stem}, {number}, {side}"))
     table = pd.DataFrame(rows)
-    return table.sort_values(["arm", "kind", "rung", "taken_for"], ignore_index=True) if len(table) else table
+    return table.sort_values(["arm", "kind", "rung", "taken_for"], ignore_index=True) if rows else table
 
 
 def write_ledger(results: Path) -> None:
@@ -56,7 +56,7 @@ def _read_arm(path: Path) -> Arm:
         raise UserError(f"{path}: {error}; move the folder away, the next run trains the arm again if it is asked for") from None
 
 
-def _row(arm: Arm, record: Measurement) -> dict[str, Any]:
+def _row(arm: Arm, record: Measurement, taken_for: str | None) -> dict[str, Any]:
     fields = record.model_dump(mode="json")
     context = fields.pop("context")
     flat = pd.json_normalize({"context": context}).iloc[0].to_dict()
@@ -69,7 +69,19 @@ def _row(arm: Arm, record: Measurement) -> dict[str, Any]:
         "micro_batch": arm.layout.micro_batch,
         "accumulation": arm.layout.accumulation,
     }
+    if isinstance(record, ServingRecord):
+        for bulk in ("repeats", "prompt_acceptance"):
+            fields.pop(bulk)
+        fields["subsets"] = json.dumps({name: one.acceptance_length for name, one in (record.subsets or {}).items()})
     if isinstance(record, ProxyRecord):
         accuracies = record.accuracies
         fields["chain_of_all_positions"] = proxy_value("chain", accuracies, len(accuracies)) if accuracies else None
-    return {"arm": arm.id, "kind": record.kind, **point, "recipe": json.dumps(arm.recipe, sort_keys=True), **fields, **flat}
+    return {
+        "arm": arm.id,
+        "kind": record.kind,
+        "taken_for": taken_for,
+        **point,
+        "recipe": json.dumps(arm.recipe, sort_keys=True),
+        **fields,
+        **flat,
+    }

@@ -122,6 +122,6 @@ def _calibration(proxy: str, values: pd.Series, lengths: pd.Series) -> Calibrati
 
 def _contexts(rows: pd.DataFrame, kind: str) -> list[str]:
     """Return what every row's numbers depend on besides the arm, as text."""
-    own = tuple(f"context.{key}" for key in OF_THE_ARM[kind])
+    own = tuple(f"context.{key}" for key in (*OF_THE_ARM[kind], "grounding."))
     columns = [name for name in rows.columns if name.startswith("context.") and not f"{name}.".startswith(own)]
     return [row.to_json() for _, row in rows[columns].iterrows()]

@@ -14,9 +14,9 @@ from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
 from lib.files import read_whole_json
 from lib.search.work import Pace, Work, upper_bound
+from lib.verdict.context import Record
 from lib.verdict.finding import Finding, Found, Proposal
 from lib.verdict.levers import accumulation, draft_tokens, edge, method, proxy, training_length, warmup
-from lib.verdict.record import Record
 
 FINDERS: dict[str, Callable[[Finding], Found]] = {
     "edges": edge.find,
@@ -32,8 +32,8 @@ FINDERS: dict[str, Callable[[Finding], Found]] = {
 NEAR_CEILING = 0.98
 """Share of k + 1 from which acceptance length counts as at its ceiling."""
 
-NOT_CARRIED = {"space", "budget"}
-"""Keys of a configuration that a lever's command does not repeat: it has a space of its own, and the budget bounded another search."""
+NOT_CARRIED = {"space", "budget", "ack_publish"}
+"""Keys of a configuration that a lever's command does not repeat: its space is its own, the others were another search's."""
 
 
 class Origin(Record):
@@ -165,7 +165,7 @@ def frontier(finding: Finding, fresh: list[Lever], kept: list[Lever], passed: li
 
 
 def changed_words(config: Config, default: Config) -> list[str]:
-    """Return the words after `--config` that make the default configuration this one, but for its space and its budget."""
+    """Return the words after `--config` that make the default configuration this one, but for the keys `NOT_CARRIED`."""
     ours, theirs = (one.model_dump(mode="json", exclude=NOT_CARRIED) for one in (config, default))
     return [f"{key}={_flow(value)}" for key, value in _changes(ours, theirs).items()]
 
@@ -209,14 +209,16 @@ def _lever(finding: Finding, proposal: Proposal, experiment: Experiment, default
 
 
 def _work(finding: Finding, experiment: Experiment) -> tuple[Work, str]:
-    """Return the most that a lever's search uses. Where only k differs every arm is trained already and serving is all there is to do."""
-    work, search, origin = upper_bound(experiment.search), experiment.search, finding.experiment.search
+    """Return the most that a lever's search uses. Where only k differs every arm of the search is trained already."""
+    search, origin, seeds = experiment.search, finding.experiment.search, experiment.config.verdict.seeds
+    work = upper_bound(search, seeds)
     only_k_differs = (
         search.space.model_copy(update={"objective": origin.space.objective}) == origin.space and search.recipe == origin.recipe
     )
     if only_k_differs and search.space.proxy == "acc0":
-        work = replace(work, training_jobs=0, samples=0, retrained=0)
-        return work, f"{work.serving_jobs} servings, the arms of the search are trained already"
+        work = replace(work, training_jobs=2 * seeds, samples=2 * seeds * search.space.rungs.samples[-1], retrained=0)
+        said = f"{work.serving_jobs} servings, and {work.training_jobs} trainings of the verdict should another arm win"
+        return work, f"{said}; the arms of the search are trained already"
     return work, f"{work.samples:,} samples in {work.training_jobs} training jobs, {work.serving_jobs} servings"
 
 

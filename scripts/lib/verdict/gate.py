@@ -29,7 +29,7 @@ class Side(Record):
     std: float | None = Field(description="between training seeds, n - 1 in the denominator; null with fewer than two seeds")
 
 
-class Finding(Record):
+class Ruling(Record):
     """The champion against the standing configuration, in acceptance length. What the data do not determine is null."""
 
     outcome: Outcome
@@ -45,8 +45,8 @@ class Finding(Record):
     confidence: float = Field(gt=0.5, lt=1, description="one less the error of each one-sided test")
 
 
-class Judgement(Finding):
-    """A finding with the numbers of both sides."""
+class Judgement(Ruling):
+    """A ruling with the numbers of both sides."""
 
     champion: Side
     standing: Side

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lib.config import Config
 from lib.errors import UserError
@@ -48,25 +47,10 @@ def top_levers_text(levers: list[Judged], n: int = 3) -> str:
     return "\n".join(["Next (gains are DRAFT estimates, the commands stand in results/HANDOFF.md):", *lines])
 
 
-def verdict_sentence(verdict: dict[str, Any]) -> str:
-    """Return the verdict in one sentence with its numbers."""
-    champion, standing = (verdict[side] for side in ("champion", "standing"))
-    outcome = verdict["outcome"][0].upper() + verdict["outcome"][1:]
-    if verdict["effect"] is None:
-        return f"{outcome}: {champion['n']} fresh seeds of the champion and {standing['n']} of the standing configuration give no effect."
-    bounds = verdict["interval"]
-    interval = f", {verdict['interval_level']:.0%} interval [{bounds[0]:+.3f}, {bounds[1]:+.3f}]" if bounds else ", no interval"
-    return (
-        f"{outcome}: acceptance length {champion['mean']:.3f} of the champion (n = {champion['n']} fresh seeds) against "
-        f"{standing['mean']:.3f} of the standing configuration (n = {standing['n']}): {verdict['effect']:+.3f}{interval}. "
-        f"The smallest effect that counts is {verdict['smallest_effect']:g}."
-    )
-
-
 def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
     yield "# Hand-off"
     yield ""
-    yield f"**{verdict_sentence(finding.verdict)}**"
+    yield f"**{finding.verdict['summary']}**"
     yield ""
     yield _setting(finding)
     ranked = found.of("open")
@@ -119,12 +103,14 @@ def _paragraph(place: int, lever: Lever) -> Iterator[str]:
 def _setting(finding: Finding) -> str:
     """Return what the numbers depend on, briefly: champion, target, head, device, engine, workload."""
     point, context, search = finding.point, finding.champion["context"], finding.experiment.search
-    model, hardware, workload = (context[section] for section in ("model", "hardware", "workload"))
+    identity, workload = context["identity"], context["workload"]
+    prompts = sum(subset["num_prompts"] for subset in workload["subsets"].values())
+    device = f"{context['parallelism']['workers']} x {identity['device_name']}"
     return (
         f"Champion of search `{search.id}`: global batch {point.global_batch}, lr {point.lr:g}, warmup {point.warmup:g} "
-        f"(`{finding.champion['arm']}`), {TITLES[finding.space.draft.method]} head for target `{model['target_fingerprint']}`. "
-        f"Measured at k = {finding.draft_tokens} on {hardware['workers']} x {hardware['device_name']}, vLLM {context['stack']['vllm']}, "
-        f"{workload['num_prompts']} prompts of {workload['output_tokens']} output tokens, temperature {workload['temperature']:g}."
+        f"(`{finding.champion['arm']}`), {TITLES[finding.space.draft.method]} head for target {identity['model']}. Measured at "
+        f"k = {finding.draft_tokens} on {device}, vLLM {context['stack']['vllm']}, {prompts} prompts, {workload['output_tokens']} output "
+        f"tokens each, temperature {workload['temperature']:g}."
     )
 
 

@@ -10,7 +10,7 @@ from lib.errors import UserError
 from lib.verdict.comparison import require_comparable
 from lib.verdict.contest import Contest, Measurements
 from lib.verdict.context import Grounding, Record, ServingContext
-from lib.verdict.gate import Finding, judge, prompt_interval
+from lib.verdict.gate import Ruling, judge, prompt_interval
 from lib.verdict.record import Filled, ProxyRecord, ServingRecord
 from lib.verdict.served import replicated
 
@@ -45,7 +45,7 @@ class PromptEffect(Record):
     interval: tuple[float, float]
 
 
-class Verdict(Finding):
+class Verdict(Ruling):
     """`verdict.json`: the only record that is not a DRAFT."""
 
     summary: str
@@ -80,7 +80,7 @@ def give_verdict(
     judged = judge(
         champion.acceptance_lengths, standing.acceptance_lengths, confidence=options.confidence, smallest_effect=options.smallest_effect
     )
-    finding = judged.model_dump(exclude={"champion", "standing"})
+    ruling = judged.model_dump(exclude={"champion", "standing"})
     sound = {side: [serving for serving in servings if serving.status == "ok"] for side, servings in sides.items()}
     subsets, prompts = {}, None
     try:
@@ -88,13 +88,13 @@ def give_verdict(
         require_comparable(proxies)
     except UserError as error:
         numbers = ("effect", "relative_effect", "interval", "p_improvement", "p_regression", "hedges_g")
-        finding |= {"outcome": "not comparable", "reason": str(error), **dict.fromkeys(numbers)}
+        ruling |= {"outcome": "not comparable", "reason": str(error), **dict.fromkeys(numbers)}
     else:
         subsets = _subsets(sound["champion"], sound["standing"], options)
         prompts = _prompts(sound["champion"], sound["standing"], judged.interval_level)
     return Verdict(
-        **finding,
-        summary=_summary(Finding(**finding), champion, standing),
+        **ruling,
+        summary=_summary(Ruling(**ruling), champion, standing),
         id=name,
         search=search,
         champion=champion,
@@ -163,17 +163,17 @@ def _context(servings: list[ServingRecord], champion: Contestant, standing: str)
     return context.model_copy(update={"grounding": grounding})
 
 
-def _summary(finding: Finding, champion: Contestant, standing: Contestant) -> str:
-    said = f"VERDICT: {finding.outcome}."
-    if finding.outcome in ("not comparable", "insufficient data"):
+def _summary(ruling: Ruling, champion: Contestant, standing: Contestant) -> str:
+    said = f"VERDICT: {ruling.outcome}."
+    if ruling.outcome in ("not comparable", "insufficient data"):
         failed = "; ".join(f"{arm}: {why}" for arm, why in (champion.failed | standing.failed).items())
-        return f"{said} {finding.reason}" + (f" ({failed})" if failed else "")
-    assert finding.interval is not None and finding.effect is not None
-    low, high = finding.interval
+        return f"{said} {ruling.reason}" + (f" ({failed})" if failed else "")
+    assert ruling.interval is not None and ruling.effect is not None
+    low, high = ruling.interval
     return (
         f"{said} {_named(champion)} gives acceptance length {_measured(champion)}, the standing configuration "
-        f"{_named(standing)} {_measured(standing)}: {finding.effect:+.3f}, {finding.interval_level:.0%} interval "
-        f"{low:+.3f} to {high:+.3f}, measured in vLLM on fresh trainings, interleaved on one node; {finding.reason}."
+        f"{_named(standing)} {_measured(standing)}: {ruling.effect:+.3f}, {ruling.interval_level:.0%} interval "
+        f"{low:+.3f} to {high:+.3f}, measured in vLLM on fresh trainings, interleaved on one node; {ruling.reason}."
     )
 
 

@@ -9,9 +9,10 @@ from lib.config import Cost, Point
 from lib.files import write_json
 from lib.report.plan import measured_pace, stated_pace
 from lib.search.search import Search
-from lib.verdict.record import ServingRecord, write_record
+from lib.verdict.record import write_record
 
-from tests.unit.records import CONTEXT, proxy
+from tests.unit.records import proxy
+from tests.unit.records import serving as measured
 from tests.unit.search.searches import RECIPE, make_search
 
 DRAFT = {"method": "eagle3"}
@@ -30,10 +31,7 @@ def file(root: Path, search: Search, lr: float, seconds: dict[int, float], *, se
         write_record(folder / f"rung{rung}.acc", proxy(arm.id).model_copy(update=changes))
         before = samples
     if serving is not None:
-        numbers = {"acceptance_length": 2.0, "per_position_acceptance": [0.5], "drafts": 1, "draft_tokens": 3, "accepted": 1}
-        facts = {"arm": arm.id, "status": "ok", "reason": None, "wall_seconds": serving, "device_seconds": serving, "context": CONTEXT}
-        record = facts | numbers | {"repeats": [{}], "head_sha256": "0", "asked": {"dtype": "float32"}}
-        write_record(folder / "serving.json", ServingRecord.model_validate(record))
+        write_record(folder / "serving.json", measured(arm.id, wall_seconds=serving, device_seconds=serving))
     return arm
 
 

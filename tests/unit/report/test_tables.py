@@ -2,20 +2,41 @@
 
 from pathlib import Path
 
-from lib.arm import make_arm
-from lib.config import Point
+import pytest
+from lib.errors import UserError
 from lib.files import write_json
-from lib.report.tables import ledger
+from lib.report.tables import ledger, write_ledger
+from lib.verdict.contest import Measurements
 from lib.verdict.record import write_record
 
-from tests.unit.records import proxy
+from tests.unit.records import arm, proxy, serving
 
 
 def test_the_ledger_shows_the_chain_over_every_position_that_was_evaluated(tmp_path: Path) -> None:
     for rate, record in ((1e-3, {"accuracies": (0.5, 0.25)}), (1e8, {"status": "diverged"})):
-        arm = make_arm(Point(global_batch=8, lr=rate, warmup=0.0), seed=0, ranks=1, micro_batch_limit=8, recipe={})
-        write_json(tmp_path / arm.id / "arm.json", arm.record())
-        write_record(tmp_path / arm.id / "rung0.acc", proxy(arm.id, **record))
+        one = arm(rate)
+        write_json(tmp_path / one.id / "arm.json", one.record())
+        write_record(tmp_path / one.id / "rung0.acc", proxy(one.id, **record))
     table = ledger(tmp_path).set_index("lr")
     assert table.loc[1e-3, "chain_of_all_positions"] == 1.625
     assert table["chain_of_all_positions"].isna().tolist() == [False, True] == table["acc0"].isna().tolist()
+
+
+def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measured_for_selection(tmp_path: Path) -> None:
+    chosen, fresh = arm(), arm(seed=1000)
+    for one in (chosen, fresh):
+        write_json(tmp_path / one.id / "arm.json", one.record())
+        write_record(tmp_path / one.id / "rung0.acc", proxy(one.id))
+    write_record(tmp_path / chosen.id / "serving.json", serving(chosen.id))
+    servings = [serving(fresh.id, 2.1), serving(fresh.id, 2.2)]
+    contest = Measurements(champion=chosen.id, standing=chosen.id, order=["champion", "standing"], servings=servings)
+    write_record(tmp_path / "search/finalists-x/contest-y.json", contest)
+    write_ledger(tmp_path)
+    table = ledger(tmp_path)
+    served = table[table["kind"] == "serving"].set_index("taken_for")
+    assert served["seed"].to_dict() == {"selection": 0, "contest-y, 1, champion": 1000, "contest-y, 2, standing": 1000}
+    assert served["acceptance_length"].to_dict() == {"selection": 2.0, "contest-y, 1, champion": 2.1, "contest-y, 2, standing": 2.2}
+    assert set(table["rigor"]) == {"DRAFT"}
+    (tmp_path / fresh.id / "arm.json").unlink()
+    with pytest.raises(UserError, match="is missing; copy it back"):
+        ledger(tmp_path)

@@ -20,9 +20,7 @@ def measured(contest: Contest, champion: list[Any], standing: list[Any]) -> Meas
         length = next(lengths[side])
         each = length if isinstance(length, tuple) else (length,)
         servings.append(failed(one.id) if length is None else serving(one.id, *each))
-    return Measurements(
-        champion=CHAMPION.id, standing=STANDING.id, order=[side for side, _ in contest.order()], servings=servings
-    )
+    return Measurements(champion=CHAMPION.id, standing=STANDING.id, order=[side for side, _ in contest.order()], servings=servings)
 
 
 def verdict(champion: list[Any], standing: list[Any], **changes: Any) -> Verdict:
