@@ -21,6 +21,7 @@ CONFIG = {
     "tensor_parallel": "parallel_config.tensor_parallel_size",
     "pipeline_parallel": "parallel_config.pipeline_parallel_size",
     "data_parallel": "parallel_config.data_parallel_size",
+    "decode_context_parallel": "parallel_config.decode_context_parallel_size",
     "expert_parallel": "parallel_config.enable_expert_parallel",
     "max_num_seqs": "scheduler_config.max_num_seqs",
     "max_num_batched_tokens": "scheduler_config.max_num_batched_tokens",
@@ -34,7 +35,7 @@ CONFIG = {
 }
 """Key of the context -> where a vLLM worker's configuration holds it."""
 
-OF_THE_WORKER = ("device_type", "device_name", "python", "torch", "vllm", "repairs")
+OF_THE_WORKER = ("device_type", "device_name", "python", "torch", "vllm", "commit", "repairs")
 """Keys the plugin's worker report adds (see vllm-plugin/)."""
 
 
