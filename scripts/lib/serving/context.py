@@ -43,7 +43,7 @@ def read_context(server: Server) -> dict[str, Any]:
     """Ask the workers of a ready `server` for its context: a flat dictionary of the keys of `CONFIG` and `OF_THE_WORKER`, plus `workers`.
 
     The workers are asked because they run the model; a value is None only where vLLM's own is. ServerError if a key is missing, if the
-    workers differ, or if the plugin was not loaded (`VLLM_PLUGINS` can exclude it).
+    workers differ, or if the plugin was not loaded (`VLLM_PLUGINS` can exclude it) or is an older one.
     """
     answer = server.ask("/collective_rpc", {"method": "spec_decode_tune_report", "args": list(CONFIG.values())}, timeout_s=60)
     reports = json.loads(answer)["results"]
@@ -52,6 +52,12 @@ def read_context(server: Server) -> dict[str, Any]:
         raise ServerError(f"the workers of this server differ: {reports}")
     if first["repairs"] is None:
         raise ServerError("the vLLM plugin was not loaded in the worker: unset VLLM_PLUGINS or add spec_decode_tune to it")
+    unreported = [key for key in OF_THE_WORKER if key not in first]
+    if unreported:
+        raise ServerError(
+            f"the installed vLLM plugin does not report {', '.join(unreported)}: it is older than this repository; "
+            "pip install --no-deps --no-build-isolation ./vllm-plugin"
+        )
     missing = [f"{key} ({path})" for key, path in CONFIG.items() if path not in first["config"]]
     if missing:
         raise ServerError(f"vLLM {first['vllm']} does not tell its {', '.join(missing)}")

@@ -52,20 +52,18 @@ def test_counters_equal_an_independent_simulation(
     at_least: float,
     at_most: float,
 ) -> None:
+    """Of each prompt, and of each head although one process measures them all."""
     head = make_head(spec, steps)
     by_prompt = [speculate_greedily(target, head, [prompt], workload.output_tokens, spec.k) for prompt in serving_prompts]
     expected = {"code": by_prompt[:6], "qa": by_prompt[6:]}
     record = measure(target, head, spec.method, spec.k, settings, workload, 2, tmp_path / "log")
     assert _counted(record) == _expected(by_prompt * 2)
-    assert {name: _counted(one) for name, one in record["subsets"].items()} == {
-        name: _expected(2 * counts) for name, counts in expected.items()
-    }
     for repeat in record["repeats"]:
         assert _counted(repeat) == _expected(by_prompt)
-        assert {name: _counted(one) for name, one in repeat["subsets"].items()} == {
-            name: _expected(counts) for name, counts in expected.items()
-        }
-        assert [one["output_tokens"] for one in repeat["subsets"].values()] == [6 * workload.output_tokens, 10 * workload.output_tokens]
+        for name, counts in expected.items():
+            assert _counted(repeat["subsets"][name]) == _expected(counts)
+            assert _counted(record["subsets"][name]) == _expected(counts * 2)
+            assert repeat["subsets"][name]["output_tokens"] == len(counts) * workload.output_tokens
     assert record["prompt_acceptance"] == {name: [one.acceptance_length for one in counts] for name, counts in expected.items()}
     assert at_least <= record["acceptance_length"] <= at_most
     assert [subset["input_tokens_mean"] for subset in record["workload"]["subsets"].values()] == [16, 16]
@@ -124,9 +122,22 @@ def test_the_context_is_complete_and_jsonlike(server: Server, target: Path) -> N
     assert all(isinstance(value, str | int | float | bool | list | None) for value in context.values())
 
 
-def test_requests_that_do_not_fit_are_an_error(server: Server, workload: Workload, tmp_path: Path) -> None:
+def test_requests_that_do_not_fit_are_an_error_that_leaves_nothing_behind(server: Server, workload: Workload, tmp_path: Path) -> None:
+    before = _run(server, workload)
     with pytest.raises(ServerError, match="10 of 10 requests failed"):
         load.run(server, replace(workload, output_tokens=1000), "qa", tmp_path / "log")
+    assert _run(server, workload) == before
+
+
+def test_the_driver_reads_the_first_prompts_of_a_file(server: Server, workload: Workload) -> None:
+    _, all_requests, all_texts = _run(server, workload)
+    _, requests, texts = _run(server, replace(workload, prompts_per_subset=2))
+    assert texts == [*all_texts[:2], *all_texts[6:8]]
+    assert requests == [*all_requests[:2], *all_requests[6:8]]
+
+
+def test_the_driver_is_loaded_once() -> None:
+    assert load.load_driver() is load.load_driver()
 
 
 def test_a_server_killed_midway_is_an_error(server: Server, workload: Workload, tmp_path: Path) -> None:
