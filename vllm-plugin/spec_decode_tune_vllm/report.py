@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import vllm
+from vllm import _version
 from vllm.platforms import current_platform
 
 from spec_decode_tune_vllm import repairs
@@ -23,13 +24,14 @@ class WorkerReport:
     def spec_decode_tune_report(self, *paths: str) -> dict[str, Any]:
         """Return the worker's versions, device, repairs and the values of the dotted `paths` into its configuration.
 
-        A path that does not exist is left out, one that leads through None is None.
+        A path that does not exist is left out, one that leads through None is None. `commit` is None where the build left it out.
         """
         config = {}
         for path in paths:
             with contextlib.suppress(AttributeError):
                 config[path] = _plain(_follow(self.vllm_config, path))
         return {
+            "commit": getattr(_version, "__commit_id__", None),
             "config": config,
             "device_type": current_platform.device_type,
             "device_name": _cpu_name() if current_platform.is_cpu() else current_platform.get_device_name(),

@@ -21,6 +21,7 @@ CONFIG = {
     "tensor_parallel": "parallel_config.tensor_parallel_size",
     "pipeline_parallel": "parallel_config.pipeline_parallel_size",
     "data_parallel": "parallel_config.data_parallel_size",
+    "decode_context_parallel": "parallel_config.decode_context_parallel_size",
     "expert_parallel": "parallel_config.enable_expert_parallel",
     "max_num_seqs": "scheduler_config.max_num_seqs",
     "max_num_batched_tokens": "scheduler_config.max_num_batched_tokens",
@@ -34,7 +35,7 @@ CONFIG = {
 }
 """Key of the context -> where a vLLM worker's configuration holds it."""
 
-OF_THE_WORKER = ("device_type", "device_name", "python", "torch", "vllm", "repairs")
+OF_THE_WORKER = ("device_type", "device_name", "python", "torch", "vllm", "commit", "repairs")
 """Keys the plugin's worker report adds (see vllm-plugin/)."""
 
 
@@ -42,7 +43,7 @@ def read_context(server: Server) -> dict[str, Any]:
     """Ask the workers of a ready `server` for its context: a flat dictionary of the keys of `CONFIG` and `OF_THE_WORKER`, plus `workers`.
 
     The workers are asked because they run the model; a value is None only where vLLM's own is. ServerError if a key is missing, if the
-    workers differ, or if the plugin was not loaded (`VLLM_PLUGINS` can exclude it).
+    workers differ, or if the plugin was not loaded (`VLLM_PLUGINS` can exclude it) or is an older one.
     """
     answer = server.ask("/collective_rpc", {"method": "spec_decode_tune_report", "args": list(CONFIG.values())}, timeout_s=60)
     reports = json.loads(answer)["results"]
@@ -51,6 +52,12 @@ def read_context(server: Server) -> dict[str, Any]:
         raise ServerError(f"the workers of this server differ: {reports}")
     if first["repairs"] is None:
         raise ServerError("the vLLM plugin was not loaded in the worker: unset VLLM_PLUGINS or add spec_decode_tune to it")
+    unreported = [key for key in OF_THE_WORKER if key not in first]
+    if unreported:
+        raise ServerError(
+            f"the installed vLLM plugin does not report {', '.join(unreported)}: it is older than this repository; "
+            "pip install --no-deps --no-build-isolation ./vllm-plugin"
+        )
     missing = [f"{key} ({path})" for key, path in CONFIG.items() if path not in first["config"]]
     if missing:
         raise ServerError(f"vLLM {first['vllm']} does not tell its {', '.join(missing)}")

@@ -4,7 +4,9 @@ The counters run on from the server's start and include accepted tokens beyond a
 scrapes. Metrics of `vllm/v1/spec_decode/metrics.py`; with several data-parallel engines they are summed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -81,4 +83,19 @@ def parse_counters(metrics: str) -> SpeculationCounters:
         draft_tokens=totals["draft_tokens"],
         accepted=totals["accepted_tokens"],
         accepted_per_position=tuple(positions[position] for position in sorted(positions)),
+    )
+
+
+def request_counters(speculation: Mapping[str, Any]) -> SpeculationCounters:
+    """Return one request's share of the counters from the `metrics.speculative_decoding` of its response.
+
+    The scheduler counts both in the same place (`vllm/v1/core/sched/scheduler.py`, `update_from_output`): the shares of all requests add
+    up to the counters, with the accepted tokens beyond a request's last.
+    """
+    steps_by_accepted = speculation["acceptance_histogram"]
+    return SpeculationCounters(
+        drafts=speculation["num_spec_steps"],
+        draft_tokens=speculation["num_draft_tokens"],
+        accepted=speculation["num_accepted_draft_tokens"],
+        accepted_per_position=tuple(sum(steps_by_accepted[position:]) for position in range(1, len(steps_by_accepted))),
     )

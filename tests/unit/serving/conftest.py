@@ -8,7 +8,7 @@ import pytest
 import torch
 from lib.draft.heads import HeadSpec, assemble_head, pack_samples, run_head
 from lib.serving.engine import EngineSettings
-from lib.serving.workload import Workload
+from lib.serving.workload import Workload, find_subsets
 from lib.target.corpus import split_documents, stdlib_documents
 from lib.target.tiny import train_tiny_target
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -52,11 +52,14 @@ def serving_prompts(prompts: list[list[int]]) -> list[list[int]]:
 
 @pytest.fixture(scope="session")
 def workload(target: Path, serving_prompts: list[list[int]]) -> Workload:
-    """Return the serving prompts as vLLM's driver wants them."""
+    """Return the serving prompts as vLLM's driver wants them: subsets of 6 and 10, with a key that is not for it."""
     tokenizer = AutoTokenizer.from_pretrained(target)
-    path = target.parent / "serving.jsonl"
-    path.write_text("".join(json.dumps({"prompt": tokenizer.decode(prompt)}) + "\n" for prompt in serving_prompts))
-    return Workload(path, output_tokens=40, concurrency=8)
+    lines = [json.dumps({"prompt": tokenizer.decode(prompt), "output_tokens": 3}) + "\n" for prompt in serving_prompts]
+    folder = target.parent / "prompts"
+    folder.mkdir()
+    for name, part in {"code": lines[:6], "qa": lines[6:]}.items():
+        (folder / f"{name}.jsonl").write_text("".join(part))
+    return Workload(find_subsets(folder, "prompts"), output_tokens=40, concurrency=8)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """The engine's counters: read, subtracted, turned into acceptance."""
 
 import pytest
-from lib.serving.counters import SpeculationCounters, parse_counters
-from lib.serving.measure import pooled
+from lib.serving.counters import SpeculationCounters, parse_counters, request_counters
+from lib.serving.measure import Repeat, Run, pooled
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -43,14 +43,52 @@ def test_acceptance_is_that_of_the_difference() -> None:
     assert counted.per_position_acceptance == [0.5, 0.3]
 
 
+LONG = SpeculationCounters(30, 60, 6, (6, 0))
+SHORT = SpeculationCounters(10, 20, 8, (5, 3))
+
+
 def test_runs_of_different_length_are_pooled_by_what_they_counted() -> None:
     """A run of more drafts counts for more: the mean of 1.8 and 1.2 would be 1.5."""
-    record = pooled([(SpeculationCounters(10, 20, 8, (5, 3)), {"duration_s": 1.0}), (SpeculationCounters(30, 60, 6, (6, 0)), {})])
-    assert (record["drafts"], record["draft_tokens"], record["accepted"]) == (40, 80, 14)
+    runs = {"qa": Run(SHORT, [], {"duration_s": 1.0}), "code": Run(LONG, [], {})}
+    record = pooled([Repeat("2026-01-01T00:00:00+00:00", runs), Repeat("2026-01-01T00:01:00+00:00", {**runs, "qa": Run(LONG, [], {})})])
+    assert (record["drafts"], record["draft_tokens"], record["accepted"]) == (100, 200, 26)
+    assert record["acceptance_length"] == 1 + 26 / 100
+    assert record["per_position_acceptance"] == [23 / 100, 3 / 100]
+    assert record["subsets"]["qa"]["acceptance_length"] == 1 + 14 / 40
+    assert record["subsets"]["code"]["acceptance_length"] == 1.2
+    first, second = record["repeats"]
+    assert (first["acceptance_length"], second["acceptance_length"]) == (1 + 14 / 40, 1.2)
+    assert (first["started_at"], second["started_at"]) == ("2026-01-01T00:00:00+00:00", "2026-01-01T00:01:00+00:00")
+    assert first["subsets"]["qa"] == {**first["subsets"]["qa"], "acceptance_length": 1.8, "duration_s": 1.0}
+    assert "duration_s" not in first and "duration_s" not in record["subsets"]["qa"]
+
+
+def test_a_request_says_how_many_steps_accepted_how_many() -> None:
+    """Of ten steps five accepted nothing, two accepted one token and three both."""
+    said = {"acceptance_histogram": [5, 2, 3], "num_spec_steps": 10, "num_draft_tokens": 20, "num_accepted_draft_tokens": 8}
+    assert request_counters(said) == SHORT
+
+
+def test_a_prompts_acceptance_is_that_of_all_its_repeats() -> None:
+    repeat = Repeat("", {"qa": Run(SHORT + LONG, [SHORT, LONG], {})})
+    swapped = Repeat("", {"qa": Run(SHORT + LONG, [LONG, SHORT], {})})
+    assert pooled([repeat])["prompt_acceptance"] == {"qa": [1.8, 1.2]}
+    assert pooled([repeat, swapped])["prompt_acceptance"] == {"qa": [1 + 14 / 40, 1 + 14 / 40]}
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        pytest.param([], id="no request told"),
+        pytest.param([SHORT], id="something else was counted"),
+        pytest.param([SHORT, LONG, SpeculationCounters(0, 0, 0, (0, 0))], id="one was never drafted for"),
+    ],
+)
+def test_requests_that_do_not_explain_the_counters_have_no_acceptance(requests: list[SpeculationCounters]) -> None:
+    whole = Run(SHORT + LONG, [SHORT, LONG], {})
+    record = pooled([Repeat("", {"code": whole, "qa": Run(SHORT + LONG, requests, {})})])
+    assert record["prompt_acceptance"] is None
     assert record["acceptance_length"] == 1 + 14 / 40
-    assert record["per_position_acceptance"] == [11 / 40, 3 / 40]
-    assert [one["acceptance_length"] for one in record["repeats"]] == [1.8, 1.2]
-    assert "duration_s" not in record and record["repeats"][0]["duration_s"] == 1.0
 
 
 def test_an_engine_that_does_not_speculate_is_told() -> None:

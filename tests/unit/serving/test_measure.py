@@ -1,12 +1,14 @@
 """A measurement in the real server against an independent count of the same head on the same prompts."""
 
 import math
+import operator
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +52,21 @@ def test_counters_equal_an_independent_simulation(
     at_least: float,
     at_most: float,
 ) -> None:
+    """Of each prompt, and of each head although one process measures them all."""
     head = make_head(spec, steps)
-    expected = speculate_greedily(target, head, serving_prompts, workload.output_tokens, spec.k)
+    by_prompt = [speculate_greedily(target, head, [prompt], workload.output_tokens, spec.k) for prompt in serving_prompts]
+    expected = {"code": by_prompt[:6], "qa": by_prompt[6:]}
     record = measure(target, head, spec.method, spec.k, settings, workload, 2, tmp_path / "log")
-    assert [_counted(one) for one in record["repeats"]] == [_expected(expected)] * 2
+    assert _counted(record) == _expected(by_prompt * 2)
+    for repeat in record["repeats"]:
+        assert _counted(repeat) == _expected(by_prompt)
+        for name, counts in expected.items():
+            assert _counted(repeat["subsets"][name]) == _expected(counts)
+            assert _counted(record["subsets"][name]) == _expected(counts * 2)
+            assert repeat["subsets"][name]["output_tokens"] == len(counts) * workload.output_tokens
+    assert record["prompt_acceptance"] == {name: [one.acceptance_length for one in counts] for name, counts in expected.items()}
     assert at_least <= record["acceptance_length"] <= at_most
-    assert record["acceptance_length"] == pytest.approx(expected.acceptance_length)
-    assert record["drafts"] == 2 * expected.drafts
-    assert [one["output_tokens"] for one in record["repeats"]] == [len(serving_prompts) * workload.output_tokens] * 2
+    assert [subset["input_tokens_mean"] for subset in record["workload"]["subsets"].values()] == [16, 16]
     assert record["context"]["method"] == spec.method
     assert record["context"]["dtype"] == "torch.float32"
     assert record["context"]["prefix_caching"] is False
@@ -67,14 +76,17 @@ def test_counters_equal_an_independent_simulation(
 @pytest.fixture(scope="module")
 def server(target: Path, settings: EngineSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Run a server whose draft is the target itself."""
-    with running(target, Draft("draft_model", target, 3), settings, tmp_path_factory.mktemp("log") / "log") as server:
+    counting = replace(settings, extra_args=load.COUNT_BY_REQUEST)
+    with running(target, Draft("draft_model", target, 3), counting, tmp_path_factory.mktemp("log") / "log") as server:
         load.load_driver()
         server.wait_until_ready(120)
         yield server
 
 
 def test_the_target_as_its_own_draft_has_everything_accepted(server: Server, workload: Workload) -> None:
-    counted, _ = _run(server, workload)
+    counted, by_request, _ = _run(server, workload)
+    assert reduce(operator.add, by_request) == counted
+    assert [request.acceptance_length for request in by_request] == [4] * 16
     assert counted.acceptance_length == 4
     assert counted.per_position_acceptance == [1, 1, 1]
 
@@ -84,8 +96,9 @@ def test_seeded_sampling_repeats_exactly_and_follows_the_temperature(
 ) -> None:
     temperature = 0.5
     sampled = replace(workload, temperature=temperature, seed=1)
-    (first, texts), (again, same_texts) = _run(server, sampled), _run(server, sampled)
-    assert (first, texts) == (again, same_texts)
+    first, by_request, texts = _run(server, sampled)
+    assert (first, by_request, texts) == _run(server, sampled)
+    assert reduce(operator.add, by_request) == first
     others = [_run(server, replace(sampled, seed=seed))[0] for seed in (2, 3)]
     assert others[0] != first
     expected = speculate_on_itself(target, serving_prompts, workload.output_tokens, 3, temperature, seed=0)
@@ -104,12 +117,27 @@ def test_the_context_is_complete_and_jsonlike(server: Server, target: Path) -> N
     assert (context["num_speculative_tokens"], context["max_num_seqs"], context["max_model_len"]) == (3, 8, 128)
     assert context["kv_cache_memory_bytes"] == int(0.02 * 2**30)
     assert (context["device_type"], context["workers"], context["cudagraph_mode"]) == ("cpu", 1, "NONE")
+    assert context["decode_context_parallel"] == 1
+    assert "commit" in context  # None in the CPU wheel
     assert all(isinstance(value, str | int | float | bool | list | None) for value in context.values())
 
 
-def test_requests_that_do_not_fit_are_an_error(server: Server, workload: Workload, tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match="16 of 16 requests failed"):
-        load.run(server, replace(workload, output_tokens=1000), tmp_path / "log")
+def test_requests_that_do_not_fit_are_an_error_that_leaves_nothing_behind(server: Server, workload: Workload, tmp_path: Path) -> None:
+    before = _run(server, workload)
+    with pytest.raises(ServerError, match="10 of 10 requests failed"):
+        load.run(server, replace(workload, output_tokens=1000), "qa", tmp_path / "log")
+    assert _run(server, workload) == before
+
+
+def test_the_driver_reads_the_first_prompts_of_a_file(server: Server, workload: Workload) -> None:
+    _, all_requests, all_texts = _run(server, workload)
+    _, requests, texts = _run(server, replace(workload, prompts_per_subset=2))
+    assert texts == [*all_texts[:2], *all_texts[6:8]]
+    assert requests == [*all_requests[:2], *all_requests[6:8]]
+
+
+def test_the_driver_is_loaded_once() -> None:
+    assert load.load_driver() is load.load_driver()
 
 
 def test_a_server_killed_midway_is_an_error(server: Server, workload: Workload, tmp_path: Path) -> None:
@@ -122,16 +150,18 @@ def test_a_server_killed_midway_is_an_error(server: Server, workload: Workload, 
 
     threading.Thread(target=kill_soon).start()
     with pytest.raises(ServerError, match=r"(?s)requests failed.*the end of"):
-        load.run(server, replace(workload, output_tokens=100, concurrency=1), tmp_path / "log")
+        load.run(server, replace(workload, output_tokens=100, concurrency=1), "qa", tmp_path / "log")
     with pytest.raises(ServerError, match="did not answer /metrics"):
         server.process.wait(30)
         server.ask("/metrics")
 
 
-def _run(server: Server, workload: Workload) -> tuple[SpeculationCounters, list[str]]:
+def _run(server: Server, workload: Workload) -> tuple[SpeculationCounters, list[SpeculationCounters], list[str]]:
     before = parse_counters(server.ask("/metrics"))
-    result = load.run(server, workload, server.log)
-    return parse_counters(server.ask("/metrics")).since(before), result["generated_texts"]
+    runs = [load.run(server, workload, subset, server.log) for subset in workload.subsets]
+    counted = parse_counters(server.ask("/metrics")).since(before)
+    by_request = [request for _, requests in runs for request in requests]
+    return counted, by_request, [text for result, _ in runs for text in result["generated_texts"]]
 
 
 def _counted(record: dict[str, Any]) -> tuple[int, int, int, list[int]]:
@@ -139,5 +169,7 @@ def _counted(record: dict[str, Any]) -> tuple[int, int, int, list[int]]:
     return record["drafts"], record["draft_tokens"], record["accepted"], per_position
 
 
-def _expected(counts: Counts) -> tuple[int, int, int, list[int]]:
-    return counts.drafts, counts.draft_tokens, counts.accepted, counts.accepted_per_position
+def _expected(counts: list[Counts]) -> tuple[int, int, int, list[int]]:
+    per_position = [sum(accepted) for accepted in zip(*(one.accepted_per_position for one in counts), strict=True)]
+    drafts, draft_tokens, accepted = (sum(getattr(one, name) for one in counts) for name in ("drafts", "draft_tokens", "accepted"))
+    return drafts, draft_tokens, accepted, per_position

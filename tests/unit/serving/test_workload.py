@@ -6,26 +6,61 @@ from pathlib import Path
 
 import pytest
 from lib.errors import UserError
-from lib.serving.workload import Workload, identity
+from lib.serving.workload import Workload, find_subsets, identity
 
 
-def test_identity_follows_the_prompts_content(tmp_path: Path) -> None:
-    here, there, other = (tmp_path / name for name in ("here.jsonl", "there.jsonl", "other.jsonl"))
-    here.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
-    there.write_bytes(here.read_bytes())
-    other.write_text('{"prompt": "a"}\n{"prompt": "c"}\n')
-    first = identity(Workload(here, output_tokens=4, concurrency=2))
-    assert first["num_prompts"] == 2
-    assert first["prompts_sha256"] == hashlib.sha256(here.read_bytes()).hexdigest()
-    assert first == identity(Workload(there, output_tokens=4, concurrency=2))
-    assert first != identity(Workload(other, output_tokens=4, concurrency=2))
-    assert first != identity(replace(Workload(here, output_tokens=4, concurrency=2), temperature=0.5))
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a directory of two subsets, and of files that are none."""
+    (tmp_path / "qa.jsonl").write_text('{"prompt": "a", "id": 1}\n\n{"prompt": "b"}\n')
+    (tmp_path / "HumanEval.jsonl").write_text('{"prompt": "c"}\n{"prompt": "d"}\n{"prompt": "e"}\n')
+    (tmp_path / "README.md").touch()
+    (tmp_path / "._qa.jsonl").touch()
+    return tmp_path
 
 
-def test_prompts_that_the_driver_cannot_read_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "prompts.json").write_text('{"prompt": "a"}\n')
-    with pytest.raises(UserError, match=r"prompts=\S+prompts\.json is not named \.jsonl"):
-        identity(Workload(tmp_path / "prompts.json", output_tokens=4, concurrency=2))
+def test_a_directory_is_one_subset_per_file_and_a_file_one_subset(folder: Path) -> None:
+    found = find_subsets(folder, "prompts")
+    assert list(found.items()) == [("HumanEval", folder / "HumanEval.jsonl"), ("qa", folder / "qa.jsonl")]
+    assert find_subsets(folder / "qa.jsonl", "prompts") == {"qa": folder / "qa.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none", r"does not exist; give"),
+        ("empty", r"holds no \.jsonl file; put"),
+        ("README.md", r"is not named \.jsonl, and vLLM's load driver reads no other file; rename"),
+    ],
+)
+def test_prompts_that_the_driver_cannot_read_are_refused(folder: Path, name: str, message: str) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match=rf"^serving\.prompts=\S+{name} {message}"):
+        find_subsets(folder / name, "serving.prompts")
+
+
+def test_a_line_that_is_no_prompt_is_named(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
     with pytest.raises(UserError, match=r"^prompts=\S+prompts\.jsonl line 2"):
-        identity(Workload(tmp_path / "prompts.jsonl", output_tokens=4, concurrency=2))
+        identity(Workload(find_subsets(tmp_path, "prompts"), output_tokens=4, concurrency=2))
+
+
+def test_identity_follows_the_prompts_content(folder: Path) -> None:
+    workload = Workload(find_subsets(folder, "prompts"), output_tokens=4, concurrency=2)
+    first = identity(workload)
+    assert first["subsets"]["qa"] == {"prompts_sha256": hashlib.sha256((folder / "qa.jsonl").read_bytes()).hexdigest(), "num_prompts": 2}
+    moved = (folder / "qa.jsonl").rename(folder / "elsewhere.jsonl")
+    same = replace(workload, subsets={**workload.subsets, "qa": moved})
+    assert identity(same) == first
+    assert identity(replace(same, temperature=0.5)) != first
+    moved.write_text('{"prompt": "a"}\n{"prompt": "c"}\n')
+    assert identity(same) != first
+
+
+def test_so_many_prompts_of_each_subset(folder: Path) -> None:
+    workload = Workload(find_subsets(folder, "prompts"), output_tokens=4, concurrency=2, prompts_per_subset=2)
+    assert (workload.prompts("qa"), workload.prompts("HumanEval")) == (["a", "b"], ["c", "d"])
+    assert [subset["num_prompts"] for subset in identity(workload)["subsets"].values()] == [2, 2]
+    for asked in (0, 3):
+        with pytest.raises(UserError, match=rf"^prompts_per_subset={asked}, but prompts=\S+qa\.jsonl holds 2; give 1 to 2"):
+            replace(workload, prompts_per_subset=asked).prompts("qa")
