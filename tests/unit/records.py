@@ -28,7 +28,7 @@ SERVED: dict[str, Any] = {
         "quantization": None,
         "kv_cache_dtype": "auto",
     },
-    "parallelism": {"tensor": 1, "data": 1, "pipeline": 1, "expert": False, "strategy": "single", "workers": 1},
+    "parallelism": {"tensor": 1, "data": 1, "pipeline": 1, "decode_context": 1, "expert": False, "strategy": "single", "workers": 1},
     "configuration": {
         "method": "eagle3",
         "num_speculative_tokens": 2,

@@ -39,6 +39,7 @@ class Parallelism(Record):
     tensor: int
     data: int
     pipeline: int
+    decode_context: int
     expert: bool
     strategy: str = Field(description="in short, as TP4 or TP4+EP; `single` for one device")
     workers: int

@@ -128,6 +128,7 @@ def _context(bench: Bench, measured: dict[str, Any], trained: ProxyRecord) -> of
             tensor=engine["tensor_parallel"],
             data=engine["data_parallel"],
             pipeline=engine["pipeline_parallel"],
+            decode_context=engine["decode_context_parallel"],
             expert=engine["expert_parallel"],
             strategy=_strategy(engine),
             workers=engine["workers"],
@@ -159,7 +160,12 @@ def _named(section: type[of.Record], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _strategy(engine: dict[str, Any]) -> str:
-    sizes = {"TP": engine["tensor_parallel"], "PP": engine["pipeline_parallel"], "DP": engine["data_parallel"]}
+    sizes = {
+        "TP": engine["tensor_parallel"],
+        "PP": engine["pipeline_parallel"],
+        "DP": engine["data_parallel"],
+        "DCP": engine["decode_context_parallel"],
+    }
     parts = [f"{name}{size}" for name, size in sizes.items() if size > 1] + (["EP"] if engine["expert_parallel"] else [])
     return "+".join(parts) or "single"
 

@@ -10,9 +10,10 @@ from lib.experiment import load_experiment
 from lib.search.work import Pace
 from lib.verdict.finding import Finding
 
+from tests.unit.records import SERVED
 from tests.workflow.clones import ROOT
 
-CHAMPION = json.loads((ROOT / "benchmarks/embedded/result.json").read_text())["champion"]
+CHAMPION = json.loads((ROOT / "benchmarks/embedded/result.json").read_text())["champion"] | {"context": SERVED}
 POINT = {"global_batch": 4, "lr": 4.8e-3, "warmup": 0.0, "accum": None}
 STANDING = {"global_batch": 8, "lr": 3e-4, "warmup": 0.1, "accum": None}
 PACE = Pace(per_sample=0.01, per_job=7.0, per_serving=30.0, source="measured")
@@ -62,6 +63,7 @@ def verdict(mean: float | None, per_position: tuple[float, ...], point: Point) -
     side = {"point": point.model_dump(), "arms": [], "n": n, "mean": mean, "std": 0.02, "subsets": {}}
     return {
         "id": "1f3a9c",
+        "summary": "VERDICT: insufficient data." if mean is None else f"VERDICT: improvement, {mean:.3f}.",
         "search": CHAMPION["search"],
         "outcome": "insufficient data" if mean is None else "improvement",
         "effect": None if mean is None else mean - 1.55,

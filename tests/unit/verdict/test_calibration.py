@@ -21,7 +21,7 @@ def rows(
     same = names | point | {"context.stack.vllm": "1"} | context
     below = same | {"kind": "proxy", "rung": 0, "accuracies": [0.0, 0.0, 0.0]}
     top = same | {"kind": "proxy", "rung": 1, "accuracies": accuracies, "context.configuration.trial.lr": lr}
-    head = {"context.model.draft.head": names["arm"]}
+    head = {"context.identity.head.path": names["arm"]}
     return [below, top, same | head | {"kind": "serving", "acceptance_length": length, "asked": {"draft_tokens": draft_tokens}}]
 
 
