@@ -26,6 +26,8 @@ onstart:
 
 
 onsuccess:
+    from lib.report.outcome import last_words  # and pandas, which nothing else here needs
+
     with refuse():
         for line in last_words(Path(), filed, settings.publish):
             print(line, file=sys.stderr)

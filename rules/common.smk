@@ -11,7 +11,6 @@ from lib.controller import hold_results, refresh_view, refuse
 from lib.errors import UserError
 from lib.experiment import load_experiment
 from lib.files import digest, read_json, read_whole_json
-from lib.report.outcome import last_words
 from lib.report.plan import format_plan, make_plan
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.search.filed import Decisions, decision_path

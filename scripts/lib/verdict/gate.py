@@ -17,6 +17,9 @@ from lib.verdict.context import Record
 
 Outcome = Literal["improvement", "regression", "no improvement (within noise)", "insufficient data", "not comparable"]
 
+MOST_SEEDS = 100
+"""Fresh seeds a side beyond which nobody would train."""
+
 DIGITS = 12
 """Decimals of means and effects: far finer than any count of tokens resolves, coarse enough that equal measurements stay equal."""
 
@@ -101,6 +104,23 @@ def judge(
         confidence=confidence,
         champion=ours,
         standing=theirs,
+    )
+
+
+def seeds_to_tell(judgement: Judgement) -> int | None:
+    """Return how many fresh seeds a side it would take for the effect that was seen to pass, if its spread stays; None when that is moot.
+
+    It is moot for an effect that passed already, is below the smallest of interest, or was seen on too few seeds to know the spread.
+    """
+    effect, ours, theirs = judgement.effect, judgement.champion, judgement.standing
+    if judgement.outcome != "no improvement (within noise)" or effect is None or ours.std is None or theirs.std is None:
+        return None
+    if effect < max(judgement.smallest_effect, 10**-DIGITS):
+        return None
+    spread = math.hypot(ours.std, theirs.std)
+    return next(
+        (n for n in range(ours.n + 1, MOST_SEEDS + 1) if stats.t.ppf(judgement.confidence, 2 * n - 2) * spread / math.sqrt(n) < effect),
+        None,
     )
 
 

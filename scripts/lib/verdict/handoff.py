@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lib.config import Config
 from lib.errors import UserError
 from lib.files import read_whole_json, whole_file, write_json
 from lib.search.work import Pace
 from lib.verdict.finding import Finding
-from lib.verdict.frontier import Frontier, Judged, Lever, frontier, propose, space_file, space_yaml
+from lib.verdict.frontier import Frontier, Lever, frontier, judge, propose, rank, space_file, space_yaml
 from lib.verdict.levers.method import TITLES
 
 
@@ -38,13 +39,27 @@ def format_handoff(finding: Finding, found: Frontier) -> str:
     return "\n".join(_lines(finding, found)) + "\n"
 
 
-def top_levers_text(levers: list[Judged], n: int = 3) -> str:
-    """Return the first open levers as plain lines for a terminal."""
-    ranked = [one.lever for one in levers if one.status == "open"]
+def next_levers(results: Path, n: int = 3) -> Iterator[str]:
+    """Yield the first open levers under `results`/levers/ as lines for a terminal, each with its command."""
+    judged = rank(judge(_read_lever(path), results) for path in results.glob("levers/*/lever.json"))
+    ranked = [one.lever for one in judged if one.status == "open"]
     if not ranked:
-        return "Next: no lever is open; results/HANDOFF.md says why."
-    lines = [f"  {place}. {lever.title}: {_gain(lever)}, cost {_hours(lever)}" for place, lever in enumerate(ranked[:n], 1)]
-    return "\n".join(["Next (gains are DRAFT estimates, the commands stand in results/HANDOFF.md):", *lines])
+        yield "Next: no lever is open; results/HANDOFF.md says why."
+        return
+    yield "Next (gains are DRAFT estimates; why and how they were estimated stands in results/HANDOFF.md):"
+    for place, lever in enumerate(ranked[:n], 1):
+        yield f"  {place}. {lever.title}: {_gain(lever)}, cost {_hours(lever)}"
+        yield f"     {lever.command}"
+
+
+def more_seeds(verdict: dict[str, Any]) -> Iterator[str]:
+    """Yield what to do about an effect that is large enough, but hidden by the scatter between trainings."""
+    if verdict["seeds_to_tell"]:
+        yield (
+            f"The effect of {verdict['effect']:+.3f} is large enough to matter, but drowns in the scatter between trainings. If both stay "
+            f"as they are, verdict.seeds = {verdict['seeds_to_tell']} would show it. Decide for that number once: to look again until an "
+            "effect passes is to let chance pass."
+        )
 
 
 def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
@@ -52,6 +67,9 @@ def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
     yield ""
     yield f"**{finding.verdict['summary']}**"
     yield ""
+    for line in more_seeds(finding.verdict):
+        yield line
+        yield ""
     yield _setting(finding)
     ranked = found.of("open")
     if ranked:

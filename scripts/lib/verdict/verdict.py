@@ -10,7 +10,7 @@ from lib.errors import UserError
 from lib.verdict.comparison import require_comparable
 from lib.verdict.contest import Contest, Measurements
 from lib.verdict.context import Grounding, Record, ServingContext
-from lib.verdict.gate import Ruling, judge, prompt_interval
+from lib.verdict.gate import Ruling, judge, prompt_interval, seeds_to_tell
 from lib.verdict.record import Filled, ProxyRecord, ServingRecord
 from lib.verdict.served import replicated
 
@@ -55,6 +55,9 @@ class Verdict(Ruling):
     champion: Contestant
     standing: Contestant
     subsets: dict[str, SubsetEffect]
+    seeds_to_tell: int | None = Field(
+        description="fresh seeds a side at which an effect as large, spread as widely, would pass; None when that is moot"
+    )
     prompts: PromptEffect | None = Field(description="None where the engine's stream does not show acceptance per prompt exactly")
     recipe: Filled = Field(description="what all arms share")
     asked: Filled = Field(description="the serving settings of the configuration")
@@ -99,6 +102,7 @@ def give_verdict(
         search=search,
         champion=champion,
         standing=standing,
+        seeds_to_tell=seeds_to_tell(judged) if ruling["effect"] is not None else None,
         subsets=subsets,
         prompts=prompts,
         recipe=contest.champion[0].recipe,
@@ -170,15 +174,17 @@ def _summary(ruling: Ruling, champion: Contestant, standing: Contestant) -> str:
         return f"{said} {ruling.reason}" + (f" ({failed})" if failed else "")
     assert ruling.interval is not None and ruling.effect is not None
     low, high = ruling.interval
+    small = ruling.outcome == "no improvement (within noise)" and not low <= 0 <= high
+    bound = f", smaller than verdict.smallest_effect = {ruling.smallest_effect:g}" if small else ""
     return (
         f"{said} {_named(champion)} gives acceptance length {_measured(champion)}, the standing configuration "
-        f"{_named(standing)} {_measured(standing)}: {ruling.effect:+.3f}, {ruling.interval_level:.0%} interval "
-        f"{low:+.3f} to {high:+.3f}, measured in vLLM on fresh trainings, interleaved on one node; {ruling.reason}."
+        f"({_named(standing).lower()}) {_measured(standing)}: {ruling.effect:+.3f}{bound}, "
+        f"{ruling.interval_level:.0%} interval {low:+.3f} to {high:+.3f}; measured in vLLM on fresh trainings, in turn on one node."
     )
 
 
 def _named(side: Contestant) -> str:
-    return f"global batch {side.point.global_batch}, lr {side.point.lr:g}, warmup {side.point.warmup:g}"
+    return f"Global batch {side.point.global_batch}, lr {side.point.lr:g}, warmup {side.point.warmup:g}"
 
 
 def _measured(side: Contestant) -> str:

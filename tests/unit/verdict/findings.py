@@ -70,6 +70,7 @@ def verdict(mean: float | None, per_position: tuple[float, ...], point: Point) -
         "interval": None if mean is None else [mean - 1.61, mean - 1.49],
         "interval_level": 0.95,
         "smallest_effect": 0.05,
+        "seeds_to_tell": None,
         "champion": side | {"per_position_acceptance": list(per_position)},
         "standing": side | {"point": STANDING, "mean": mean and 1.55, "per_position_acceptance": [0.4, 0.1, 0.05]},
     }

@@ -14,7 +14,7 @@ from lib.experiment import load_experiment
 from lib.files import write_json
 from lib.verdict.finding import Finding, Proposal
 from lib.verdict.frontier import FINDERS, Frontier, changed_words, judge, propose
-from lib.verdict.handoff import top_levers_text, write_handoff
+from lib.verdict.handoff import next_levers, write_handoff
 from lib.verdict.levers import accumulation, draft_tokens, edge, method, proxy, training_length, warmup
 from snakemake.cli import parse_config as parse_words
 from snakemake.utils import update_config
@@ -189,8 +189,8 @@ def test_levers_are_ranked_by_gain_an_hour_and_unknown_gains_follow(tmp_path: Pa
     assert values[3:] == [None, None]
     assert text.startswith("# Hand-off\n\n**VERDICT: improvement, 2.540.**\n\nChampion of search ")
     assert "## Wall" not in text
-    first = top_levers_text(found.levers).splitlines()
-    assert (len(first), first[2]) == (4, "  2. Draft k = 4 tokens instead of 3: +0.21, cost at most 0.096 device-hours")
+    first = list(next_levers(tmp_path / "results"))
+    assert (len(first), first[3]) == (7, "  2. Draft k = 4 tokens instead of 3: +0.21, cost at most 0.096 device-hours")
 
 
 def test_without_a_pace_levers_are_ranked_by_their_gain_and_the_cost_is_said_to_be_unknown(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_without_a_pace_levers_are_ranked_by_their_gain_and_the_cost_is_said_to_
     expected = [one.lever.expected for one in found.levers if one.lever.expected]
     assert expected == sorted(expected, reverse=True)
     assert "Cost: not known (8,064 samples in 27 training jobs, 9 servings)." in (tmp_path / "results/HANDOFF.md").read_text()
-    assert top_levers_text(found.levers, n=1).endswith(", cost not known")
+    assert list(next_levers(tmp_path / "results", n=1))[1].endswith(", cost not known")
 
 
 def test_a_lever_is_the_same_however_often_it_is_proposed_and_its_space_leads_to_its_search(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_where_no_lever_is_open_the_wall_is_said(tmp_path: Path, monkeypatch: py
     assert "## Wall\n\nAcceptance length 3.950 (n = 3 fresh seeds) is within 2 % of its ceiling of k + 1 = 4" in text
     assert text.count("- ") >= len(FINDERS)
     assert "no other has evidence for it" in hand_off(finding(), tmp_path)[1]
-    assert top_levers_text(near.levers) == "Next: no lever is open; results/HANDOFF.md says why."
+    assert list(next_levers(tmp_path / "nothing")) == ["Next: no lever is open; results/HANDOFF.md says why."]
 
 
 def test_gains_below_the_smallest_effect_and_spaces_that_cannot_be_searched_are_passed_over(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lib.verdict.gate import Judgement, judge, prompt_interval
+from lib.verdict.gate import Judgement, judge, prompt_interval, seeds_to_tell
 from scipy import stats
 
 Lengths = Sequence[Sequence[float]]
@@ -222,3 +222,26 @@ def test_a_gain_alike_on_every_prompt_does_not_hang_on_them() -> None:
 def test_prompts_that_do_not_pair_up_are_refused(champion: Lengths, standing: Lengths) -> None:
     with pytest.raises(ValueError):
         prompt_interval(champion, standing, level=0.9)
+
+
+def test_the_seeds_an_effect_would_take_are_the_fewest_that_pass_at_the_same_spread() -> None:
+    """Two seeds a side, each side spread by 0.1 * sqrt(2) about its mean: the effect of 0.2 passes with a handful more."""
+    seen = judge([[2.3], [2.1]], [[2.1], [1.9]], confidence=0.95, smallest_effect=0.02)
+    needed = seeds_to_tell(seen)
+    assert needed is not None and seen.outcome == "no improvement (within noise)"
+    for n, passes in ((needed - 1, False), (needed, True)):
+        half = stats.t.ppf(0.95, 2 * n - 2) * math.sqrt(2 * 0.02 / n)
+        assert bool(half < 0.2) is passes
+
+
+@pytest.mark.parametrize(
+    ("champion", "standing"),
+    [
+        ([[2.5], [2.51]], [[2.0], [2.01]]),  # passed
+        ([[2.0], [1.8]], [[2.1], [1.9]]),  # behind
+        ([[2.21], [2.0]], [[2.2], [2.0]]),  # too small to matter
+        ([[2.5]], [[2.0], [2.01]]),  # the spread is not known
+    ],
+)
+def test_more_seeds_are_advised_only_where_they_could_tell(champion: list[list[float]], standing: list[list[float]]) -> None:
+    assert seeds_to_tell(judge(champion, standing, confidence=0.95, smallest_effect=0.02)) is None

@@ -63,7 +63,7 @@ def test_a_verdict_carries_context_subsets_and_prompts() -> None:
     assert (grounding.level, grounding.n, grounding.baseline, grounding.node) == ("L4", 2, STANDING.id, "one")
     assert given.subsets["qa"].effect == pytest.approx(given.effect or 0)
     assert given.prompts is not None and given.prompts.n == 2
-    assert "global batch 8, lr 0.001, warmup 0 gives acceptance length 2.510 ± 0.014 (n = 2 seeds)" in given.summary
+    assert "Global batch 8, lr 0.001, warmup 0 gives acceptance length 2.510 ± 0.014 (n = 2 seeds)" in given.summary
     assert "90% interval" in given.summary
 
 
