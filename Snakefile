@@ -26,8 +26,6 @@ onstart:
 
 
 onsuccess:
-    from lib.report.outcome import last_words  # and pandas, which nothing else here needs
-
     with refuse():
         for line in last_words(Path(), filed, settings.publish):
             print(line, file=sys.stderr)
@@ -44,6 +42,7 @@ rule all:
         filed.verdict,
         "results/verdict.json",
         [filed.publication] if settings.ack_publish else [],
+        filed.handoff,
         "results/HANDOFF.md",
         "results/ledger.csv",
         "results/ledger.parquet",

@@ -11,6 +11,7 @@ from lib.controller import hold_results, refresh_view, refuse
 from lib.errors import UserError
 from lib.experiment import load_experiment
 from lib.files import digest, read_json, read_whole_json
+from lib.report.outcome import last_words
 from lib.report.plan import format_plan, make_plan
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.search.filed import Decisions, decision_path
@@ -44,6 +45,7 @@ if settings.ack_publish not in (None, filed.id):
 if workflow.is_main_process and not workflow.output_settings.dryrun:
     refresh_view(Path(filed.champion), Path("results/champion.json"))
     refresh_view(Path(filed.verdict), Path("results/verdict.json"))
+    refresh_view(Path(filed.handoff), Path("results/HANDOFF.md"))
     refresh_view(Path(plan_file), Path("results/plan.json"))
 
 

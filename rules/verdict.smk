@@ -102,7 +102,9 @@ rule write_handoff:
         verdict=filed.verdict,
         champion=filed.champion,
     output:
-        handoff="results/HANDOFF.md",
+        handoff=filed.handoff,
+        next_levers=filed.next_levers,
+        view="results/HANDOFF.md",
     log:
         "results/logs/write_handoff.log",
     script:

@@ -1,4 +1,4 @@
-"""Write the next levers, ranked and with their commands, to results/HANDOFF.md."""
+"""Write what to try next, ranked and with its commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import yaml
 from lib.config import parse_config
 from lib.experiment import load_experiment
-from lib.files import read_json
+from lib.files import read_json, whole_file
 from lib.report.plan import measured_pace, stated_pace
 from lib.report.tables import ledger
 from lib.script import running
 from lib.verdict.finding import Finding
-from lib.verdict.handoff import write_handoff
+from lib.verdict.handoff import format_handoff, format_next, hand_off
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake.log[0]):
         experiment = load_experiment(snakemake.config)
-        write_handoff(
-            Finding(
-                experiment, ledger(Path("results")), read_json(Path(snakemake.input.champion)), read_json(Path(snakemake.input.verdict))
-            ),
+        records = (read_json(Path(snakemake.input[name])) for name in ("champion", "verdict"))
+        finding = Finding(experiment, ledger(Path("results")), *records)
+        found = hand_off(
+            finding,
             default=parse_config(yaml.safe_load(Path("config/config.yaml").read_text())),
             pace=measured_pace(experiment.search, Path()) or stated_pace(experiment.config.cost),
             root=Path(),
         )
+        handoff, lines = format_handoff(finding, found), format_next(finding, found)
+        for name, text in (("handoff", handoff), ("view", handoff), ("next_levers", lines)):
+            with whole_file(Path(snakemake.output[name])) as path:
+                path.write_text(text)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lib.config import Publish
 from lib.verdict.filed import VerdictFiles
-from lib.verdict.handoff import more_seeds, next_levers
 from lib.verdict.publish import would_publish
 from lib.verdict.record import read_record
 from lib.verdict.verdict import Verdict
@@ -17,7 +16,7 @@ def last_words(root: Path, filed: VerdictFiles, publish: Publish) -> Iterator[st
         return
     verdict = read_record(root / filed.verdict, Verdict)
     yield verdict.summary
-    yield from more_seeds(verdict.model_dump(mode="json"))
     if not (root / filed.publication).exists():
         yield would_publish(verdict, publish)
-    yield from next_levers(root / "results")
+    if (root / filed.next_levers).exists():
+        yield (root / filed.next_levers).read_text().rstrip()

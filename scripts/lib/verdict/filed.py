@@ -15,6 +15,8 @@ class VerdictFiles:
     measurements: str
     verdict: str
     publication: str
+    handoff: str
+    next_levers: str
 
 
 def verdict_files(experiment: Experiment) -> VerdictFiles:
@@ -31,4 +33,6 @@ def verdict_files(experiment: Experiment) -> VerdictFiles:
         measurements=f"{folder}/contest-{contested}.json",
         verdict=f"{folder}/verdict-{name}.json",
         publication=f"{folder}/publication-{name}-{digest(publish.model_dump())}.json",
+        handoff=f"{folder}/handoff-{name}.md",
+        next_levers=f"{folder}/next-{name}.txt",
     )

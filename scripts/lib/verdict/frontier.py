@@ -39,6 +39,7 @@ NOT_CARRIED = {"space", "budget", "ack_publish"}
 class Origin(Record):
     """What a lever starts from: the champion of the search that proposed it."""
 
+    target: str
     search: str
     arm: str
     acceptance_length: float
@@ -155,10 +156,24 @@ def judge(lever: Lever, results: Path) -> Judged:
     )
 
 
+def overtaken(judged: Judged, finding: Finding) -> Judged:
+    """Return an open lever as refuted when the champion at hand, measured at the same k, has reached what the lever promised at most."""
+    lever, origin = judged.lever, judged.lever.origin
+    promised = origin.acceptance_length + (lever.at_most if lever.expected is None else lever.expected)
+    if judged.status != "open" or origin.draft_tokens != finding.draft_tokens or promised >= finding.length + finding.smallest_effect:
+        return judged
+    said = f"overtaken: it promised {promised:.3f} from {origin.acceptance_length:.3f} ({origin.measured_as}, DRAFT)"
+    return Judged(lever, "refuted", f"{said}, and the champion of search {finding.experiment.search.id} has {finding.length:.3f}.")
+
+
 def frontier(finding: Finding, fresh: list[Lever], kept: list[Lever], passed: list[str], results: Path) -> Frontier:
-    """Return fresh levers and those kept from earlier runs, judged and ranked; one that is decided stays as it was proposed."""
-    judged = {lever.id: judge(lever, results) for lever in kept}
-    judged |= {lever.id: judge(lever, results) for lever in fresh if lever.id not in judged or judged[lever.id].status == "open"}
+    """Return fresh levers and those kept from earlier runs for the same target, judged and ranked.
+
+    One that is decided stays as it was proposed. An open one that promised less than the champion at hand has is refuted by that.
+    """
+    ours = [judge(lever, results) for lever in kept if lever.origin.target == finding.recipe["target"]]
+    decided = {one.lever.id: one for one in ours if one.status != "open"}
+    judged = {one.lever.id: overtaken(one, finding) for one in ours} | {lever.id: judge(lever, results) for lever in fresh} | decided
     levers = rank(judged.values())
     wall = None if any(one.status == "open" for one in levers) else _wall(finding, bool(levers))
     return Frontier(levers, passed, wall)
@@ -199,6 +214,7 @@ def _lever(finding: Finding, proposal: Proposal, experiment: Experiment, default
         search=experiment.search.id,
         command=shlex.join([".venv/bin/snakemake", "--config", *words]),
         origin=Origin(
+            target=finding.recipe["target"],
             search=finding.experiment.search.id,
             arm=finding.champion["arm"],
             acceptance_length=finding.length,

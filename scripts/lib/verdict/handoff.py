@@ -9,12 +9,12 @@ from lib.errors import UserError
 from lib.files import read_whole_json, whole_file, write_json
 from lib.search.work import Pace
 from lib.verdict.finding import Finding
-from lib.verdict.frontier import Frontier, Lever, frontier, judge, propose, rank, space_file, space_yaml
+from lib.verdict.frontier import Frontier, Lever, frontier, propose, space_file, space_yaml
 from lib.verdict.levers.method import TITLES
 
 
-def write_handoff(finding: Finding, default: Config, pace: Pace | None, root: Path) -> Frontier:
-    """Write `root`/results/HANDOFF.md and the folder of every lever that is new, and return the frontier.
+def hand_off(finding: Finding, default: Config, pace: Pace | None, root: Path) -> Frontier:
+    """Write the folder of every lever that is new under `root`/results/levers/, and return the frontier.
 
     Raises:
         UserError: a lever.json of an earlier run, or a record it leads to, is not whole.
@@ -29,8 +29,6 @@ def write_handoff(finding: Finding, default: Config, pace: Pace | None, root: Pa
             with whole_file(root / space_file(lever.id)) as path:
                 path.write_text(space_yaml(space, lever))
             write_json(results / f"levers/{lever.id}/lever.json", lever.model_dump(mode="json"))
-    with whole_file(results / "HANDOFF.md") as path:
-        path.write_text(format_handoff(finding, found))
     return found
 
 
@@ -39,20 +37,20 @@ def format_handoff(finding: Finding, found: Frontier) -> str:
     return "\n".join(_lines(finding, found)) + "\n"
 
 
-def next_levers(results: Path, n: int = 3) -> Iterator[str]:
-    """Yield the first open levers under `results`/levers/ as lines for a terminal, each with its command."""
-    judged = rank(judge(_read_lever(path), results) for path in results.glob("levers/*/lever.json"))
-    ranked = [one.lever for one in judged if one.status == "open"]
+def format_next(finding: Finding, found: Frontier, n: int = 3) -> str:
+    """Return what to do next for a terminal: the first open levers, each with its command."""
+    lines = list(_more_seeds(finding.verdict))
+    ranked = [one.lever for one in found.of("open")]
     if not ranked:
-        yield "Next: no lever is open; results/HANDOFF.md says why."
-        return
-    yield "Next (gains are DRAFT estimates; why and how they were estimated stands in results/HANDOFF.md):"
+        lines.append("Next: no lever is open; results/HANDOFF.md says why.")
+    else:
+        lines.append("Next (gains are DRAFT estimates; why and how they were estimated stands in results/HANDOFF.md):")
     for place, lever in enumerate(ranked[:n], 1):
-        yield f"  {place}. {lever.title}: {_gain(lever)}, cost {_hours(lever)}"
-        yield f"     {lever.command}"
+        lines += [f"  {place}. {lever.title}: {_gain(lever)}, cost {_hours(lever)}", f"     {lever.command}"]
+    return "\n".join(lines) + "\n"
 
 
-def more_seeds(verdict: dict[str, Any]) -> Iterator[str]:
+def _more_seeds(verdict: dict[str, Any]) -> Iterator[str]:
     """Yield what to do about an effect that is large enough, but hidden by the scatter between trainings."""
     if verdict["seeds_to_tell"]:
         yield (
@@ -67,7 +65,7 @@ def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
     yield ""
     yield f"**{finding.verdict['summary']}**"
     yield ""
-    for line in more_seeds(finding.verdict):
+    for line in _more_seeds(finding.verdict):
         yield line
         yield ""
     yield _setting(finding)

@@ -14,7 +14,7 @@ from lib.experiment import load_experiment
 from lib.files import write_json
 from lib.verdict.finding import Finding, Proposal
 from lib.verdict.frontier import FINDERS, Frontier, changed_words, judge, propose
-from lib.verdict.handoff import next_levers, write_handoff
+from lib.verdict.handoff import format_handoff, format_next, hand_off
 from lib.verdict.levers import accumulation, draft_tokens, edge, method, proxy, training_length, warmup
 from snakemake.cli import parse_config as parse_words
 from snakemake.utils import update_config
@@ -35,9 +35,9 @@ def only(found: list[Proposal] | str) -> Proposal:
     return proposal
 
 
-def hand_off(one: Finding, root: Path) -> tuple[Frontier, str]:
-    found = write_handoff(one, Config(), PACE, root)
-    return found, (root / "results/HANDOFF.md").read_text()
+def handed(one: Finding, root: Path) -> tuple[Frontier, str]:
+    found = hand_off(one, Config(), PACE, root)
+    return found, format_handoff(one, found)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_accumulation_is_no_lever_and_the_reason_is_said() -> None:
 
 
 def test_levers_are_ranked_by_gain_an_hour_and_unknown_gains_follow(tmp_path: Path) -> None:
-    found, text = hand_off(finding(), tmp_path)
+    found, text = handed(finding(), tmp_path)
     names = [one.lever.id.rsplit("-", 1)[0] for one in found.levers]
     assert names == ["widen-global-batch-down", "draft-more", "train-longer", "try-dflash", "warmups-between"]
     values = [one.lever.value for one in found.levers]
@@ -189,21 +189,21 @@ def test_levers_are_ranked_by_gain_an_hour_and_unknown_gains_follow(tmp_path: Pa
     assert values[3:] == [None, None]
     assert text.startswith("# Hand-off\n\n**VERDICT: improvement, 2.540.**\n\nChampion of search ")
     assert "## Wall" not in text
-    first = list(next_levers(tmp_path / "results"))
+    first = format_next(finding(), found).splitlines()
     assert (len(first), first[3]) == (7, "  2. Draft k = 4 tokens instead of 3: +0.21, cost at most 0.096 device-hours")
 
 
 def test_without_a_pace_levers_are_ranked_by_their_gain_and_the_cost_is_said_to_be_unknown(tmp_path: Path) -> None:
-    found = write_handoff(finding(), Config(), None, tmp_path)
+    found = hand_off(finding(), Config(), None, tmp_path)
     expected = [one.lever.expected for one in found.levers if one.lever.expected]
     assert expected == sorted(expected, reverse=True)
-    assert "Cost: not known (8,064 samples in 27 training jobs, 9 servings)." in (tmp_path / "results/HANDOFF.md").read_text()
-    assert list(next_levers(tmp_path / "results", n=1))[1].endswith(", cost not known")
+    assert "Cost: not known (8,064 samples in 27 training jobs, 9 servings)." in format_handoff(finding(), found)
+    assert format_next(finding(), found).splitlines()[1].endswith(", cost not known")
 
 
 def test_a_lever_is_the_same_however_often_it_is_proposed_and_its_space_leads_to_its_search(tmp_path: Path) -> None:
-    found, _ = hand_off(finding(), tmp_path)
-    again, _ = hand_off(finding(), tmp_path)
+    found, _ = handed(finding(), tmp_path)
+    again, _ = handed(finding(), tmp_path)
     assert found == again
     for one in found.levers:
         folder = tmp_path / "results/levers" / one.lever.id
@@ -215,7 +215,7 @@ def test_a_lever_is_the_same_however_often_it_is_proposed_and_its_space_leads_to
 
 
 def test_a_lever_that_changes_only_k_trains_for_its_verdict_alone_and_the_others_cost_their_whole_search(tmp_path: Path) -> None:
-    by_name = {one.lever.id.rsplit("-", 1)[0]: one.lever for one in hand_off(finding(), tmp_path)[0].levers}
+    by_name = {one.lever.id.rsplit("-", 1)[0]: one.lever for one in handed(finding(), tmp_path)[0].levers}
     assert by_name["draft-more"].samples == 6 * 576, "the verdict's alone"
     assert by_name["draft-more"].device_hours == pytest.approx((6 * 576 * 0.01 + 6 * 7 + 9 * 30) / 3600)
     assert by_name["train-longer"].samples == 3 * by_name["try-dflash"].samples == 3 * (4608 + 6 * 576)
@@ -250,11 +250,11 @@ def verdict_of(lever: Any, root: Path, mean: float | None, **champion: Any) -> N
 
 
 def test_a_refuted_lever_stays_with_its_numbers_and_is_not_proposed_again(tmp_path: Path) -> None:
-    found, _ = hand_off(finding(), tmp_path)
+    found, _ = handed(finding(), tmp_path)
     proven, refuted = found.levers[0].lever, found.levers[1].lever
     verdict_of(proven, tmp_path, 2.75, asked=CHAMPION["asked"] | {"draft_tokens": 4})
     verdict_of(refuted, tmp_path, 2.56)
-    again, text = hand_off(finding(mean=2.55), tmp_path)
+    again, text = handed(finding(mean=2.55), tmp_path)
     assert [one.lever for one in again.of("proven")] == [proven]
     assert [one.lever for one in again.of("refuted")] == [refuted]  # as it was proposed, from 2.540
     assert again.of("proven")[0].outcome.endswith("+0.210, at least the +0.05 asked for; lengths at k = 4 and k = 3 are compared.")
@@ -266,8 +266,22 @@ def test_a_refuted_lever_stays_with_its_numbers_and_is_not_proposed_again(tmp_pa
     assert len(again.of("open")) == len(found.levers) - 2
 
 
+def test_an_open_lever_that_promised_less_than_there_is_now_is_overtaken_and_one_of_another_target_is_no_business_of_ours(
+    tmp_path: Path,
+) -> None:
+    before, _ = handed(finding(), tmp_path)
+    modest = next(one.lever for one in before.levers if one.lever.expected and one.lever.expected < 0.4)
+    ahead = finding(mean=3.2, space={"parameters": {"global_batch": [2, 4, 8]}}, folder=tmp_path)
+    found, text = handed(ahead, tmp_path)
+    (gone,) = [one for one in found.of("refuted") if one.lever == modest]
+    assert "overtaken: it promised" in gone.outcome and "has 3.200" in gone.outcome and modest.command not in text
+    path = tmp_path / f"results/levers/{modest.id}/lever.json"
+    path.write_text(path.read_text().replace(f'"target": "{modest.origin.target}"', '"target": "another"'))
+    assert modest.id not in {one.lever.id for one in handed(ahead, tmp_path)[0].levers}
+
+
 def test_a_search_without_a_verdict_yet_is_judged_by_its_champion(tmp_path: Path) -> None:
-    lever = hand_off(finding(), tmp_path)[0].levers[0].lever
+    lever = handed(finding(), tmp_path)[0].levers[0].lever
     assert judge(lever, tmp_path / "results").status == "open"
     verdict_of(lever, tmp_path, None, acceptance_length=2.7)
     judged = judge(lever, tmp_path / "results")
@@ -277,12 +291,12 @@ def test_a_search_without_a_verdict_yet_is_judged_by_its_champion(tmp_path: Path
 
 def test_where_no_lever_is_open_the_wall_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lib.verdict.frontier.FINDERS", {name: lambda _: "looked at" for name in FINDERS})
-    near, text = hand_off(finding(mean=3.95), tmp_path)
+    near, text = handed(finding(mean=3.95), tmp_path)
     assert near.levers == []
     assert "## Wall\n\nAcceptance length 3.950 (n = 3 fresh seeds) is within 2 % of its ceiling of k + 1 = 4" in text
     assert text.count("- ") >= len(FINDERS)
-    assert "no other has evidence for it" in hand_off(finding(), tmp_path)[1]
-    assert list(next_levers(tmp_path / "nothing")) == ["Next: no lever is open; results/HANDOFF.md says why."]
+    assert "no other has evidence for it" in handed(finding(), tmp_path)[1]
+    assert format_next(finding(mean=3.95), near) == "Next: no lever is open; results/HANDOFF.md says why.\n"
 
 
 def test_gains_below_the_smallest_effect_and_spaces_that_cannot_be_searched_are_passed_over(tmp_path: Path) -> None:
@@ -297,6 +311,6 @@ def test_gains_below_the_smallest_effect_and_spaces_that_cannot_be_searched_are_
 
 def test_without_fresh_seeds_the_selection_is_what_levers_start_from(tmp_path: Path) -> None:
     one = finding(mean=None)
-    found, _ = hand_off(one, tmp_path)
+    found, _ = handed(one, tmp_path)
     assert found.levers[0].lever.origin.acceptance_length == pytest.approx(2.557, abs=1e-3)
     assert found.levers[0].lever.origin.measured_as == "selection, one seed"
