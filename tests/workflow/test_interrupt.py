@@ -44,15 +44,18 @@ def kill_during(one: Clone, logs: str, line: str) -> None:
         time.sleep(0.1)
 
 
-def test_a_controller_killed_in_training_promotion_and_serving_changes_nothing(finished: Clone, tmp_path: Path) -> None:
+def test_a_controller_killed_in_training_promotion_serving_and_contest_changes_nothing(finished: Clone, tmp_path: Path) -> None:
     one = clone(tmp_path, adopt=finished)
     kill_during(one, "train_rung/*.log", "samples")
     kill_during(one, "decide_cohort/s1*.rung1.log", "")
     kill_during(one, "measure_serving/*.log", "ready")
+    kill_during(one, "measure_contest.log", "2 of 4")
     one.snakemake()
     assert decisions(one) == decisions(finished)
     assert heads(one) == heads(finished)
     assert one.records("champion.json")["champion.json"]["arm"] == finished.records("champion.json")["champion.json"]["arm"]
+    ours, theirs = (each.records("verdict.json")["verdict.json"] for each in (one, finished))
+    assert ours == theirs, "at temperature 0 to the last count"
     assert "Nothing to be done" in one.snakemake().stdout
 
 

@@ -26,8 +26,8 @@ def test_the_dry_run_of_every_shipped_configuration_shows_its_plan_once_and_crea
     output = fresh.snakemake("--dry-run", "--config", f"strategy={strategy}", f"space={space}").stdout
     assert output.count("Plan of search ") == 1
     assert output.index(f"strategy {strategy}, eta 3, proxy acc0 (DRAFT)") < output.index("Building DAG of jobs...")
-    assert re.search(r"^Jobs: at most \d+ training, 3 serving", output, re.MULTILINE)
-    assert re.search(r"^Samples: at most [\d,]+; its \d+ arms trained in full would take [\d,]+", output, re.MULTILINE)
+    assert re.search(r"^Jobs: at most \d+ trainings; 9 servings \(2 finalists, 1 standing, 6 for the verdict\)", output, re.MULTILINE)
+    assert re.search(r"^Samples: at most [\d,]+; with its \d+ arms trained in full it would be [\d,]+", output, re.MULTILINE)
     assert "Device-hours: not known before a run" in output
     assert "decide_cohort" in jobs(output)
     assert {path.name for path in fresh.root.iterdir()} - before <= {".snakemake"}
@@ -37,10 +37,10 @@ def test_the_grid_of_a_finite_space_is_planned_in_full_and_money_is_named_where_
     one = clone(tmp_path)
     options = ("cost={seconds_per_sample: 0.5, seconds_per_serving: 60, price_per_device_hour: 3}", "strategy=grid")
     output = one.snakemake("--dry-run", "--config", *options).stdout
-    assert "an exhaustive grid of 6 arms would take 144: nothing saved" in output
+    assert "with an exhaustive grid of 6 arms it would be 264: nothing saved" in output
     assert len(re.findall(r"^gb\d+-\S+ +grid ", output, re.MULTILINE)) == 6
-    assert "Device-hours: about 0.0567 for that" in output  # (7 x 24 samples x 0.5 s + 2 servings x 60 s) / 3600
-    assert "Money: about 0.17 USD for that" in output
+    assert "Device-hours: about 0.137 for that" in output  # (11 x 24 samples x 0.5 s + 6 servings x 60 s) / 3600
+    assert "Money: about 0.41 USD for that" in output
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_the_grid_of_a_finite_space_is_planned_in_full_and_money_is_named_where_
         (["strategy=grid"], "error: parameters.lr is a range without steps, which strategy = 'grid' cannot cover; give it steps"),
         (["serving={top_k: 9}"], "error: serving.top_k = 9 is more than the 5 arms that reach the top rung; lower it"),
         (
-            ["budget={samples: 3000}"],
-            "error: budget.samples = 3,000 is less than the 4,608 that this search may use; raise it, or set search.",
+            ["budget={samples: 6000}"],
+            "error: budget.samples = 6,000 is less than the 8,064 that this search may use; raise it, or set search.",
         ),
         (["seed_from=absent.json"], "error: seed_from = 'absent.json': no such file; name a prior-arms JSON file or a ledger.parquet"),
         (["search={bracket: 7}"], "error: search.bracket = 7 does not exist on 3 rungs; choose from 0 to 2"),

@@ -14,23 +14,30 @@ from tests.workflow.clones import Clone, clone, decisions, heads, jobs
 
 pytestmark = pytest.mark.slow
 
+VIEWS = {"choose_champion", "give_verdict", "write_handoff", "build_ledger", "all", "total"}
+"""Jobs that take a second and may be done again in a copied tree."""
+
 
 def test_a_run_leaves_champion_serving_files_heads_and_ledger(finished: Clone) -> None:
     champion = finished.records("champion.json")["champion.json"]
     servings = finished.records("*/serving.json")
-    assert champion["acceptance_length"] == max(record["acceptance_length"] for record in servings.values())
+    finalists = {arm for record in finished.records("search/finalists-*/rung*.json").values() for arm in record["arms"]}
+    assert champion["acceptance_length"] == max(servings[f"{arm}/serving.json"]["acceptance_length"] for arm in finalists)
     assert len(servings) == len(champion["measured"]) >= 2
     assert "measured in vLLM" in champion["summary"] and champion["rigor"] == "DRAFT"
     assert (finished.root / champion["head"] / "config.json").is_file()
     for path, record in finished.records("*/rung*.acc").items():
         assert record["rigor"] == "DRAFT" and record["context"]["workload"], path
     table = pd.read_parquet(finished.root / "results/ledger.parquet")
-    assert len(table) == len(servings) + len(finished.records("*/rung*.acc"))
+    (contest,) = finished.records("search/*/contest-*.json").values()
+    assert len(table) == len(servings) + len(contest["servings"]) + len(finished.records("*/rung*.acc"))
+    assert set(table["rigor"]) == {"DRAFT"}
 
 
 def test_the_engine_itself_says_what_it_ran(finished: Clone) -> None:
     for record in finished.records("*/serving.json").values():
         context = record["context"]
+        assert (context["identity"]["hardware"], context["parallelism"]["tensor"]) == ("cpu", 1)
         assert context["configuration"]["num_speculative_tokens"] == 3
         assert context["configuration"]["max_num_seqs"] == 8
         assert context["stack"]["vllm"]
@@ -51,7 +58,7 @@ def test_a_second_run_has_nothing_to_do(finished: Clone) -> None:
 def test_a_fresh_clone_with_results_and_resources_copied_in_retrains_and_measures_nothing(finished: Clone, tmp_path: Path) -> None:
     """The champion and the ledger, views of the tree that cost a second, may be made again."""
     copied = clone(tmp_path, adopt=finished, results=True)
-    assert set(jobs(copied.snakemake("--dry-run").stdout)) <= {"choose_champion", "build_ledger", "all", "total"}
+    assert set(jobs(copied.snakemake("--dry-run").stdout)) <= VIEWS
     copied.snakemake()
     assert copied.records("champion.json") == finished.records("champion.json")
     assert "Nothing to be done" in copied.snakemake().stdout
@@ -76,7 +83,10 @@ def test_waiting_longer_for_the_engine_measures_nothing_anew(finished: Clone) ->
         (["seed=1"], {"decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
         (["features={train_prompts: 41}"], {"extract_features", "decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
         (["training={beta1: 0.8}"], {"decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
-        (["serving={output_tokens: 8}"], {"measure_serving", "choose_champion"}),
+        (["serving={workload: {output_tokens: 8}}"], {"measure_serving", "choose_champion"}),
+        (["verdict={seeds: 3}"], {"train_rung", "export_head", "measure_contest", "give_verdict", "write_handoff"}),
+        (["verdict={repeats: 2}"], {"measure_contest", "give_verdict"}),
+        (["verdict={smallest_effect: 0.5}"], {"give_verdict", "write_handoff"}),
         (["serving={top_k: 2}"], {"decide_cohort", "choose_champion", "build_ledger"}),
     ],
 )
@@ -86,17 +96,18 @@ def test_a_changed_configuration_is_not_taken_for_the_finished_one(finished: Clo
 
 def test_another_search_and_back_leaves_the_champion_of_the_search_asked_for(finished: Clone, tmp_path: Path) -> None:
     copied = clone(tmp_path, adopt=finished, results=True)
-    copied.snakemake("--config", "serving={top_k: 3}")
+    copied.snakemake("results/champion.json", "--config", "serving={top_k: 3}")
     assert len(copied.records("champion.json")["champion.json"]["measured"]) > 2
     copied.snakemake()
-    assert copied.records("champion.json") == finished.records("champion.json")
+    for view in ("champion.json", "verdict.json"):
+        assert copied.records(view) == finished.records(view)
 
 
 def test_a_changed_learning_rate_trains_only_new_arms(finished: Clone, tmp_path: Path) -> None:
     copied = clone(tmp_path, adopt=finished, results=True)
     copied.configure("tests/configs/small-space.yaml", parameters={"lr": [1e-3, 3e-3, 2e-2]})
     times = {path: (copied.root / "results" / path).stat().st_mtime_ns for path in heads(copied)}
-    copied.snakemake()
+    copied.snakemake("results/champion.json")
     new = set(heads(copied)) - set(times)
     assert new and all("-lr0.02-" in path or path.endswith("rung1.acc") for path in new)
     assert all((copied.root / "results" / path).stat().st_mtime_ns == time for path, time in times.items())
@@ -136,7 +147,7 @@ def test_a_copy_without_the_resources_trains_and_measures_nothing(finished: Clon
     """Finished work is not done again because what it was made from has been cleared away."""
     copied = clone(tmp_path)
     shutil.copytree(finished.root / "results", copied.root / "results")
-    assert set(jobs(copied.snakemake("--dry-run").stdout)) <= {"choose_champion", "build_ledger", "all", "total"}
+    assert set(jobs(copied.snakemake("--dry-run").stdout)) <= VIEWS
 
 
 def test_a_job_that_ends_slowly_while_a_checkpoint_is_taken_does_not_cut_the_run_short(finished: Clone, tmp_path: Path) -> None:
@@ -158,7 +169,7 @@ def test_a_job_that_ends_slowly_while_a_checkpoint_is_taken_does_not_cut_the_run
         f"if script.endswith('.train_rung.py') and {standing!r} in open(script, errors='replace').read():\n"
         "    atexit.register(linger)\n"
     )
-    one.snakemake(prefix=("env", f"PYTHONPATH={tmp_path}/slow"))
+    one.snakemake("results/champion.json", prefix=("env", f"PYTHONPATH={tmp_path}/slow"))
     assert decisions(one) == decisions(finished)
     assert one.records("champion.json")["champion.json"]["arm"] == finished.records("champion.json")["champion.json"]["arm"]
 
@@ -214,7 +225,7 @@ def test_the_ledger_of_one_search_seeds_another(finished: Clone, tmp_path: Path)
 
 def test_a_search_under_way_is_held_to_its_samples_and_arms_but_not_to_estimated_hours(finished: Clone) -> None:
     refused = finished.snakemake("--dry-run", "--config", "budget={samples: 100}", check=False)
-    assert refused.stdout.strip().splitlines()[-1].startswith("error: budget.samples = 100 is less than the 112 that this search may use")
+    assert refused.stdout.strip().splitlines()[-1].startswith("error: budget.samples = 100 is less than the 208 that this search may use")
     let_on = finished.snakemake("--dry-run", "--config", "budget={device_hours: 0.0001}").stdout
     assert set(jobs(let_on)) == {"plan", "all", "total"}, "only the plan, which names the budget, is written anew"
 
@@ -227,7 +238,7 @@ def test_status_tells_a_finished_an_interrupted_and_no_search_apart(finished: Cl
     whole = status(finished)
     assert "strategy hyperband: finished" in whole
     assert re.search(r"^s1 +0 +8 +3 +3 +0 +0 +0 +0$", whole, re.MULTILINE)
-    assert "Acceptance length in vLLM (DRAFT): " in whole and "Spent: 112 of at most 112 samples" in whole
+    assert "Acceptance length in vLLM (DRAFT): " in whole and "Spent: 208 of at most 208 samples" in whole
     copied = clone(tmp_path, adopt=finished, results=True)
     (last,) = (copied.root / "results/search").glob("s1*/rung1.json")
     arm = copied.records("search/s1*/rung1.json").popitem()[1]["arms"][0]

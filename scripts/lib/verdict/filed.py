@@ -8,7 +8,7 @@ from lib.files import digest
 
 @dataclass(frozen=True)
 class VerdictFiles:
-    """Paths from the root of the tree. `id` names the verdict where it is acknowledged."""
+    """Paths from the root of the tree. `id` names the verdict where it is acknowledged; its letter keeps YAML from reading a number."""
 
     id: str
     champion: str
@@ -25,7 +25,7 @@ def verdict_files(experiment: Experiment) -> VerdictFiles:
     folder = f"results/search/{search.finalists_folder}"
     measured = [search.standing.id, experiment.asked]
     contested = digest([measured, options.seeds, options.repeats])
-    name = digest([search.id, contested, options.confidence, options.smallest_effect])
+    name = "v" + digest([search.id, contested, options.confidence, options.smallest_effect])
     publish = experiment.config.publish
     return VerdictFiles(
         id=name,

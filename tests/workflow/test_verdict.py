@@ -1,0 +1,117 @@
+"""The verdict on configurations that differ, do not differ, and differ the wrong way; and what is recorded of it."""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import pytest
+import yaml
+from lib.experiment import load_experiment
+from lib.verdict.filed import verdict_files
+
+from tests.workflow.clones import Clone, clone, jobs, merged
+
+pytestmark = pytest.mark.slow
+
+SOUND = {"global_batch": 4, "lr": 1e-2, "warmup": 0.0}
+CRIPPLED = SOUND | {"lr": 1e-5}
+"""A learning rate a thousandth of the sound one: the head learns nothing."""
+
+FLAGS = ("--config", "strategy=grid", "space=two.yaml")
+
+
+def contest(one: Clone, champion: dict, standing: dict, *flags: str) -> tuple[dict, str]:
+    """Run a search over the one point `champion` against `standing` to its verdict: the record, and what the run said."""
+    space = yaml.safe_load((one.root / "tests/configs/small-space.yaml").read_text())
+    only = {name: [value] for name, value in champion.items()}
+    changed = {"parameters": only, "standing": standing, "rungs": {"samples": [192], "eta": 3}}
+    (one.root / "two.yaml").write_text(yaml.safe_dump(space | changed))
+    said = one.snakemake(*FLAGS, *flags).stdout
+    return one.records("verdict.json")["verdict.json"], said
+
+
+@pytest.fixture(scope="module")
+def judged(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, dict[str, tuple[dict, str]]]:
+    """A clone in which three contests were held, their arms shared: verdicts by name, and what the runs said. Recorded is nothing."""
+    one = clone(tmp_path_factory.mktemp("judged"), adopt=finished)
+    return one, {
+        "itself": contest(one, SOUND, SOUND),
+        "behind": contest(one, CRIPPLED, SOUND),
+        "ahead": contest(one, SOUND, CRIPPLED),
+    }
+
+
+@pytest.mark.parametrize(
+    ("contest_of", "outcome"),
+    [("itself", "no improvement (within noise)"), ("ahead", "improvement"), ("behind", "regression")],
+)
+def test_outcomes(judged: tuple[Clone, dict], contest_of: str, outcome: str) -> None:
+    one, verdicts = judged
+    verdict, said = verdicts[contest_of]
+    assert (verdict["outcome"], verdict["rigor"]) == (outcome, "VERDICT")
+    assert f"VERDICT: {outcome}." in said and "Next (gains are DRAFT estimates" in said
+    assert {verdict["champion"]["n"], verdict["standing"]["n"]} == {2}
+    assert verdict["context"]["grounding"]["level"] == "L4"
+    if contest_of == "itself":
+        assert verdict["effect"] == 0 and verdict["champion"]["arms"] == verdict["standing"]["arms"]
+    if outcome == "improvement":
+        assert f"--config ack_publish={verdict['id']} would make it the standing baseline baselines/" in said
+    else:
+        assert "Nothing to record" in said
+    assert not (one.root / "baselines").exists()
+
+
+def test_selection_and_verdict_share_no_training_and_no_measurement(judged: tuple[Clone, dict]) -> None:
+    one, verdicts = judged
+    selected = {path.split("/")[0] for path in one.records("*/serving.json")}
+    for verdict, _ in verdicts.values():
+        assert not selected & {*verdict["champion"]["arms"], *verdict["standing"]["arms"]}
+    (_, contest), *_ = sorted(one.records("search/*/contest-*.json").items())
+    started = [serving["repeats"][0]["started_at"] for serving in contest["servings"]]
+    assert contest["order"] == ["champion", "standing", "standing", "champion"] and started == sorted(started)
+    assert len({serving["context"]["grounding"]["node"] for serving in contest["servings"]}) == 1
+
+
+def test_an_improvement_is_recorded_once_and_only_with_its_acknowledgement(judged: tuple[Clone, dict], tmp_path: Path) -> None:
+    one = Clone(tmp_path / "copy")
+    shutil.copytree(judged[0].root, one.root)
+    verdict, _ = judged[1]["ahead"]
+    ack = ("ack_publish=" + verdict["id"], "publish={lake: lake}")
+    wrong = one.snakemake(*FLAGS, "ack_publish=v12345", check=False)
+    last = wrong.stdout.strip().splitlines()[-1]
+    assert (
+        last == f"error: ack_publish = 'v12345' is not the id of this configuration's verdict, {verdict['id']}; the end of its run names it"
+    )
+    for _ in range(2):
+        one.snakemake(*FLAGS, *ack)
+        for publication in (one.root / "results/search").glob("*/publication-*.json"):
+            assert "now stands for" in json.loads(publication.read_text())["summary"] or "knows" in publication.read_text()
+            publication.unlink()
+    (baseline,) = (one.root / "baselines").glob("*.json")
+    kept = json.loads(baseline.read_text())
+    assert kept["history"] == [] and kept["current"]["verdict"] == verdict["id"]
+    assert {name: kept["current"]["point"][name] for name in SOUND} == SOUND
+    with contextlib.chdir(one.root):
+        rows = duckdb.sql(
+            "SELECT target, draft_kind, max(acceptance_length) AS best, count(*) AS measurements "
+            "FROM read_parquet('lake/**/*.parquet', hive_partitioning = true) GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+    best = max(length for repeats in verdict["champion"]["acceptance_lengths"] for length in repeats)
+    assert rows == [(verdict["context"]["identity"]["model"], "eagle3", best, 4)]
+    stands_from_now_on(one, baseline)
+
+
+def stands_from_now_on(one: Clone, baseline: Path) -> None:
+    """The next search takes its standing configuration from the baseline, unless target, data or serving are others."""
+    named = f"baseline={baseline.relative_to(one.root)}"
+    with contextlib.chdir(one.root):
+        values = merged(yaml.safe_load(Path("tests/configs/small.yaml").read_text()), {"strategy": "grid", "space": "two.yaml"})
+        experiment = load_experiment(values | {"baseline": str(baseline)})
+    assert experiment.search.standing.point.lr == SOUND["lr"]
+    assert not (one.root / verdict_files(experiment).verdict).exists()
+    planned = jobs(one.snakemake("--dry-run", *FLAGS, named).stdout)
+    assert "train_rung" not in planned, "both configurations are trained already"
+    other = one.snakemake("--dry-run", *FLAGS, named, "serving={workload: {output_tokens: 8}}", check=False)
+    assert "stands for another context (asked.workload.output_tokens differ)" in other.stdout.strip().splitlines()[-1]
