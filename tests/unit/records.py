@@ -82,7 +82,7 @@ SERVED: dict[str, Any] = {
 }
 """Of a measurement in serving."""
 
-ASKED = {"workload": {"output_tokens": 64}, "repeats": 1}
+ASKED = {"workload": {"output_tokens": 64}, "repeats": 1, "draft_tokens": 2}
 SPEEDS = {
     **{"duration_s": 1.0, "input_tokens": 64, "output_tokens": 128},
     **{f"{what}_throughput": 1.0 for what in ("request", "output", "total_token")},

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lib.errors import UserError
 from lib.experiment import load_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -51,3 +52,32 @@ def test_prompts_of_a_file_are_what_it_says_under_any_python(target: str, tmp_pa
     assert features(target, other) != before
     monkeypatch.setattr(platform, "python_version", lambda: "3.11.99")
     assert features(target, one) == features(target, shuffled) == before
+
+
+def test_a_workload_of_subsets_is_known_by_what_its_files_hold_and_not_by_where_they_lie(tmp_path: Path) -> None:
+    def asked(folder: str, **workload: object) -> dict:
+        return load_experiment({"serving": {"workload": {"path": str(tmp_path / folder), **workload}}}).asked
+
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        for name in ("qa", "math"):
+            (tmp_path / folder / f"{name}.jsonl").write_text(json.dumps({"prompt": name}) + "\n")
+    experiment = load_experiment({"serving": {"workload": {"path": str(tmp_path / "here")}}})
+    assert experiment.subsets == {name: str(tmp_path / f"here/{name}.jsonl") for name in ("math", "qa")}
+    assert asked("here") == asked("there") != load_experiment({}).asked
+    before = asked("here")
+    assert asked("here", top_p=0.95) != before
+    (tmp_path / "here/qa.jsonl").write_text(json.dumps({"prompt": "other"}) + "\n")
+    assert asked("here") != before
+
+
+def test_a_ceiling_is_for_one_request_in_flight_on_a_dense_target() -> None:
+    with pytest.raises(UserError, match=r"concurrency = 16 decoding is not bound by memory bandwidth alone; set it to 1"):
+        load_experiment({"serving": {"sol_ceiling": "GB300"}})
+    assert load_experiment({"serving": {"sol_ceiling": "GB300", "workload": {"concurrency": 1}}})
+
+
+def test_a_bad_prompt_file_of_the_workload_is_named_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "qa.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r'serving\.workload\.path=.*qa\.jsonl line 1 is not \{"prompt": "some text"\}'):
+        load_experiment({"serving": {"workload": {"path": str(tmp_path)}}})

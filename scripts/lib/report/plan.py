@@ -49,6 +49,7 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
         ],
         "arms": list(_arms(search, decisions)),
         "standing": _row(search.standing, "standing", search.top_rung),
+        "calibration": _calibration(search, root),
         "priors": [_prior(search, arm) for arm in search.priors],
         "refused": [refusal.model_dump() for refusal in experiment.refused],
         "upper_bound": {**asdict(work), "device_hours": hours, "cost": None if hours is None or price is None else hours * price},
@@ -99,6 +100,15 @@ def _sound(search: Search, root: Path, name: str, kind: type[M]) -> Iterator[M]:
                 record, recipe = read_record(path, kind), read_json(folder / "arm.json")["recipe"]
                 if record.status == "ok" and all(recipe[key] == search.recipe[key] for key in ("target", "features", "draft")):
                     yield record
+
+
+def _calibration(search: Search, root: Path) -> dict[str, Any] | None:
+    """Return what the ledger under `root`/results/ says of the proxies, None when there is none or it is about other arms."""
+    with suppress(OSError, ValueError, KeyError):
+        calibration: dict[str, Any] = read_json(root / "results/calibration.json")
+        if calibration["recipe"] == search.recipe and calibration["draft_tokens"] == search.space.objective.draft_tokens:
+            return calibration
+    return None
 
 
 def _arms(search: Search, decisions: Decisions) -> Iterator[dict[str, Any]]:
@@ -175,6 +185,7 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     if later > 0:
         yield f"and up to {later:,} arms that later decisions name"
     yield ""
+    yield from _calibration_lines(plan)
     if plan["priors"]:
         yield f"Prior arms ({len(plan['priors'])}):"
         yield from table(
@@ -199,6 +210,17 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     yield f"Jobs: at most {bound['training_jobs']:,} trainings; {bound['serving_jobs']} servings ({servings})"
     yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
     yield from _cost_lines(plan)
+    yield ""
+
+
+def _calibration_lines(plan: dict[str, Any]) -> Iterator[str]:
+    calibration, proxy = plan["calibration"], plan["search"]["space"]["proxy"]
+    if calibration is None:
+        return
+    for one in calibration["proxies"]:
+        yield f"Proxy {one['evidence']}"
+    if calibration["recommended"] not in (None, proxy):
+        yield f"What vLLM has measured speaks for proxy = {calibration['recommended']}: set it in the space file instead of {proxy}"
     yield ""
 
 

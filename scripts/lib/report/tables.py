@@ -1,6 +1,7 @@
 """Tables of the results tree."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pandas as pd
 
 from lib.arm import Arm
 from lib.errors import UserError
-from lib.files import read_json, whole_file
+from lib.files import read_json, read_whole_json, whole_file, write_json
 from lib.search.proxy import proxy_value
+from lib.verdict.calibration import calibrate, recommend
 from lib.verdict.contest import Measurements
 from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
 
@@ -39,8 +41,21 @@ def ledger(results: Path) -> pd.DataFrame:
 
 
 def write_ledger(results: Path) -> None:
-    """Write the ledger of the tree `results` into it, as ledger.csv and ledger.parquet."""
+    """Write the ledger of the tree `results` into it, as ledger.csv and ledger.parquet, and calibration.json: what its proxies are worth.
+
+    The calibration is that of the search whose plan.json lies there.
+    """
     table = ledger(results)
+    search = read_whole_json(results / "plan.json", "delete it, the next run writes it again")["search"]
+    k = search["space"]["objective"]["draft_tokens"]
+    calibration = {
+        "rigor": "DRAFT",
+        "recipe": search["recipe"],
+        "draft_tokens": k,
+        "proxies": [asdict(one) for one in calibrate(table, k, search["recipe"])],
+        "recommended": recommend(table, k, search["recipe"]),
+    }
+    write_json(results / "calibration.json", calibration)
     with whole_file(results / "ledger.csv") as path:
         table.to_csv(path, index=False)
     with whole_file(results / "ledger.parquet") as path:

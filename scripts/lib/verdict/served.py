@@ -45,7 +45,7 @@ def make_bench(experiment: Experiment, repeats: int, threads: int) -> Bench:
     """Return the bench of an experiment, on which the workload is run so many times against every server."""
     config, asked = experiment.config, experiment.asked
     workload = config.serving.workload
-    source = workload.path or f"set aside from {config.features.prompts or f'the standard library of Python {platform.python_version()}'}"
+    prompts = config.features.prompts or f"the standard library of Python {platform.python_version()}"
     return Bench(
         target=Path(experiment.target),
         model=experiment.model,
@@ -55,7 +55,7 @@ def make_bench(experiment: Experiment, repeats: int, threads: int) -> Bench:
             {name: Path(path) for name, path in experiment.subsets.items()},
             **workload.model_dump(exclude={"path"}),
         ),
-        dataset=source,
+        dataset=Path(workload.path).name if workload.path else f"set aside from {prompts}",
         asked=asked | {"repeats": repeats},
         threads=threads,
         start_timeout_s=config.serving.start_timeout_s,

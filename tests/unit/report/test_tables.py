@@ -1,5 +1,6 @@
 """The ledger is every record of the tree, a row each."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,12 @@ def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measur
     servings = [serving(fresh.id, 2.1), serving(fresh.id, 2.2)]
     contest = Measurements(champion=chosen.id, standing=chosen.id, order=["champion", "standing"], servings=servings)
     write_record(tmp_path / "search/finalists-x/contest-y.json", contest)
+    search = {"recipe": chosen.recipe, "space": {"objective": {"draft_tokens": 2}}}
+    write_json(tmp_path / "plan.json", {"search": search})
     write_ledger(tmp_path)
+    calibration = json.loads((tmp_path / "calibration.json").read_text())
+    assert (calibration["rigor"], calibration["recommended"]) == ("DRAFT", None)
+    assert [one["proxy"] for one in calibration["proxies"]] == ["acc0", "chain"]
     table = ledger(tmp_path)
     served = table[table["kind"] == "serving"].set_index("taken_for")
     assert served["seed"].to_dict() == {"selection": 0, "contest-y, 1, champion": 1000, "contest-y, 2, standing": 1000}

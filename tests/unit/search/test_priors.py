@@ -192,6 +192,11 @@ def test_a_ledger_gives_its_arms_once_each_with_what_they_were_measured_on(tmp_p
     assert [refusal.reason for refusal in refused] == ["another context: features"]
 
 
+def test_what_was_trained_for_a_verdict_teaches_no_search(tmp_path: Path) -> None:
+    used, refused = load(ledger(tmp_path, {"arm": "a"}, {"arm": "b", "seed": 1000, "lr": 1e-4}))
+    assert [one.source.split(": ")[1] for one in used] == ["a, rung 0"] and refused == ()
+
+
 @pytest.mark.parametrize(
     "columns", [{"recipe": "{"}, {"recipe": None}, {"accuracies": None}, {"status": "lost"}, {"kind": "serving"}, {"samples": None}]
 )
