@@ -30,12 +30,13 @@ def main() -> None:
         tune = timed(["make", "tune"], clone)
         again = timed(["make", "tune"], clone)
         jobs = job_times(clone)
-        champion = json.loads((clone / "results/champion.json").read_text())
+        champion, verdict = (json.loads((clone / f"results/{name}.json").read_text()) for name in ("champion", "verdict"))
         head = clone / champion["head"] / "model.safetensors"
         result = {
+            "verdict": verdict,
             "champion": champion,
             "head_bytes": head.stat().st_size,
-            "seconds": {"install": install, "tune": tune, "tune_again": again},
+            "seconds": {"install": install, "tune": tune, "tune_again": again, "verdict": verdict_seconds(clone)},
             "machine": machine(clone),
             "jobs": jobs,
         }
@@ -55,6 +56,12 @@ def timed(command: list[str], folder: Path) -> float:
     started = time.monotonic()
     subprocess.run(command, cwd=folder, check=True)
     return round(time.monotonic() - started, 1)
+
+
+def verdict_seconds(clone: Path) -> float:
+    """Return the wall seconds between the choice of the champion and the verdict on it: the fresh trainings, and the contest."""
+    chosen, judged = ((clone / f"results/logs/{rule}.log").stat().st_mtime for rule in ("choose_champion", "give_verdict"))
+    return round(judged - chosen, 1)
 
 
 def job_times(clone: Path) -> dict[str, dict[str, float]]:
@@ -85,7 +92,8 @@ def overheads(result: dict) -> str:
         "# Where the time of `make tune` goes",
         "",
         f"Embedded default, commit {machine['commit']}, Python {machine['python']}, {machine['cores']} cores of {machine['cpu']}, n = 1.",
-        f"Installation {seconds['install']:.0f} s, run {seconds['tune']:.0f} s, the same command again {seconds['tune_again']:.1f} s.",
+        f"Installation {seconds['install']:.0f} s, run {seconds['tune']:.0f} s, of which the verdict {seconds['verdict']:.0f} s "
+        f"({seconds['verdict'] / seconds['tune']:.0%}); the same command again {seconds['tune_again']:.1f} s.",
         f"Job seconds are wall seconds inside the job; two jobs run side by side, so the run has {available:.0f} core-seconds to give.",
         "",
         "| rule | jobs | imports, s | work, s | share of core-seconds |",

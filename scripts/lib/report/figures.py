@@ -3,14 +3,17 @@
 import altair as alt
 import pandas as pd
 
+from lib.config import FIRST_FRESH_SEED
+
 INK, PALE, STANDING = "#0b6fa4", "#b5b5b5", "#d55e00"  # apart for colour-blind eyes and in grey
 
 
 def search_figure(table: pd.DataFrame, standing: str) -> alt.HConcatChart:
     """Return the search beside its outcome: held-out accuracy of every arm along its rungs, and what vLLM measured.
 
-    `table` is the ledger of one search, `standing` the arm id of the standing configuration.
+    `table` is the ledger of one search, `standing` the arm id of the standing configuration. The verdict's trainings are left out.
     """
+    table = table[table["seed"] < FIRST_FRESH_SEED]
     served = table[table["kind"] == "serving"].set_index("arm")["acceptance_length"]
     fate = {arm: "standing" if arm == standing else "finalist" if arm in served.index else "dropped" for arm in table["arm"].unique()}
     curves = table[table["kind"] == "proxy"][["arm", "samples", "acc0"]].dropna()
@@ -38,7 +41,7 @@ def search_figure(table: pd.DataFrame, standing: str) -> alt.HConcatChart:
             color=colour,
         )
     )
-    bars = alt.Chart(measured, title="acceptance length measured in vLLM", width=300, height=240).encode(
+    bars = alt.Chart(measured, title="acceptance length measured in vLLM (DRAFT)", width=300, height=240).encode(
         y=alt.Y(
             "arm:N",
             title=None,
