@@ -15,7 +15,7 @@ tune: install
 	$(BIN)/snakemake $(ARGS)
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 ledger:
 	@$(BIN)/python scripts/ledger.py

@@ -82,6 +82,7 @@ rule give_verdict:
 rule publish_verdict:
     """Record an improvement: the standing baseline, and every measurement of the contest in the perf lake."""
     input:
+        champion=filed.champion,
         verdict=filed.verdict,
         measurements=filed.measurements,
     output:

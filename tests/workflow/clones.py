@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lib.experiment import load_experiment
+from lib.experiment import Experiment, load_experiment
+from lib.verdict.filed import verdict_files
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--configfile", "tests/configs/small.yaml")
@@ -48,12 +49,20 @@ class Clone:
         path = self.root / file
         path.write_text(yaml.safe_dump(merged(yaml.safe_load(path.read_text()), changes)))
 
-    def finalists(self, **changes: object) -> str:
-        """Return the path of the decision that ends the search of the small run, with keys of the configuration changed."""
+    def experiment(self, **changes: object) -> Experiment:
+        """Return the experiment of the small run, with keys of the configuration changed."""
         with contextlib.chdir(self.root):
             values = yaml.safe_load(Path("tests/configs/small.yaml").read_text())
-            search = load_experiment(merged(values, changes)).search
+            return load_experiment(merged(values, changes))
+
+    def finalists(self, **changes: object) -> str:
+        """Return the path of the decision that ends the search of the small run, with keys of the configuration changed."""
+        search = self.experiment(**changes).search
         return f"results/search/{search.finalists_folder}/rung{search.top_rung}.json"
+
+    def champion(self, **changes: object) -> str:
+        """Return the path of the champion of the small run, with keys of the configuration changed. `results/champion.json` is a view."""
+        return verdict_files(self.experiment(**changes)).champion
 
     def records(self, pattern: str) -> dict[str, dict]:
         """Return the JSON files under results/ that match, by path."""

@@ -18,7 +18,7 @@ def test_diverged_and_oom_arms_are_ranked_last_and_the_search_completes(finished
         "tests/configs/small-space.yaml", parameters={"global_batch": [8, 1024], "lr": [3e-3, 1e8]}, rungs={"samples": [1024, 2048]}
     )
     one.configure("tests/configs/small.yaml", training={"micro_batch_limit": 1024})
-    one.snakemake("results/champion.json", prefix=("prlimit", f"--as={ADDRESS_SPACE}"))
+    one.snakemake(one.champion(), prefix=("prlimit", f"--as={ADDRESS_SPACE}"))
     records = one.records("*/rung*.acc")
     failed = {record["arm"]: record["status"] for record in records.values() if record["status"] != "ok"}
     assert set(failed.values()) == {"diverged", "oom"}

@@ -26,11 +26,11 @@ def processes_in(one: Clone) -> list[str]:
     return found
 
 
-def kill_during(one: Clone, logs: str, line: str) -> None:
+def kill_during(one: Clone, logs: str, line: str, *arguments: str) -> None:
     """Start the run, SIGKILL the controller as soon as a new log among `logs` holds `line`, and wait for its children to go."""
     old = set((one.root / "results/logs").glob(logs))
     with (one.root / "controller.log").open("w") as output:
-        controller = subprocess.Popen(one.command(), cwd=one.root, stdout=output, stderr=output)
+        controller = subprocess.Popen(one.command(*arguments), cwd=one.root, stdout=output, stderr=output)
         try:
             while not any(line in path.read_text() for path in set((one.root / "results/logs").glob(logs)) - old):
                 assert controller.poll() is None, f"ended before {logs} said {line!r}\n" + (one.root / "controller.log").read_text()[-3000:]
@@ -44,19 +44,16 @@ def kill_during(one: Clone, logs: str, line: str) -> None:
         time.sleep(0.1)
 
 
-def test_a_controller_killed_in_training_promotion_serving_and_contest_changes_nothing(finished: Clone, tmp_path: Path) -> None:
+def test_a_controller_killed_in_training_promotion_and_serving_changes_nothing(finished: Clone, tmp_path: Path) -> None:
     one = clone(tmp_path, adopt=finished)
     kill_during(one, "train_rung/*.log", "samples")
     kill_during(one, "decide_cohort/s1*.rung1.log", "")
     kill_during(one, "measure_serving/*.log", "ready")
-    kill_during(one, "measure_contest.log", "2 of 4")
-    one.snakemake()
+    one.snakemake(one.champion())
     assert decisions(one) == decisions(finished)
-    assert heads(one) == heads(finished)
+    assert heads(one).items() <= heads(finished).items() and len(heads(one)) == len([path for path in heads(finished) if "-s0-" in path])
     assert one.records("champion.json")["champion.json"]["arm"] == finished.records("champion.json")["champion.json"]["arm"]
-    ours, theirs = (each.records("verdict.json")["verdict.json"] for each in (one, finished))
-    assert ours == theirs, "at temperature 0 to the last count"
-    assert "Nothing to be done" in one.snakemake().stdout
+    assert "Nothing to be done" in one.snakemake(one.champion()).stdout
 
 
 def test_a_job_killed_from_outside_is_done_again(finished: Clone, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import duckdb
 import pytest
 import yaml
-from lib.experiment import load_experiment
 from lib.verdict.filed import verdict_files
 
-from tests.workflow.clones import Clone, clone, jobs, merged
+from tests.workflow.clones import Clone, clone, jobs
+from tests.workflow.test_interrupt import kill_during
 
 pytestmark = pytest.mark.slow
 
@@ -22,25 +22,33 @@ CRIPPLED = SOUND | {"lr": 1e-5}
 FLAGS = ("--config", "strategy=grid", "space=two.yaml")
 
 
-def contest(one: Clone, champion: dict, standing: dict, *flags: str) -> tuple[dict, str]:
-    """Run a search over the one point `champion` against `standing` to its verdict: the record, and what the run said."""
+def write_space(one: Clone, champion: dict, standing: dict) -> None:
+    """Write the space of the one point `champion`, with `standing` for its standing configuration."""
     space = yaml.safe_load((one.root / "tests/configs/small-space.yaml").read_text())
     only = {name: [value] for name, value in champion.items()}
     changed = {"parameters": only, "standing": standing, "rungs": {"samples": [192], "eta": 3}}
     (one.root / "two.yaml").write_text(yaml.safe_dump(space | changed))
-    said = one.snakemake(*FLAGS, *flags).stdout
+
+
+def contest(one: Clone, champion: dict, standing: dict) -> tuple[dict, str]:
+    """Run a search over the one point `champion` against `standing` to its verdict: the record, and what the run said."""
+    write_space(one, champion, standing)
+    said = one.snakemake(*FLAGS).stdout
     return one.records("verdict.json")["verdict.json"], said
 
 
 @pytest.fixture(scope="module")
 def judged(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, dict[str, tuple[dict, str]]]:
-    """A clone in which three contests were held, their arms shared: verdicts by name, and what the runs said. Recorded is nothing."""
+    """A clone in which three contests were held, their arms shared: verdicts by name, and what the runs said. Recorded is nothing.
+
+    The last contest was killed while it measured, and begun anew by the same command.
+    """
     one = clone(tmp_path_factory.mktemp("judged"), adopt=finished)
-    return one, {
-        "itself": contest(one, SOUND, SOUND),
-        "behind": contest(one, CRIPPLED, SOUND),
-        "ahead": contest(one, SOUND, CRIPPLED),
-    }
+    verdicts = {"itself": contest(one, SOUND, SOUND), "behind": contest(one, CRIPPLED, SOUND)}
+    write_space(one, SOUND, CRIPPLED)
+    (one.root / "results/logs/measure_contest.log").unlink()
+    kill_during(one, "measure_contest.log", "1 of 4", *FLAGS)
+    return one, verdicts | {"ahead": contest(one, SOUND, CRIPPLED)}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +76,7 @@ def test_selection_and_verdict_share_no_training_and_no_measurement(judged: tupl
     selected = {path.split("/")[0] for path in one.records("*/serving.json")}
     for verdict, _ in verdicts.values():
         assert not selected & {*verdict["champion"]["arms"], *verdict["standing"]["arms"]}
-    (_, contest), *_ = sorted(one.records("search/*/contest-*.json").items())
+    contest = next(record for record in one.records("search/*/contest-*.json").values() if len(record["servings"]) == 4)
     started = [serving["repeats"][0]["started_at"] for serving in contest["servings"]]
     assert contest["order"] == ["champion", "standing", "standing", "champion"] and started == sorted(started)
     assert len({serving["context"]["grounding"]["node"] for serving in contest["servings"]}) == 1
@@ -106,9 +114,7 @@ def test_an_improvement_is_recorded_once_and_only_with_its_acknowledgement(judge
 def stands_from_now_on(one: Clone, baseline: Path) -> None:
     """The next search takes its standing configuration from the baseline, unless target, data or serving are others."""
     named = f"baseline={baseline.relative_to(one.root)}"
-    with contextlib.chdir(one.root):
-        values = merged(yaml.safe_load(Path("tests/configs/small.yaml").read_text()), {"strategy": "grid", "space": "two.yaml"})
-        experiment = load_experiment(values | {"baseline": str(baseline)})
+    experiment = one.experiment(strategy="grid", space="two.yaml", baseline=str(baseline))
     assert experiment.search.standing.point.lr == SOUND["lr"]
     assert not (one.root / verdict_files(experiment).verdict).exists()
     planned = jobs(one.snakemake("--dry-run", *FLAGS, named).stdout)

@@ -15,7 +15,7 @@ Side = Literal["champion", "standing"]
 
 @dataclass(frozen=True)
 class Contest:
-    """The arms of both sides, one per fresh seed. Both sides train with the same seeds; a champion that is standing meets itself."""
+    """The arms of both sides, one per fresh seed. Both sides train with the same seeds."""
 
     champion: tuple[Arm, ...]
     standing: tuple[Arm, ...]
@@ -26,7 +26,13 @@ class Contest:
         return {arm.id: arm for arm in (*self.champion, *self.standing)}
 
     def order(self) -> Iterator[tuple[Side, Arm]]:
-        """Yield the arms in the order they are measured: seed by seed, and in turn the one side first or the other."""
+        """Yield the arms in the order they are measured: seed by seed, and in turn the one side first or the other.
+
+        A champion that is the standing configuration is measured once, for both.
+        """
+        if self.champion == self.standing:
+            yield from (("champion", arm) for arm in self.champion)
+            return
         for number, (champion, standing) in enumerate(zip(self.champion, self.standing, strict=True)):
             pair: list[tuple[Side, Arm]] = [("champion", champion), ("standing", standing)]
             yield from pair if number % 2 == 0 else reversed(pair)
@@ -42,6 +48,8 @@ class Measurements(Record):
 
     def of(self, side: Side) -> list[ServingRecord]:
         """Return the measurements of one side, seed by seed."""
+        if self.champion == self.standing:
+            return self.servings
         return [serving for one, serving in zip(self.order, self.servings, strict=True) if one == side]
 
 
