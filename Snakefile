@@ -26,6 +26,10 @@ onstart:
 
 
 onsuccess:
+    from lib.report.outcome import (
+        last_words,
+    )  # and with it scipy and pyarrow, which nothing else needs here
+
     with refuse():
         for line in last_words(Path(), filed, settings.publish):
             print(line, file=sys.stderr)
@@ -39,9 +43,10 @@ rule all:
         "results/plan.json",
         filed.champion,
         "results/champion.json",
+        filed.measurements,
         filed.verdict,
         "results/verdict.json",
-        [filed.publication] if settings.ack_publish else [],
+        ([filed.publication(settings.ack_publish)] if settings.ack_publish else []),
         filed.handoff,
         "results/HANDOFF.md",
         "results/ledger.csv",

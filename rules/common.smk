@@ -6,18 +6,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from lib.arm import Arm
 from lib.controller import hold_results, refresh_view, refuse
 from lib.errors import UserError
 from lib.experiment import load_experiment
-from lib.files import digest, read_json, read_whole_json
-from lib.report.outcome import last_words
+from lib.files import digest, read_json
 from lib.report.plan import format_plan, make_plan
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.search.filed import Decisions, decision_path
 from lib.serving.engine import require_vllm
+from lib.verdict.champion import Champion
 from lib.verdict.contest import make_contest
-from lib.verdict.filed import verdict_files
+from lib.verdict.filed import require_acknowledged, verdict_files
+from lib.verdict.record import read_record
 
 with refuse():
     experiment = load_experiment(config)
@@ -32,20 +32,17 @@ settings = experiment.config
 search = experiment.search
 decisions = Decisions(search, Path())
 filed = verdict_files(experiment)
-bench = {"asked": experiment.asked, "method": experiment.space.draft.method}
 plan_file = f"results/search/plan-{digest([filed.verdict, settings.model_dump(include={'budget', 'cost'})])}.json"
 
-if settings.ack_publish not in (None, filed.id):
+if settings.ack_publish:
     with refuse():
-        raise UserError(
-            f"ack_publish = {settings.ack_publish!r} is not the id of this configuration's verdict, {filed.id}"
-            "; the end of its run names it"
-        )
+        require_acknowledged(Path(filed.verdict), settings.ack_publish)
 
 if workflow.is_main_process and not workflow.output_settings.dryrun:
     refresh_view(Path(filed.champion), Path("results/champion.json"))
     refresh_view(Path(filed.verdict), Path("results/verdict.json"))
-    refresh_view(Path(filed.handoff), Path("results/HANDOFF.md"))
+    if exists(filed.handoff):  # until then the last one says what to try next
+        refresh_view(Path(filed.handoff), Path("results/HANDOFF.md"))
     refresh_view(Path(plan_file), Path("results/plan.json"))
 
 
@@ -91,12 +88,13 @@ def until(done, **inputs):
 
 
 def measured(wildcards):
-    """Return whether an arm has been measured with the settings that are asked for now."""
+    """Return whether an arm's head has been measured with the settings that are asked for now."""
     try:
         record = read_json(Path(f"results/{wildcards.arm}/serving.json"))
-    except (FileNotFoundError, ValueError):  # not there or not whole
+        measured = record["asked"], record["head_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):  # not there or not whole
         return False
-    return record.get("asked") == experiment.asked
+    return measured == (experiment.asked, trained_head(wildcards.arm))
 
 
 def prompts(wildcards):
@@ -145,11 +143,8 @@ def finalist_records(wildcards):
 
 def filed_contest():
     """Return the fresh arms of the standing configuration and of the champion that is filed."""
-    chosen = read_whole_json(
-        Path(filed.champion), "delete it, the next run chooses it again"
-    )
-    champion = Arm.from_record(chosen["configuration"])
-    return make_contest(champion, search.standing, settings.verdict.seeds)
+    champion = read_record(Path(filed.champion), Champion).as_arm()
+    return make_contest(champion, search.standing, settings.verdict.seeds, search.id)
 
 
 def contest():
@@ -160,13 +155,24 @@ def contest():
 
 
 def contested(wildcards):
-    """Return whether the verdict's measurements are there, of the champion there is now."""
+    """Return whether the verdict's measurements are there, of the heads of the champion there is now."""
+    held = contest()
     try:
-        measurements = read_json(Path(filed.measurements))
-        chosen = read_json(Path(filed.champion))
-    except (FileNotFoundError, ValueError):  # not there or not whole
+        servings = read_json(Path(filed.measurements))["servings"]
+        measured = [(serving["arm"], serving["head_sha256"]) for serving in servings]
+    except (OSError, ValueError, KeyError, TypeError):  # not there or not whole
         return False
-    return measurements.get("champion") == chosen["arm"]
+    return measured == [(arm.id, trained_head(arm.id)) for _, arm in held.order()]
+
+
+def trained_head(arm):
+    """Return the hash of the head that an arm has trained, None when it failed or has not trained."""
+    try:
+        return read_json(Path(f"results/{arm}/rung{search.top_rung}.acc"))[
+            "head_sha256"
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def contest_heads(wildcards):

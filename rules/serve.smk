@@ -41,6 +41,6 @@ rule measure_serving:
     log:
         "results/logs/measure_serving/{arm}.log",
     params:
-        **bench,
+        asked=experiment.asked,
     script:
         "../scripts/measure_serving.py"

@@ -53,7 +53,8 @@ rule measure_contest:
     log:
         "results/logs/measure_contest.log",
     params:
-        **bench,
+        asked=experiment.asked,
+        search=search.id,
         standing=search.standing.record(),
         verdict=settings.verdict.model_dump(include={"seeds", "repeats"}),
     script:
@@ -72,7 +73,6 @@ rule give_verdict:
     log:
         "results/logs/give_verdict.log",
     params:
-        name=filed.id,
         standing=search.standing.record(),
         verdict=settings.verdict.model_dump(),
     script:
@@ -86,7 +86,7 @@ rule publish_verdict:
         verdict=filed.verdict,
         measurements=filed.measurements,
     output:
-        publication=filed.publication,
+        publication=filed.publication(settings.ack_publish),
     log:
         "results/logs/publish_verdict.log",
     params:

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
-from lib.files import write_json
 from lib.script import running
 from lib.verdict.champion import choose_champion
-from lib.verdict.record import ServingRecord, read_record
+from lib.verdict.record import ServingRecord, read_record, write_record
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -22,5 +21,5 @@ if __name__ == "__main__":
             snakemake.params.search,
             snakemake.params.asked,
         )
-        write_json(Path(snakemake.output.champion), champion)
-        write_json(Path(snakemake.output.view), champion)
+        write_record(Path(snakemake.output.champion), champion)
+        write_record(Path(snakemake.output.view), champion)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from lib.arm import Arm
 from lib.experiment import load_experiment
-from lib.files import read_json
 from lib.script import logger, running
+from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, Measurements, make_contest
 from lib.verdict.record import ProxyRecord, read_record, write_record
 from lib.verdict.served import Bench, make_bench, serve_arm
@@ -31,11 +31,11 @@ def measure_contest(
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
-        champion = Arm.from_record(read_json(Path(snakemake.input.champion))["configuration"])
+        champion = read_record(Path(snakemake.input.champion), Champion).as_arm()
         standing = Arm.from_record(snakemake.params.standing)
         verdict = snakemake.params.verdict
         measurements = measure_contest(
-            make_contest(champion, standing, verdict["seeds"]),
+            make_contest(champion, standing, verdict["seeds"], snakemake.params.search),
             champion.id,
             standing.id,
             make_bench(load_experiment(snakemake.config), verdict["repeats"], snakemake.threads),

@@ -7,7 +7,7 @@ import yaml
 from lib.config import parse_config
 from lib.experiment import load_experiment
 from lib.files import read_json, whole_file
-from lib.report.plan import measured_pace, stated_pace
+from lib.report.plan import known_pace
 from lib.report.tables import ledger
 from lib.script import running
 from lib.verdict.finding import Finding
@@ -25,7 +25,7 @@ if __name__ == "__main__":
         found = hand_off(
             finding,
             default=parse_config(yaml.safe_load(Path("config/config.yaml").read_text())),
-            pace=measured_pace(experiment.search, Path()) or stated_pace(experiment.config.cost),
+            pace=known_pace(experiment, Path()),
             root=Path(),
         )
         handoff, lines = format_handoff(finding, found), format_next(finding, found)

@@ -129,9 +129,9 @@ class Serving(Section):
 class VerdictOptions(Section):
     """How the champion is held against the standing configuration, on trainings and measurements of their own."""
 
-    seeds: int = Field(3, description="fresh training seeds of the champion and of the standing configuration, at least 2")
+    seeds: int = Field(3, le=100, description="fresh training seeds of the champion and of the standing configuration, at least 2")
     repeats: Positive = Field(2, description="times the workload is run against each of their servers")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="1 - the rate at which chance alone may pass for an improvement")
+    confidence: float = Field(0.95, ge=0.51, le=0.999, description="1 - the rate at which chance alone may pass for an improvement")
     smallest_effect: float = Field(0.02, ge=0, description="smallest gain in acceptance length that is worth calling an improvement")
 
     @model_validator(mode="after")
@@ -199,6 +199,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _sequences_fit(self) -> "Config":
         workload = self.serving.workload
+        if workload.output_tokens >= self.serving.max_model_len:
+            raise ValueError(
+                f"serving.workload.output_tokens = {workload.output_tokens} leaves no room for a prompt in "
+                f"serving.max_model_len = {self.serving.max_model_len}; raise the latter"
+            )
         served = self.features.prompt_tokens + workload.output_tokens
         if workload.path is None and served > self.serving.max_model_len:
             raise ValueError(
@@ -382,6 +387,8 @@ def _faults(model: type[BaseModel], error: ValidationError) -> list[str]:
 def _fault(model: type[BaseModel], fault: dict[str, Any]) -> str:
     location = [part for part in fault["loc"] if part not in ("values", "range") or isinstance(part, int)]
     key = ".".join(str(part) for part in location)
+    if not location and fault["type"] == "model_type":
+        return "holds no keys; write {key: value}"
     if fault["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)

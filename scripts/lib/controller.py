@@ -30,7 +30,13 @@ def refuse() -> Iterator[None]:
 
 
 def refresh_view(filed: Path, view: Path) -> None:
-    """Make `view` a copy of `filed` again if another configuration has written over it since; leave it to a process that runs there."""
+    """Make `view` a copy of `filed` again if another configuration has written over it since; leave it to a process that runs there.
+
+    Where nothing is filed yet the view is of another configuration, and goes: its content lies where that one has filed it.
+    """
+    if view.exists() and not filed.exists():
+        with suppress(UserError), _lock(view.parent):
+            view.unlink()
     if filed.exists() and view.exists() and view.read_bytes() != filed.read_bytes():
         with suppress(UserError), _lock(view.parent), whole_file(view) as fresh:
             fresh.write_bytes(filed.read_bytes())

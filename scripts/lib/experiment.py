@@ -14,7 +14,7 @@ from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
 from lib.serving.workload import find_subsets
 from lib.target.load import check_target, target_fingerprint
-from lib.verdict.baseline import read_baseline, require_same_context
+from lib.verdict.baseline import check_folder, read_baseline, require_same_context
 from lib.verdict.ceilings import load_ceiling, require_dense
 
 
@@ -84,6 +84,13 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
         baseline = read_baseline(Path(config.baseline))
         require_same_context(Path(config.baseline), baseline, recipe, asked)
         space = space.model_copy(update={"standing": Point.model_validate(baseline.current["point"])})
+    k = space.objective.draft_tokens
+    if config.verdict.smallest_effect >= k:
+        raise UserError(
+            f"verdict.smallest_effect = {config.verdict.smallest_effect:g} cannot be reached: drafting {k} tokens gains {k}; lower it"
+        )
+    if config.ack_publish:
+        check_folder(Path(config.publish.baselines), "publish.baselines")
     if config.publish.lake:
         from lib.verdict.lake import check_lake  # pyarrow, which few configurations need here
 
@@ -108,11 +115,12 @@ def _serving(config: Config, space: Space, features: str) -> tuple[dict[str, str
     serving, workload = config.serving, config.serving.workload
     if workload.path:
         files = {name: str(path) for name, path in find_subsets(Path(workload.path), "serving.workload.path").items()}
-        for path in files.values():
-            read_prompts(Path(path), "serving.workload.path")
+        fewest = min(len(read_prompts(Path(path), "serving.workload.path")) for path in files.values())
         contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in files.items()}
     else:
-        files, contents = {"serving": f"{features}/prompts/serving.jsonl"}, None
+        files, contents, fewest = {"serving": f"{features}/prompts/serving.jsonl"}, None, config.features.serving_prompts
+    if workload.prompts_per_subset is not None and workload.prompts_per_subset > fewest:
+        raise UserError(f"serving.workload.prompts_per_subset = {workload.prompts_per_subset}, but a subset holds {fewest}; lower it")
     if serving.sol_ceiling:
         load_ceiling(serving.sol_ceiling)
         if workload.concurrency > 1:

@@ -53,8 +53,8 @@ def test_published_schemas_are_the_models(model, file) -> None:
         ({"budget": {"samples": 0}}, "configuration: budget.samples = 0: input should be greater than or equal to 1; correct it"),
         ({"search": {"arm": 3}}, "configuration: unknown key 'search.arm'; did you mean 'arms'?"),
         (
-            {"serving": {"max_model_len": 10}},
-            "configuration: serving.max_model_len = 10 is shorter than features.prompt_tokens + serving.workload.output_tokens = 96; "
+            {"serving": {"max_model_len": 70}},
+            "configuration: serving.max_model_len = 70 is shorter than features.prompt_tokens + serving.workload.output_tokens = 96; "
             "raise it",
         ),
         ({"verdict": {"seeds": 1}}, "configuration: verdict: seeds = 1 tells nothing of the scatter between trainings; set at least 2"),

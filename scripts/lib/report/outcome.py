@@ -16,7 +16,7 @@ def last_words(root: Path, filed: VerdictFiles, publish: Publish) -> Iterator[st
         return
     verdict = read_record(root / filed.verdict, Verdict)
     yield verdict.summary
-    if not (root / filed.publication).exists():
+    if not (root / filed.publication(verdict.id)).exists():
         yield would_publish(verdict, publish)
     if (root / filed.next_levers).exists():
         yield (root / filed.next_levers).read_text().rstrip()

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
     """Return the plan as plain data, under the tree `root`/results/. Raises UserError when the budget does not hold it."""
     search, config = experiment.search, experiment.config
     seeds = config.verdict.seeds
-    pace = measured_pace(search, root) or stated_pace(config.cost)
+    pace = known_pace(experiment, root)
     decisions = Decisions(search, root)
     begun = bool(decisions.taken())
     # A search that was let in is not shut out half-way because seconds turn out longer.
@@ -65,6 +65,16 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
 def format_plan(plan: dict[str, Any]) -> str:
     """Return the plan for a terminal."""
     return "\n".join(_lines(plan))
+
+
+def known_pace(experiment: Experiment, root: Path) -> Pace | None:
+    """Return the pace of the records under `root`/results/, otherwise the one the configuration states, None when no second is known.
+
+    A measurement of the verdict is counted as so many times one of the selection as its repeats are: its server starts but once.
+    """
+    pace = measured_pace(experiment.search, root) or stated_pace(experiment.config.cost)
+    ratio = experiment.config.verdict.repeats / experiment.config.serving.repeats
+    return replace(pace, per_contest=pace.per_serving * ratio) if pace and ratio > 1 else pace
 
 
 def stated_pace(cost: Cost) -> Pace | None:
@@ -207,7 +217,7 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     for refusal in plan["refused"]:
         yield f"Prior arm refused: {refusal['arm']} ({refusal['source']}): {refusal['reason']}"
     servings = f"{search['top_k']} finalists, 1 standing, {2 * plan['fresh_seeds']} for the verdict"
-    yield f"Jobs: at most {bound['training_jobs']:,} trainings; {bound['serving_jobs']} servings ({servings})"
+    yield f"Jobs: at most {bound['training_jobs']:,} trainings; {bound['serving_jobs'] + bound['contest_jobs']} servings ({servings})"
     yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
     yield from _cost_lines(plan)
     yield ""

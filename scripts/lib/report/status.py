@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lib.arm import Arm
 from lib.controller import Holder, holder
 from lib.errors import UserError
 from lib.files import read_whole_json
@@ -15,6 +14,7 @@ from lib.report.text import table
 from lib.search.filed import Decisions, places
 from lib.search.proxy import proxy_value
 from lib.search.search import Search
+from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, make_contest
 from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
 from lib.verdict.verdict import Verdict
@@ -110,8 +110,7 @@ def _contest(root: Path, plan: dict[str, Any], search: Search) -> Contest | None
     path = root / plan["files"]["champion"]
     if not path.exists():
         return None
-    champion = read_whole_json(path, "delete it, the next run chooses it again")
-    return make_contest(Arm.from_record(champion["configuration"]), search.standing, plan["fresh_seeds"])
+    return make_contest(read_record(path, Champion).as_arm(), search.standing, plan["fresh_seeds"], search.id)
 
 
 def _state(record: Measurement | None, log: Path, controller: Holder | None) -> str:

@@ -34,7 +34,7 @@ def ledger(results: Path) -> pd.DataFrame:
         contest = read_record(path, Measurements)
         for number, (side, serving) in enumerate(zip(contest.order, contest.servings, strict=True), start=1):
             if serving.arm not in arms:
-                raise UserError(f"{path} has measured {serving.arm}, which is not under {results}; copy its folder back")
+                raise UserError(f"{path} has measured {serving.arm}, which is not under {results}; copy its folder back, or delete {path}")
             rows.append(_row(arms[serving.arm], serving, f"{path.stem}, {number}, {side}"))
     table = pd.DataFrame(rows)
     return table.sort_values(["arm", "kind", "rung", "taken_for"], ignore_index=True) if rows else table
@@ -46,8 +46,12 @@ def write_ledger(results: Path) -> None:
     The calibration is that of the search whose plan.json lies there.
     """
     table = ledger(results)
-    search = read_whole_json(results / "plan.json", "delete it, the next run writes it again")["search"]
-    k = search["space"]["objective"]["draft_tokens"]
+    plan = read_whole_json(results / "plan.json", "run snakemake results/plan.json, which spends nothing")
+    try:
+        search = plan["search"]
+        k = search["space"]["objective"]["draft_tokens"]
+    except (KeyError, TypeError):
+        raise UserError(f"{results}/plan.json is of another version; run snakemake, which writes it anew") from None
     calibration = {
         "rigor": "DRAFT",
         "recipe": search["recipe"],

@@ -10,11 +10,15 @@ from lib.search.search import Search
 
 @dataclass(frozen=True)
 class Work:
-    """An upper bound of arms trained, of jobs, of training samples; `retrained` are those of prior arms, which come without a state."""
+    """An upper bound of arms trained, of jobs, of training samples; `retrained` are those of prior arms, which come without a state.
+
+    `serving_jobs` are those of the selection, `contest_jobs` the measurements of the verdict.
+    """
 
     arms: int
     training_jobs: int
     serving_jobs: int
+    contest_jobs: int
     samples: int
     retrained: int
 
@@ -27,11 +31,14 @@ class Pace:
     per_job: float
     per_serving: float
     source: str
+    per_contest: float | None = None
+    """Of a measurement of the verdict, where its repeats make it another; None where they do not."""
 
     def device_hours(self, work: Work) -> float:
         """Return the device-hours that `work` takes."""
-        seconds = self.per_sample * work.samples + self.per_job * work.training_jobs + self.per_serving * work.serving_jobs
-        return seconds / 3600
+        per_contest = self.per_serving if self.per_contest is None else self.per_contest
+        serving = self.per_serving * work.serving_jobs + per_contest * work.contest_jobs
+        return (self.per_sample * work.samples + self.per_job * work.training_jobs + serving) / 3600
 
 
 def upper_bound(search: Search, seeds: int) -> Work:
@@ -59,7 +66,8 @@ def upper_bound(search: Search, seeds: int) -> Work:
     return Work(
         arms=arms + served + 1 + 2 * seeds,
         training_jobs=jobs + served + 1 + 2 * seeds,
-        serving_jobs=search.top_k + 1 + 2 * seeds,
+        serving_jobs=search.top_k + 1,
+        contest_jobs=2 * seeds,
         samples=trained + retrained + (served + 1 + 2 * seeds) * caps[-1],
         retrained=retrained + served * caps[-1],
     )

@@ -4,6 +4,7 @@ A baseline file is named by the context its numbers were measured in, so a basel
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +12,13 @@ from typing import Annotated, Any
 from filelock import FileLock
 from pydantic import AfterValidator, ValidationError, model_validator
 
+from lib.config import Point
 from lib.errors import UserError
 from lib.files import differing_keys, digest, flat, write_json
 from lib.verdict.context import Record
 from lib.verdict.record import Filled
 
-OF_AN_ENTRY = ("verdict", "point", "recipe", "asked")
+OF_AN_ENTRY = ("verdict", "point", "over", "recipe", "asked")
 """Keys that every entry has, whatever else its verdict says of it."""
 
 
@@ -33,6 +35,8 @@ def _complete(entry: dict[str, Any]) -> dict[str, Any]:
     missing = [key for key in OF_AN_ENTRY if not entry.get(key)]
     if missing:
         raise ValueError(f"{', '.join(missing)} is missing")
+    for name in ("point", "over"):
+        Point.model_validate(entry[name])
     return entry
 
 
@@ -64,6 +68,20 @@ class Baseline(Record):
         return self
 
 
+def bench_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the serving settings without the number of repeats, in which a verdict differs from a selection."""
+    return {key: value for key, value in asked.items() if key != "repeats"}
+
+
+def check_folder(folder: Path, key: str) -> None:
+    """Refuse a folder that certainly cannot be written, naming the `key` that asked for it. Raises UserError."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"{key} = {folder}: {there} is not a folder; move it away or name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{key} = {folder}: {there} is not writable; change its permissions or name another place")
+
+
 def context_key(model: str, method: str, hardware: str, context: dict[str, Any]) -> str:
     """Return the name of a context, such as `glm-5.1-eagle3-GB300-1f3a9c`: readable in front, a digest of the whole context behind."""
     name = f"{Path(model).name.lower()}-{method}-{hardware}"
@@ -92,6 +110,8 @@ def promote(folder: Path, key: str, entry: dict[str, Any], context: dict[str, An
             history = _entries(read_baseline(path)) if path.exists() else []
             if entry["verdict"] in [former["verdict"] for former in history]:
                 return False
+            if history and history[-1]["point"] != entry["over"]:
+                raise UserError(f"{path} stands for another point than the champion was held against; run with --config baseline={path}")
             baseline = Baseline(key=key, context=context, recipe=entry["recipe"], asked=entry["asked"], current=entry, history=history)
             write_json(path, baseline.model_dump(mode="json"))
     except OSError as error:
@@ -120,7 +140,7 @@ def require_same_context(path: Path, baseline: Baseline, recipe: dict[str, Any],
     Raises:
         UserError: the file, the keys that differ, and the cure.
     """
-    differing = differing_keys({"recipe": baseline.recipe, "asked": baseline.asked}, {"recipe": recipe, "asked": asked})
+    differing = differing_keys({"recipe": baseline.recipe, "asked": baseline.asked}, {"recipe": recipe, "asked": bench_of(asked)})
     if differing:
         raise UserError(
             f"{path} stands for another context ({', '.join(differing)} differ); name a baseline of this target, data and serving "

@@ -40,7 +40,7 @@ def load_ceiling(key: str, path: Path = CEILINGS) -> Ceiling:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or leave serving.sol_ceiling empty") from None
     if not isinstance(entries, dict) or key not in entries:
-        known = ", ".join(entries) if isinstance(entries, dict) else "nothing"
+        known = ", ".join(map(str, entries)) if isinstance(entries, dict) else "nothing"
         raise UserError(f"serving.sol_ceiling = {key!r} is not in {path}, which knows {known}; add it with its source, or leave it empty")
     return checked(Ceiling, entries[key], f"{path}: {key}").model_copy(update={"key": key})
 

@@ -1,17 +1,64 @@
 """The champion of a search: the finalist with the longest acceptance that vLLM measured. DRAFT, for it was chosen by that number."""
 
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from lib.arm import Arm
 from lib.errors import UserError
 from lib.verdict.comparison import require_comparable
-from lib.verdict.record import ServingRecord
+from lib.verdict.context import Record, ServingContext
+from lib.verdict.record import Filled, Length, ServingRecord, Status
 
 
-def choose_champion(
-    servings: list[ServingRecord], finalists: list[Arm], standing: str, search: str, asked: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the champion record: the finalist of longest measured acceptance; ties go to the smaller arm id.
+class Standing(Record):
+    """The standing configuration beside the champion."""
+
+    arm: str
+    status: Status
+    acceptance_length: Length | None
+
+
+class Measured(Record):
+    """An arm that was measured."""
+
+    arm: str
+    acceptance_length: Length
+
+
+class Champion(Record):
+    """`champion.json`."""
+
+    summary: str
+    arm: str
+    configuration: Filled
+    acceptance_length: Length
+    rigor: Literal["DRAFT"] = "DRAFT"
+    standing: Standing
+    measured: list[Measured]
+    failed: dict[str, str]
+    head: str
+    search: str
+    asked: Filled
+    context: ServingContext
+
+    @model_validator(mode="after")
+    def _is_its_arm(self) -> "Champion":
+        try:
+            named = self.as_arm().id
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"configuration is not that of an arm ({error!r})") from None
+        if named != self.arm:
+            raise ValueError(f"configuration is that of {named}, not of {self.arm}")
+        return self
+
+    def as_arm(self) -> Arm:
+        """Return the champion as an arm."""
+        return Arm.from_record(self.configuration)
+
+
+def choose_champion(servings: list[ServingRecord], finalists: list[Arm], standing: str, search: str, asked: dict[str, Any]) -> Champion:
+    """Return the champion: the finalist of longest measured acceptance; ties go to the smaller arm id.
 
     The standing configuration is measured beside the finalists but is no candidate, unless the search found it by itself.
 
@@ -41,20 +88,20 @@ def choose_champion(
     require_comparable(measured)
     best = candidates[0]
     baseline = next(serving for serving in servings if serving.arm == standing)
-    return {
-        "summary": _summary(best, baseline),
-        "arm": best.arm,
-        "configuration": arms[best.arm].record(),
-        "acceptance_length": best.acceptance_length,
-        "rigor": "DRAFT",
-        "standing": {"arm": standing, "status": baseline.status, "acceptance_length": baseline.acceptance_length},
-        "measured": [{"arm": serving.arm, "acceptance_length": serving.acceptance_length} for serving in measured],
-        "failed": {serving.arm: f"{serving.status}: {serving.reason}" for serving in servings if serving.status != "ok"},
-        "head": f"results/{best.arm}/head",
-        "search": search,
-        "asked": asked,
-        "context": best.context.model_dump(mode="json"),
-    }
+    assert isinstance(best.context, ServingContext)
+    return Champion(
+        summary=_summary(best, baseline),
+        arm=best.arm,
+        configuration=arms[best.arm].record(),
+        acceptance_length=_length(best),
+        standing=Standing(arm=standing, status=baseline.status, acceptance_length=baseline.acceptance_length),
+        measured=[Measured(arm=serving.arm, acceptance_length=_length(serving)) for serving in measured],
+        failed={serving.arm: f"{serving.status}: {serving.reason}" for serving in servings if serving.status != "ok"},
+        head=f"results/{best.arm}/head",
+        search=search,
+        asked=asked,
+        context=best.context,
+    )
 
 
 def _summary(best: ServingRecord, standing: ServingRecord) -> str:

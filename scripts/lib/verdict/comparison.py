@@ -8,7 +8,7 @@ from lib.verdict.record import Measurement
 
 OF_THE_ARM = {
     "proxy": ("configuration.trial.", "hardware.host.", "hardware.threads."),
-    "serving": ("identity.head.", "grounding.mean.", "grounding.std.", "grounding.node."),
+    "serving": ("identity.head.", "grounding.mean.", "grounding.std.", "grounding.node.", "grounding.sol_percent."),
 }
 """Context keys in which arms differ by right. Host and threads change a proxy by rounding alone, the kind of device does not."""
 
@@ -26,5 +26,5 @@ def require_comparable(records: Sequence[Measurement]) -> None:
         if differing:
             raise UserError(
                 f"{sound[0].file} and {record.file} were measured in different contexts ({', '.join(differing)}); "
-                "delete the older one, the next run measures it again"
+                f"delete results/{sound[0].arm}/ or results/{record.arm}/, whichever is older: the next run trains and measures it again"
             )

@@ -5,10 +5,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+from pydantic import Field, model_validator
+
 from lib.arm import Arm
 from lib.config import FIRST_FRESH_SEED
+from lib.errors import UserError
+from lib.files import digest
 from lib.verdict.context import Record
 from lib.verdict.record import ServingRecord
+
+FRESH_SEEDS = 10**6
+"""Of so many seeds a contest takes its own."""
 
 Side = Literal["champion", "standing"]
 
@@ -41,10 +48,24 @@ class Contest:
 class Measurements(Record):
     """What the contest has measured, in the order in which it was measured, on one node."""
 
-    champion: str
+    champion: str = Field(description="arm id of the champion, with the seed of the search")
     standing: str
     order: list[Side]
     servings: list[ServingRecord]
+
+    @model_validator(mode="after")
+    def _alike(self) -> "Measurements":
+        if len(self.order) != len(self.servings):
+            raise ValueError(f"order names {len(self.order)} measurements, servings holds {len(self.servings)}")
+        if len({tuple(serving.subsets or ()) for serving in self.servings if serving.status == "ok"}) > 1:
+            raise ValueError("the measurements are not of the same subsets")
+        return self
+
+    def require(self, contest: "Contest", champion: str, standing: str) -> None:
+        """Refuse measurements that are not of these arms in this order. Raises UserError."""
+        measured = [(side, serving.arm) for side, serving in zip(self.order, self.servings, strict=True)]
+        if (self.champion, self.standing) != (champion, standing) or measured != [(side, arm.id) for side, arm in contest.order()]:
+            raise UserError(f"the contest measured {self.champion} against {self.standing}, not {champion} against {standing}; run again")
 
     def of(self, side: Side) -> list[ServingRecord]:
         """Return the measurements of one side, seed by seed."""
@@ -53,11 +74,11 @@ class Measurements(Record):
         return [serving for one, serving in zip(self.order, self.servings, strict=True) if one == side]
 
 
-def make_contest(champion: Arm, standing: Arm, seeds: int) -> Contest:
-    """Return the contest of two configurations over so many fresh seeds, which depend on the search's own seed alone."""
-    return Contest(_fresh(champion, seeds), _fresh(standing, seeds))
+def make_contest(champion: Arm, standing: Arm, seeds: int, search: str) -> Contest:
+    """Return the contest of two configurations over so many fresh seeds.
 
-
-def _fresh(arm: Arm, seeds: int) -> tuple[Arm, ...]:
-    first = FIRST_FRESH_SEED * (1 + arm.seed)
-    return tuple(replace(arm, seed=first + number) for number in range(seeds))
+    The seeds follow from the id of the search and from their number. A baseline that was promoted because its seeds were lucky, or a
+    verdict that is asked for again with more of them, so meets trainings that nobody has looked at.
+    """
+    first = FIRST_FRESH_SEED + int(digest([search, seeds]), 16) % FRESH_SEEDS
+    return Contest(*(tuple(replace(arm, seed=first + number) for number in range(seeds)) for arm in (champion, standing)))

@@ -1,22 +1,36 @@
 """Where champion, contest and verdict are filed: by what they depend on, beside the decision that picked the finalists."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from lib.errors import UserError
 from lib.experiment import Experiment
-from lib.files import digest
+from lib.files import digest, read_whole_json
 
 
 @dataclass(frozen=True)
 class VerdictFiles:
-    """Paths from the root of the tree. `id` names the verdict where it is acknowledged; its letter keeps YAML from reading a number."""
+    """Paths from the root of the tree, but for `publication`, which takes the id of a verdict."""
 
-    id: str
     champion: str
     measurements: str
     verdict: str
-    publication: str
     handoff: str
     next_levers: str
+    publications: str
+
+    def publication(self, verdict: str) -> str:
+        """Return where it is filed that a verdict was recorded."""
+        return self.publications.format(verdict=verdict)
+
+
+def require_acknowledged(verdict: Path, acknowledged: str) -> None:
+    """Refuse an acknowledgement of anything but the verdict that is filed. Raises UserError."""
+    if not verdict.exists():
+        raise UserError(f"ack_publish = {acknowledged!r}, but this configuration has no verdict yet; run without it first")
+    found = read_whole_json(verdict, "delete it, the next run gives it again").get("id")
+    if found != acknowledged:
+        raise UserError(f"ack_publish = {acknowledged!r} is not the id of this configuration's verdict; read it, and acknowledge {found}")
 
 
 def verdict_files(experiment: Experiment) -> VerdictFiles:
@@ -25,14 +39,13 @@ def verdict_files(experiment: Experiment) -> VerdictFiles:
     folder = f"results/search/{search.finalists_folder}"
     measured = [search.standing.id, experiment.asked]
     contested = digest([measured, options.seeds, options.repeats])
-    name = "v" + digest([search.id, contested, options.confidence, options.smallest_effect])
+    name = digest([search.id, contested, options.confidence, options.smallest_effect])
     publish = experiment.config.publish
     return VerdictFiles(
-        id=name,
         champion=f"{folder}/champion-{digest(measured)}.json",
         measurements=f"{folder}/contest-{contested}.json",
         verdict=f"{folder}/verdict-{name}.json",
-        publication=f"{folder}/publication-{name}-{digest(publish.model_dump())}.json",
         handoff=f"{folder}/handoff-{name}.md",
         next_levers=f"{folder}/next-{name}.txt",
+        publications=f"{folder}/publication-{{verdict}}-{digest(publish.model_dump())}.json",
     )

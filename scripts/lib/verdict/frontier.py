@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import ValidationError
 
 from lib.config import Config, Space
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
 from lib.files import read_whole_json
 from lib.search.work import Pace, Work, upper_bound
+from lib.verdict.baseline import bench_of
 from lib.verdict.context import Record
 from lib.verdict.finding import Finding, Found, Proposal
+from lib.verdict.gate import judge
 from lib.verdict.levers import accumulation, draft_tokens, edge, method, proxy, training_length, warmup
 
 FINDERS: dict[str, Callable[[Finding], Found]] = {
@@ -32,8 +35,8 @@ FINDERS: dict[str, Callable[[Finding], Found]] = {
 NEAR_CEILING = 0.98
 """Share of k + 1 from which acceptance length counts as at its ceiling."""
 
-NOT_CARRIED = {"space", "budget", "ack_publish"}
-"""Keys of a configuration that a lever's command does not repeat: its space is its own, the others were another search's."""
+NOT_CARRIED = {"space", "budget", "baseline", "seed_from", "ack_publish"}
+"""Keys of a configuration that a lever's command does not repeat: its space holds the standing point."""
 
 
 class Origin(Record):
@@ -44,7 +47,14 @@ class Origin(Record):
     arm: str
     acceptance_length: float
     measured_as: str
-    draft_tokens: int
+    acceptance_lengths: list[list[float]]
+    confidence: float
+    asked: dict[str, Any]
+
+    @property
+    def draft_tokens(self) -> int:
+        """Tokens drafted per step."""
+        return int(self.asked["draft_tokens"])
 
 
 class Lever(Record):
@@ -102,7 +112,10 @@ def propose(finding: Finding, default: Config, pace: Pace | None) -> tuple[list[
     """
     levers, passed = [], []
     for topic, find in FINDERS.items():
-        found = find(finding)
+        try:
+            found = find(finding)
+        except ValidationError as error:
+            found = f"another space would be out of bounds: {error.errors()[0]['msg']}"
         if isinstance(found, str):
             passed.append(f"{topic}: {found}")
             continue
@@ -121,39 +134,45 @@ def propose(finding: Finding, default: Config, pace: Pace | None) -> tuple[list[
 
 
 def rank(levers: Iterable[Judged]) -> list[Judged]:
-    """Return levers by status and then by value: gain an hour, gains of unknown cost, unknown gains (cheapest first), none at all."""
+    """Return levers by status and then by value: gain an hour, gains at another k, unknown gains (cheapest first), none at all."""
 
     def key(one: Judged) -> tuple[Any, ...]:
         lever = one.lever
-        kind = 1 if lever.expected is None else 0 if lever.expected > 0 else 2
+        other_k = lever.id.startswith("draft-")  # lengths at another k are no like for like
+        kind = 2 if lever.expected is None else 3 if lever.expected <= 0 else 1 if other_k else 0
         return ("open", "proven", "refuted").index(one.status), kind, -(lever.value or 0), -(lever.expected or 0), lever.samples, lever.id
 
     return sorted(levers, key=key)
 
 
-def judge(lever: Lever, results: Path) -> Judged:
-    """Return what became of a lever: open until its own search has a verdict, or a champion, under `results`/search/."""
-    folder = results / f"search/finalists-{lever.search}"
-    verdict, champion = (_newest(folder.glob(f"{name}-*.json")) for name in ("verdict", "champion"))
-    side = verdict["champion"] if verdict else {}
-    if side.get("mean") is not None:
-        length, measured_as = float(side["mean"]), f"n = {side['n']} fresh seeds"
-    elif champion:
-        length, measured_as = float(champion["acceptance_length"]), "selection, one seed"
-    else:
-        return Judged(lever, "open", "")
+def decide(lever: Lever, results: Path) -> Judged:
+    """Return what became of a lever: open until its own search has a verdict under `results`/search/, measured as its origin was.
+
+    It is proven when the gate calls its champion an improvement on the origin's; fewer drafted tokens, when no more is lost than was said.
+    """
     origin = lever.origin
-    gain = length - origin.acceptance_length
-    proven = gain >= lever.needs
-    bar = f"{'at least' if proven else 'short of'} the {lever.needs:+g} asked for"
-    other = (champion or {}).get("asked", {}).get("draft_tokens", origin.draft_tokens)
-    compared = "" if other == origin.draft_tokens else f"; lengths at k = {other} and k = {origin.draft_tokens} are compared"
+    verdicts = [read_whole_json(path, "delete it") for path in results.glob(f"search/finalists-{lever.search}/verdict-*.json")]
+    alike = [one for one in verdicts if _but_k(bench_of(one["asked"])) == _but_k(origin.asked) and one["champion"]["n"]]
+    if not alike or not origin.acceptance_lengths:
+        return Judged(lever, "open", "")
+    found = max(alike, key=lambda verdict: verdict["champion"]["n"])
+    side, k = found["champion"], found["asked"]["draft_tokens"]
+    ruling = judge(
+        side["acceptance_lengths"], origin.acceptance_lengths, confidence=origin.confidence, smallest_effect=max(lever.needs, 0.0)
+    )
+    assert ruling.effect is not None
+    proven = ruling.outcome == "improvement" if lever.needs > 0 else ruling.effect >= lever.needs
+    compared = "" if k == origin.draft_tokens else f"; k = {k} and k = {origin.draft_tokens} are compared, so read the throughput as well"
     return Judged(
         lever,
         "proven" if proven else "refuted",
-        f"its champion's acceptance length is {length:.3f} ({measured_as}) against {origin.acceptance_length:.3f} "
-        f"({origin.measured_as}): {gain:+.3f}, {bar}{compared}.",
+        f"its champion's acceptance length is {side['mean']:.3f} (n = {side['n']} fresh seeds) against {origin.acceptance_length:.3f} "
+        f"({origin.measured_as}): {ruling.effect:+.3f}, {ruling.outcome}{compared}.",
     )
+
+
+def _but_k(asked: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in asked.items() if key != "draft_tokens"}
 
 
 def overtaken(judged: Judged, finding: Finding) -> Judged:
@@ -171,9 +190,12 @@ def frontier(finding: Finding, fresh: list[Lever], kept: list[Lever], passed: li
 
     One that is decided stays as it was proposed. An open one that promised less than the champion at hand has is refuted by that.
     """
-    ours = [judge(lever, results) for lever in kept if lever.origin.target == finding.recipe["target"]]
-    decided = {one.lever.id: one for one in ours if one.status != "open"}
-    judged = {one.lever.id: overtaken(one, finding) for one in ours} | {lever.id: judge(lever, results) for lever in fresh} | decided
+    proposed = {_name(lever) for lever in fresh}
+    ours = [overtaken(decide(lever, results), finding) for lever in kept if lever.origin.target == finding.recipe["target"]]
+    settled = {one.lever.id: one for one in ours if one.status != "open"}
+    # Of levers of one name the present search knows better.
+    others = {one.lever.id: one for one in ours if one.status == "open" and _name(one.lever) not in proposed}
+    judged = others | {lever.id: decide(lever, results) for lever in fresh} | settled
     levers = rank(judged.values())
     wall = None if any(one.status == "open" for one in levers) else _wall(finding, bool(levers))
     return Frontier(levers, passed, wall)
@@ -183,6 +205,10 @@ def changed_words(config: Config, default: Config) -> list[str]:
     """Return the words after `--config` that make the default configuration this one, but for the keys `NOT_CARRIED`."""
     ours, theirs = (one.model_dump(mode="json", exclude=NOT_CARRIED) for one in (config, default))
     return [f"{key}={_flow(value)}" for key, value in _changes(ours, theirs).items()]
+
+
+def _name(lever: Lever) -> str:
+    return lever.id.rpartition("-")[0]
 
 
 def space_yaml(space: Space, lever: Lever) -> str:
@@ -219,7 +245,9 @@ def _lever(finding: Finding, proposal: Proposal, experiment: Experiment, default
             arm=finding.champion["arm"],
             acceptance_length=finding.length,
             measured_as=finding.measured_as,
-            draft_tokens=finding.draft_tokens,
+            acceptance_lengths=finding.verdict["champion"]["acceptance_lengths"],
+            confidence=finding.verdict["confidence"],
+            asked=bench_of(finding.experiment.asked),
         ),
     )
 
@@ -228,14 +256,15 @@ def _work(finding: Finding, experiment: Experiment) -> tuple[Work, str]:
     """Return the most that a lever's search uses. Where only k differs every arm of the search is trained already."""
     search, origin, seeds = experiment.search, finding.experiment.search, experiment.config.verdict.seeds
     work = upper_bound(search, seeds)
+    servings = work.serving_jobs + work.contest_jobs
     only_k_differs = (
         search.space.model_copy(update={"objective": origin.space.objective}) == origin.space and search.recipe == origin.recipe
     )
     if only_k_differs and search.space.proxy == "acc0":
         work = replace(work, training_jobs=2 * seeds, samples=2 * seeds * search.space.rungs.samples[-1], retrained=0)
-        said = f"{work.serving_jobs} servings, and {work.training_jobs} trainings of the verdict should another arm win"
+        said = f"{servings} servings, and {work.training_jobs} trainings of the verdict should another arm win"
         return work, f"{said}; the arms of the search are trained already"
-    return work, f"{work.samples:,} samples in {work.training_jobs} training jobs, {work.serving_jobs} servings"
+    return work, f"{work.samples:,} samples in {work.training_jobs} training jobs, {servings} servings"
 
 
 def _experiment(config: Config, space: Space) -> Experiment:
@@ -247,11 +276,6 @@ def _experiment(config: Config, space: Space) -> Experiment:
             return load_experiment(config.model_dump(mode="json", exclude=NOT_CARRIED) | {"space": str(path)})
         except UserError as error:
             raise UserError(str(error).replace(f"{path}: ", "")) from None
-
-
-def _newest(paths: Iterable[Path]) -> dict[str, Any] | None:
-    path = max(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
-    return None if path is None else dict(read_whole_json(path, "delete it, the next run writes it again"))
 
 
 def _wall(finding: Finding, tried: bool) -> str:

@@ -25,6 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lib.errors import UserError
 from lib.files import digest, flat
+from lib.verdict.baseline import check_folder
 
 PARTITIONS = ("target", "draft_kind", "hardware")
 """Keys of a row that become folders, outermost first. As Hive has it, they are not columns of the files."""
@@ -105,12 +106,7 @@ def check_lake(url: str) -> None:
     """
     if not issubclass(_filesystem_class(url), LocalFileSystem):
         return
-    root = Path(LocalFileSystem._strip_protocol(url))
-    there = next(path for path in (root, *root.parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise UserError(f"publish.lake = {url}: {there} is not a folder; move it away or name another place")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"publish.lake = {url}: {there} is not writable; change its permissions or name another place")
+    check_folder(Path(LocalFileSystem._strip_protocol(url)), "publish.lake")
 
 
 def _filesystem_class(url: str) -> Any:

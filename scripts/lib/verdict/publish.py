@@ -6,7 +6,7 @@ from typing import Any
 
 from lib.arm import Arm, reachable
 from lib.config import Publish
-from lib.verdict.baseline import context_key, promote
+from lib.verdict.baseline import bench_of, context_key, promote
 from lib.verdict.contest import Measurements, Side
 from lib.verdict.context import ServingContext
 from lib.verdict.lake import append
@@ -29,22 +29,22 @@ def publish(verdict: Verdict, measurements: Measurements, arms: list[Arm], optio
     if verdict.outcome != "improvement":
         return {"verdict": verdict.id, "published": False, "summary": f"Nothing recorded: the outcome is {verdict.outcome}."}
     rows = lake_rows(verdict, measurements, arms)
-    files = append(options.lake, rows) if options.lake else []
     folder, key = Path(options.baselines), baseline_key(verdict)
-    changed = promote(folder, key, _entry(verdict), _shared(verdict))
     baseline = str(folder / f"{key}.json")
+    changed = promote(folder, key, _entry(verdict), _shared(verdict))
+    files = append(options.lake, rows) if options.lake else []
     summary = f"{baseline} now stands for the champion of verdict {verdict.id}" if changed else f"{baseline} knows verdict {verdict.id}"
     summary += f"; {len(files)} measurements are in {options.lake}." if options.lake else "; no publish.lake is named."
     return {"verdict": verdict.id, "published": True, "summary": summary, "baseline": baseline, "lake": files}
 
 
 def would_publish(verdict: Verdict, options: Publish) -> str:
-    """Return one sentence: what an acknowledgement of this verdict would record, and how to give it."""
+    """Return one sentence: what an acknowledgement of this verdict would record, and what to add to the command to give it."""
     if verdict.outcome != "improvement":
         return "Nothing to record: only an improvement becomes the standing baseline."
     lake = f" and add {sum(one.n for one in (verdict.champion, verdict.standing))} measurements to {options.lake}" if options.lake else ""
     return (
-        f"Not recorded yet: --config ack_publish={verdict.id} would make it the standing baseline "
+        f"Not recorded yet: the same command with ack_publish={verdict.id} after --config would make it the standing baseline "
         f"{options.baselines}/{baseline_key(verdict)}.json{lake}."
     )
 
@@ -90,7 +90,8 @@ def _row(verdict: Verdict, side: Side, serving: ServingRecord, arm: Arm) -> dict
 def _entry(verdict: Verdict) -> dict[str, Any]:
     keys = ("recipe", "asked", "outcome", "effect", "interval", "interval_level", "smallest_effect", "confidence", "champion", "standing")
     values = verdict.model_dump(mode="json")
-    return {"verdict": verdict.id, "search": verdict.search, "point": values["champion"]["point"], **{key: values[key] for key in keys}}
+    entry = {"verdict": verdict.id, "search": verdict.search, "point": values["champion"]["point"], **{key: values[key] for key in keys}}
+    return entry | {"over": values["standing"]["point"], "asked": bench_of(values["asked"])}
 
 
 def _measured_in(verdict: Verdict) -> ServingContext:

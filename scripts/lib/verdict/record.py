@@ -14,6 +14,7 @@ Filled = Annotated[dict[str, Any], Field(min_length=1)]
 Status = Literal["ok", "diverged", "oom"]
 Count = Annotated[int, Field(ge=0)]
 Measured = Annotated[float, Field(ge=0)]
+Length = Annotated[float, Field(ge=1)]
 R = TypeVar("R", bound="Record")
 
 
@@ -131,8 +132,8 @@ class ServingRecord(Measurement):
     draft_tokens: int | None
     accepted: int | None
     subsets: dict[str, Acceptance] | None = Field(description="per subset of the workload, repeats pooled")
-    repeats: list[Repeat] | None = Field(description="each run of the workload")
-    prompt_acceptance: dict[str, list[float]] | None = Field(
+    repeats: Annotated[list[Repeat], Field(min_length=1)] | None = Field(description="each run of the workload")
+    prompt_acceptance: dict[str, list[Length]] | None = Field(
         description="per subset the acceptance length of every prompt; None where the stream does not show it exactly"
     )
     head_sha256: str | None
@@ -149,6 +150,10 @@ class ServingRecord(Measurement):
         if not isinstance(self.context, ServingContext):
             raise ValueError("context is not that of a serving engine")
         Acceptance(**{name: getattr(self, name) for name in Acceptance.model_fields})
+        sent = {name: subset.num_prompts for name, subset in self.context.workload.subsets.items()}
+        known = {name: len(lengths) for name, lengths in (self.prompt_acceptance or {}).items()}
+        if (self.subsets or {}).keys() != sent.keys() or known not in ({}, sent):
+            raise ValueError(f"subsets or prompt_acceptance are not of the workload's subsets and prompts, {sent}")
         return self
 
     @property

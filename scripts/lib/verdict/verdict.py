@@ -7,6 +7,7 @@ from pydantic import Field
 
 from lib.config import Point, VerdictOptions
 from lib.errors import UserError
+from lib.files import digest
 from lib.verdict.comparison import require_comparable
 from lib.verdict.contest import Contest, Measurements
 from lib.verdict.context import Grounding, Record, ServingContext
@@ -65,18 +66,27 @@ class Verdict(Ruling):
 
 
 def give_verdict(
-    contest: Contest, measurements: Measurements, proxies: Sequence[ProxyRecord], options: VerdictOptions, *, name: str, search: str
+    contest: Contest, measurements: Measurements, proxies: Sequence[ProxyRecord], options: VerdictOptions, *, search: str
 ) -> Verdict:
-    """Return the verdict on a contest.
+    """Return the verdict on a contest. Its id follows from its content: an acknowledgement is of what was read, and of nothing else.
 
     Args:
         contest: the arms of both sides.
         measurements: what vLLM measured of them, interleaved on one node.
         proxies: the training records of the same arms, for what they were trained on.
         options: confidence and smallest effect of interest.
-        name: id of the verdict.
         search: id of the search.
+
+    Raises:
+        UserError: a head that was measured is not the one its training record names.
     """
+    trained = {proxy.arm: proxy.head_sha256 for proxy in proxies}
+    for serving in measurements.servings:
+        if serving.head_sha256 != trained[serving.arm]:
+            raise UserError(
+                f"results/{serving.arm}/ was trained anew since the contest measured its head; delete the folder and results/search/*/"
+                "contest-*.json that names it, the next run trains and measures it again"
+            )
     sides = {side: measurements.of(side) for side in ("champion", "standing")}
     champion = _contestant(contest.champion[0].point, sides["champion"])
     standing = _contestant(contest.standing[0].point, sides["standing"])
@@ -84,6 +94,9 @@ def give_verdict(
         champion.acceptance_lengths, standing.acceptance_lengths, confidence=options.confidence, smallest_effect=options.smallest_effect
     )
     ruling = judged.model_dump(exclude={"champion", "standing"})
+    if champion.failed and judged.outcome != "insufficient data":
+        said = f"{len(champion.failed)} of {len(champion.arms)} trainings of the champion failed, and a mean of the others would flatter it"
+        ruling |= {"outcome": "insufficient data", "reason": said}
     sound = {side: [serving for serving in servings if serving.status == "ok"] for side, servings in sides.items()}
     subsets, prompts = {}, None
     try:
@@ -98,7 +111,7 @@ def give_verdict(
     return Verdict(
         **ruling,
         summary=_summary(Ruling(**ruling), champion, standing),
-        id=name,
+        id="v" + digest([measurements.model_dump(mode="json"), options.model_dump(), search]),
         search=search,
         champion=champion,
         standing=standing,
@@ -161,7 +174,7 @@ def _context(servings: list[ServingRecord], champion: Contestant, standing: str)
     assert isinstance(context, ServingContext)
     grounding = Grounding.model_validate(
         context.grounding.model_dump()
-        | {"level": "L4", "baseline": standing, "n": champion.n, "mean": champion.mean, "std": champion.std}
+        | {"level": "L4" if champion.n > 1 else "L1", "baseline": standing, "n": champion.n, "mean": champion.mean, "std": champion.std}
         | {"sol_percent": None, "sol_ceiling": None}
     )
     return context.model_copy(update={"grounding": grounding})
@@ -188,4 +201,5 @@ def _named(side: Contestant) -> str:
 
 
 def _measured(side: Contestant) -> str:
-    return f"{side.mean:.3f} ± {side.std:.3f} (n = {side.n} seeds)" if side.std is not None else f"{side.mean:.3f} (n = {side.n} seed)"
+    failed = f", {len(side.failed)} more failed" if side.failed else ""
+    return f"{side.mean:.3f} ± {side.std:.3f} (n = {side.n} seeds{failed})"

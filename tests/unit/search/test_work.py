@@ -1,5 +1,7 @@
 """The upper bound of a search's work, and budgets."""
 
+from dataclasses import replace
+
 import pytest
 from lib.config import STRATEGIES, Budget
 from lib.errors import UserError
@@ -39,10 +41,12 @@ def test_no_search_takes_more_than_its_upper_bound(strategy: str, priors: tuple,
 def test_the_shipped_search_costs_what_a_hand_count_gives() -> None:
     """s2 9x64 + 3x128 + 1x384, s1 3x192 + 1x384, s0 3x576, the standing configuration 576; the verdict 2x3 of 576."""
     work = upper_bound(make_search(), 0)
-    assert (work.samples, work.training_jobs, work.serving_jobs, work.arms) == (4608, 21, 3, 16)
+    assert (work.samples, work.training_jobs, work.serving_jobs, work.contest_jobs, work.arms) == (4608, 21, 3, 0, 16)
     assert PACE.device_hours(work) == pytest.approx((4608 * 0.5 + 21 * 10 + 3 * 60) / 3600)
     judged = upper_bound(make_search(), 3)
-    assert (judged.samples, judged.training_jobs, judged.serving_jobs, judged.arms) == (4608 + 6 * 576, 27, 9, 22)
+    assert (judged.samples, judged.training_jobs, judged.serving_jobs, judged.contest_jobs, judged.arms) == (4608 + 6 * 576, 27, 3, 6, 22)
+    slower = replace(PACE, per_contest=100.0)
+    assert slower.device_hours(judged) - PACE.device_hours(judged) == pytest.approx(6 * (100 - 60) / 3600)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ def finding(
 def verdict(mean: float | None, per_position: tuple[float, ...], point: Point) -> dict[str, Any]:
     """Return a verdict as the gate gives it."""
     n = 0 if mean is None else 3
-    side = {"point": point.model_dump(), "arms": [], "n": n, "mean": mean, "std": 0.02, "subsets": {}}
+    lengths = [[mean - 0.01], [mean], [mean + 0.01]] if mean else []
+    side = {"acceptance_lengths": lengths, "point": point.model_dump(), "arms": [], "n": n, "mean": mean, "std": 0.02, "subsets": {}}
     return {
         "id": "1f3a9c",
         "summary": "VERDICT: insufficient data." if mean is None else f"VERDICT: improvement, {mean:.3f}.",
@@ -70,6 +71,7 @@ def verdict(mean: float | None, per_position: tuple[float, ...], point: Point) -
         "interval": None if mean is None else [mean - 1.61, mean - 1.49],
         "interval_level": 0.95,
         "smallest_effect": 0.05,
+        "confidence": 0.95,
         "seeds_to_tell": None,
         "champion": side | {"per_position_acceptance": list(per_position)},
         "standing": side | {"point": STANDING, "mean": mean and 1.55, "per_position_acceptance": [0.4, 0.1, 0.05]},

@@ -46,7 +46,8 @@ promote(Path(sys.argv[1]), KEY, entry("v2"), CONTEXT)
 def entry(verdict: str, **changes: Any) -> dict[str, Any]:
     point = {"global_batch": 8, "lr": 3e-4, "warmup": 0.05}
     acceptance = {"mean": 2.5, "std": 0.02, "n": 3}
-    return {"verdict": verdict, "point": point, "recipe": RECIPE, "asked": ASKED, "acceptance": acceptance, "effect": 0.1} | changes
+    points = {"point": point, "over": point}
+    return {"verdict": verdict, **points, "recipe": RECIPE, "asked": ASKED, "acceptance": acceptance, "effect": 0.1} | changes
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
@@ -217,6 +218,20 @@ def test_a_number_that_is_not_finite_is_never_promoted(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="effect = nan is not a finite number"):
         promote(tmp_path, KEY, entry("v2", effect=float("nan")), CONTEXT)
     assert verdicts(tmp_path) == ["v1"]
+
+
+def test_a_champion_that_was_held_against_another_point_does_not_replace_the_one_that_stands(tmp_path: Path) -> None:
+    better, worse = ({"global_batch": 4, "lr": lr, "warmup": 0.0} for lr in (5e-3, 1e-3))
+    promote(tmp_path, KEY, entry("v1", point=better), CONTEXT)
+    with pytest.raises(UserError, match=rf"stands for another point .*; run with --config baseline={tmp_path}"):
+        promote(tmp_path, KEY, entry("v2", point=worse), CONTEXT)
+    assert promote(tmp_path, KEY, entry("v3", point=worse, over=better), CONTEXT)
+    assert verdicts(tmp_path) == ["v1", "v3"]
+
+
+def test_repeats_are_no_part_of_what_a_baseline_stands_for(tmp_path: Path) -> None:
+    promote(tmp_path, KEY, entry("v1"), CONTEXT)
+    require_same_context(tmp_path / f"{KEY}.json", read_baseline(tmp_path / f"{KEY}.json"), RECIPE, ASKED | {"repeats": 5})
 
 
 def test_a_baseline_of_another_context_is_refused_by_file_and_key(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from lib.arm import Arm
 from lib.errors import UserError
-from lib.verdict.champion import choose_champion
+from lib.verdict.champion import Champion, choose_champion
 from lib.verdict.record import ServingRecord
 
 from tests.unit.records import ASKED, SERVED, arm, failed, serving
@@ -12,7 +12,7 @@ A, B, D, STANDING = arm(1e-3), arm(2e-3), arm(9e-3), arm(5e-4)
 
 
 def choose(servings: list[ServingRecord], finalists: list[Arm], standing: Arm = STANDING) -> dict:
-    return choose_champion(servings, finalists, standing.id, "search", ASKED)
+    return choose_champion(servings, finalists, standing.id, "search", ASKED).model_dump(mode="json")
 
 
 def test_the_champion_is_the_finalist_of_longest_measured_acceptance() -> None:
@@ -20,7 +20,10 @@ def test_the_champion_is_the_finalist_of_longest_measured_acceptance() -> None:
     assert (champion["arm"], champion["acceptance_length"], champion["rigor"]) == (B.id, 2.5, "DRAFT")
     assert "+0.600 against the standing configuration" in champion["summary"] and "DRAFT" in champion["summary"]
     assert champion["failed"] == {D.id: "diverged: loss is nan"}
-    assert Arm.from_record(champion["configuration"]) == B
+    assert Champion.model_validate(champion).as_arm() == B
+    for spoiled in ({"configuration": A.record()}, {"configuration": {"arm": B.id}}, {"acceptance_length": 0.5}):
+        with pytest.raises(ValueError, match=r"configuration is|greater than or equal"):
+            Champion.model_validate(champion | spoiled)
 
 
 def test_ties_go_to_the_smaller_id() -> None:

@@ -13,7 +13,6 @@ OTHER = {
     ("regime", "start"): "cold",
     ("regime", "tier"): "latency",
     ("grounding", "level"): "L3",
-    ("grounding", "sol_percent"): None,  # only with its ceiling, and together they differ below
     ("grounding", "sol_ceiling"): None,
     ("grounding", "n"): None,  # only with its standard deviation
 }
@@ -55,14 +54,20 @@ def test_measurements_that_differ_in_any_one_field_are_not_compared(path: tuple[
         # A field that is None here is a text or a number elsewhere; pydantic reads "0.5" and "5" as either.
         context = changed(SERVED, path, OTHER.get(path) or (other(value) if value is not None else "1"))
     with pytest.raises(UserError, match=rf"different contexts \(.*{path[-1]}"):
-        require_comparable([serving("a"), serving("b", context=context)])
+        require_comparable([serving("a"), serving("b", context=context, prompt_acceptance=None)])
 
 
 @pytest.mark.parametrize("path", [path for path in fields(SERVED) if free("serving", path)], ids=".".join)
 def test_measurements_differ_in_their_heads_and_numbers_by_right(path: tuple[str, ...]) -> None:
-    if path[-1] == "std":
-        return
+    if value_at(SERVED, path) is None:
+        return  # the two that go with other fields, below
     require_comparable([serving("a"), serving("b", context=changed(SERVED, path, other(value_at(SERVED, path))))])
+
+
+def test_measurements_differ_in_their_scatter_and_their_share_of_the_speed_of_light() -> None:
+    whole = SERVED["grounding"] | {"n": 2, "std": 0.1, "sol_percent": 40.0, "sol_ceiling": "GB300"}
+    other_numbers = whole | {"std": 0.2, "sol_percent": 41.0}
+    require_comparable([serving(name, context=SERVED | {"grounding": one}) for name, one in (("a", whole), ("b", other_numbers))])
 
 
 @pytest.mark.parametrize("path", [path for path in fields(CONTEXT) if not free("proxy", path)], ids=".".join)

@@ -268,7 +268,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_key(tmp_path: Path, changes: di
 def test_a_lake_that_cannot_be_written_is_refused_before_and_at_the_append(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     for url in (tmp_path / "file", tmp_path / "file" / "lake", f"file://{tmp_path}/file"):
-        with pytest.raises(UserError, match=rf"^publish.lake = {url}: {tmp_path}/file is not a folder; move it away"):
+        with pytest.raises(UserError, match=rf"^publish.lake = .*{tmp_path}/file.*: {tmp_path}/file is not a folder; move it away"):
             check_lake(str(url))
         with pytest.raises(UserError, match=rf"^publish.lake = {url} cannot be written \("):
             append(str(url), [measurement()])

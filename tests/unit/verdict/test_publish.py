@@ -12,11 +12,11 @@ from lib.verdict.publish import baseline_key, publish, would_publish
 
 from tests.unit.verdict.test_verdict import CHAMPION, STANDING, measured, verdict
 
-AHEAD, LEVEL = ([2.5, 2.52, None], [2.0, 2.01, 1.99]), ([2.0, 2.01, 1.99], [2.0, 2.01, 1.99])
+AHEAD, LEVEL = ([2.5, 2.52, 2.51], [2.0, None, 1.99]), ([2.0, 2.01, 1.99], [2.0, 2.01, 1.99])
 
 
 def recorded(sides: tuple[list, list], folder: Path) -> dict:
-    contest = make_contest(CHAMPION, STANDING, 3)
+    contest = make_contest(CHAMPION, STANDING, 3, "s")
     options = Publish(baselines=str(folder / "baselines"), lake=str(folder / "lake"))
     given = verdict(*sides)
     said = would_publish(given, options)
@@ -27,19 +27,20 @@ def recorded(sides: tuple[list, list], folder: Path) -> dict:
 
 def test_an_improvement_is_the_new_baseline_and_its_sound_measurements_are_in_the_lake_however_often_it_is_recorded(tmp_path: Path) -> None:
     first, second = recorded(AHEAD, tmp_path), recorded(AHEAD, tmp_path)
-    assert "now stands for the champion of verdict v; 5 measurements are in" in first["summary"]
-    assert "knows verdict v; 5 measurements are in" in second["summary"]
+    assert f"now stands for the champion of verdict {first['verdict']}; 5 measurements are in" in first["summary"]
+    assert f"knows verdict {first['verdict']}; 5 measurements are in" in second["summary"]
     baseline = read_baseline(Path(first["baseline"]))
     assert baseline.current["point"]["lr"] == CHAMPION.lr and baseline.history == []
     assert Path(first["baseline"]).stem == baseline.key == baseline_key(verdict(*AHEAD))
     assert "head" not in json.dumps(baseline.context) and "grounding" not in baseline.context
+    first_seed = make_contest(CHAMPION, STANDING, 3, "s").champion[0].seed
     rows = ds.dataset(tmp_path / "lake", partitioning="hive").to_table().to_pylist()
     assert sorted((row["role"], row["seed"], row["acceptance_length"]) for row in rows) == [
-        ("champion", 1000, 2.5),
-        ("champion", 1001, 2.52),
-        ("standing", 1000, 2.0),
-        ("standing", 1001, 2.01),
-        ("standing", 1002, 1.99),
+        ("champion", first_seed, 2.5),
+        ("champion", first_seed + 1, 2.52),
+        ("champion", first_seed + 2, 2.51),
+        ("standing", first_seed, 2.0),
+        ("standing", first_seed + 2, 1.99),
     ]
     assert {(row["target"], row["draft_kind"], row["hardware"], row["isl"], row["osl"]) for row in rows} == {
         ("tiny-llama", "eagle3", "cpu", 32.0, 64)

@@ -6,4 +6,4 @@ from lib.verdict.finding import Finding, Found
 def find(finding: Finding) -> Found:
     """Say why accumulation is never proposed."""
     searched = "is searched" if finding.space.parameters.accum else "is not searched"
-    return f"accumulation {searched}; the loss is a mean over the whole global batch, so it changes rounding and speed, not what is learned"
+    return f"it {searched}; the loss is a mean over the whole global batch, so it changes rounding and speed, not what is learned"

@@ -74,6 +74,11 @@ def _widen(finding: Finding, name: str, domain: Values | Range, value: float, bo
     possible = bound < 1 if name == "warmup" else bound >= 1 if name in COUNTS else bound > 0
     if low <= bound <= high or not possible:
         return f"{name} = {value:g} is at the edge, but nothing lies beyond"
+    column = COLUMNS.get(name, name)
+    known = finding.full[finding.full[column] >= bound] if upwards else finding.full[finding.full[column] <= bound]
+    if len(known):
+        best, own = known["chain"].max(), finding.full["chain"].max()
+        return f"{name} = {value:g} is at the edge, but {bound:g} and beyond was tried: chain {best:.2f} against {own:.2f} (DRAFT)"
     space = finding.changed(parameters={name: widened(domain, bound).model_dump(mode="json")})
     if name in COUNTS:
         reason = infeasible(finding.point.model_copy(update={name: int(bound)}), space, finding.experiment.config.training)

@@ -28,7 +28,7 @@ def find(finding: Finding) -> Found:
         Proposal(
             name="train-longer",
             title=f"Train {eta} times as long, to {samples[-1]:,} samples",
-            why=f"The chain estimate of {arm} rose from rung to rung, {_steps(curve)}: the last is worth {rise:+.2f} in acceptance. "
+            why=f"The chain estimate (DRAFT) of {arm} rose from rung to rung, {_steps(curve)}: the last is worth {rise:+.2f}. "
             f"{samples[-1]:,} samples are {samples[-1] / prompts:.1f} epochs of {prompts:,} prompts ({last / prompts:.1f} now); "
             "no new data is needed, each epoch is shuffled anew.",
             expected=min(max(gain * finding.per_chain, 0.0), finding.headroom),
