@@ -2,7 +2,7 @@
 # make test   install what is missing, then run every test
 # make ledger write results/ledger.* anew from the tree, however far the search has come
 # make status show how a running or interrupted search stands
-# make lint   check style and types
+# make lint   check style, types and the workflow
 # make schema write config/schema*.json anew, after a change of scripts/lib/config.py
 
 PYTHON ?= python3
@@ -27,6 +27,7 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile rules
+	@faults=$$($(BIN)/snakemake --lint 2>&1) || { echo "$$faults"; exit 1; }
 	$(BIN)/mypy
 
 schema: install

@@ -24,6 +24,8 @@ rule write_prompts:
         serving=f"{experiment.features}/prompts/serving.jsonl",
     log:
         "results/logs/write_prompts.log",
+    conda:
+        "../envs/laptop.yaml"
     params:
         features=settings.features.model_dump(exclude={"prompts"}),
     script:
@@ -44,6 +46,8 @@ rule extract_features:
         features=directory(f"{experiment.features}/{{split}}"),
     log:
         "results/logs/extract_features.{split}.log",
+    conda:
+        "../envs/laptop.yaml"
     params:
         response_tokens=settings.features.response_tokens,
         aux_layers=list(experiment.space.draft.aux_layers),

@@ -20,7 +20,9 @@ rule build_ledger:
         calibration="results/calibration.json",
     log:
         "results/logs/build_ledger.log",
+    conda:
+        "../envs/laptop.yaml"
     params:
-        results="results",
+        results=subpath(input.plan, parent=True),
     script:
         "../scripts/build_ledger.py"

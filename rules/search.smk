@@ -18,6 +18,8 @@ rule plan:
         view="results/plan.json",
     log:
         "results/logs/plan.log",
+    conda:
+        "../envs/laptop.yaml"
     script:
         "../scripts/plan.py"
 
@@ -36,6 +38,8 @@ checkpoint decide_cohort:
         decision="results/search/{bracket}/rung{rung}.json",
     log:
         "results/logs/decide_cohort/{bracket}.rung{rung}.log",
+    conda:
+        "../envs/laptop.yaml"
     params:
         search=search.describe(),
     script:

@@ -20,6 +20,8 @@ rule export_head:
         head=directory("results/{arm}/head"),
     log:
         "results/logs/export_head/{arm}.log",
+    conda:
+        "../envs/laptop.yaml"
     script:
         "../scripts/export_head.py"
 
@@ -40,6 +42,8 @@ rule measure_serving:
         serving="results/{arm}/serving.json",
     log:
         "results/logs/measure_serving/{arm}.log",
+    conda:
+        "../envs/laptop.yaml"
     params:
         asked=experiment.asked,
     script:

@@ -11,6 +11,8 @@ if settings.target.path is None:
             model=directory(experiment.target),
         log:
             "results/logs/train_target.log",
+        conda:
+            "../envs/laptop.yaml"
         params:
             tiny=settings.target.tiny.model_dump(),
         script:

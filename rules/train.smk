@@ -22,6 +22,8 @@ rule train_rung:
         state=directory("results/{arm}/rung{rung}.state"),
     log:
         "results/logs/train_rung/{arm}.rung{rung}.log",
+    conda:
+        "../envs/laptop.yaml"
     params:
         arm=arm_record,
     script:

@@ -26,6 +26,8 @@ checkpoint choose_champion:
         view="results/champion.json",
     log:
         "results/logs/choose_champion.log",
+    conda:
+        "../envs/laptop.yaml"
     params:
         search=search.id,
         standing=search.standing.id,
@@ -52,6 +54,8 @@ rule measure_contest:
         measurements=filed.measurements,
     log:
         "results/logs/measure_contest.log",
+    conda:
+        "../envs/laptop.yaml"
     params:
         asked=experiment.asked,
         search=search.id,
@@ -72,6 +76,8 @@ rule give_verdict:
         view="results/verdict.json",
     log:
         "results/logs/give_verdict.log",
+    conda:
+        "../envs/laptop.yaml"
     params:
         standing=search.standing.record(),
         verdict=settings.verdict.model_dump(),
@@ -89,6 +95,8 @@ rule publish_verdict:
         publication=filed.publication(settings.ack_publish),
     log:
         "results/logs/publish_verdict.log",
+    conda:
+        "../envs/laptop.yaml"
     params:
         acknowledged=settings.ack_publish,
         arms=contest_records,
@@ -108,5 +116,7 @@ rule write_handoff:
         view="results/HANDOFF.md",
     log:
         "results/logs/write_handoff.log",
+    conda:
+        "../envs/laptop.yaml"
     script:
         "../scripts/write_handoff.py"

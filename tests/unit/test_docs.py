@@ -1,0 +1,127 @@
+"""Documentation names only what is there: make verbs, files, keys, examples, rules."""
+
+import hashlib
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lib.config import STRATEGIES, Config, Space, load_space, parse_config
+from lib.search.priors import PriorFile
+from snakemake.cli import parse_config as parse_command_line
+
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / name for name in subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True).splitlines()]
+GUIDES = [ROOT / "README.md", ROOT / "config/README.md"]
+FORM = "section={key: value}"
+"""How the guides write that a key of a section is given, where any section and key are meant."""
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^    .*$", re.MULTILINE)
+INLINE = re.compile(r"`([^`]+)`")
+
+
+def code(path: Path) -> list[str]:
+    """Return the indented lines and the code within the prose of a file."""
+    text = FENCE.sub("", path.read_text())
+    return INDENTED.findall(text) + [" ".join(span.split()) for span in INLINE.findall(INDENTED.sub("", text))]
+
+
+def fenced(path: Path, language: str) -> list[str]:
+    return [body for found, body in FENCE.findall(path.read_text()) if found == language]
+
+
+def named_keys(path: Path) -> list[str]:
+    """Return the dotted names among the code of a file that are not names of files."""
+    dotted = [span for span in code(path) if re.fullmatch(r"[a-z_]+(\.[a-z0-9_]+)+", span)]
+    return [name for name in dotted if not re.search(r"\.(csv|json|jsonl|lock|md|parquet|py|yaml)$", name)]
+
+
+def is_key(name: str, model: Any) -> bool:
+    for part in name.split("."):
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return False
+        model = fields[part].annotation
+    return True
+
+
+def config_arguments(line: str) -> Iterator[list[str]]:
+    """Yield what follows each `--config` of a command line, up to the next option or the end of its command."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";")
+    lexer.whitespace_split = True
+    words = list(lexer)
+    for place in [place for place, word in enumerate(words) if word == "--config"]:
+        rest = words[place + 1 :]
+        yield rest[: next((end for end, word in enumerate(rest) if word == ";" or word.startswith("--")), len(rest))]
+
+
+EXAMPLES = [arguments for guide in GUIDES for line in code(guide) for arguments in config_arguments(line) if arguments != [FORM]]
+
+
+def test_every_make_verb_exists() -> None:
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {verb for path in FILES for span in code(path) for verb in re.findall(r"\bmake(?: [A-Z]+=\S+)* ([a-z][\w-]*)", span)}
+    assert named and named <= targets, named - targets
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file(path: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", path.read_text()))
+    missing = [link for link in links if "://" not in link and not (path.parent / link.partition("#")[0]).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", [*GUIDES, ROOT / "CONTRIBUTING.md"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_key_that_is_named_exists(path: Path) -> None:
+    assert not [name for name in named_keys(path) if not is_key(name, Config) and not is_key(name, Space)]
+
+
+def test_keys_are_found_in_the_guides() -> None:
+    assert all(len(named_keys(guide)) > 5 for guide in GUIDES)
+    assert is_key("serving.workload.top_p", Config) and not is_key("serving.output_tokens", Config)
+
+
+@pytest.mark.parametrize("arguments", EXAMPLES, ids=" ".join)
+def test_every_example_of_the_command_line_is_valid(arguments: list[str]) -> None:
+    config = parse_config(parse_command_line(arguments))
+    load_space(ROOT / config.space)
+    assert config.strategy in STRATEGIES
+
+
+def test_examples_are_found_in_the_guides() -> None:
+    assert len(EXAMPLES) > 5
+    assert list(config_arguments("a --config 'b={c: 1}' d=e --dry-run; f --config g=h; i # j")) == [["b={c: 1}", "d=e"], ["g=h"]]
+
+
+def test_every_example_of_a_file_is_valid() -> None:
+    guide = ROOT / "config/README.md"
+    configurations, priors = fenced(guide, "yaml"), fenced(guide, "json")
+    assert configurations and priors
+    for example in configurations:
+        parse_config(yaml.safe_load(example))
+    for example in priors:
+        PriorFile.model_validate(json.loads(example))
+
+
+@pytest.mark.parametrize("model", [Config, Space], ids=lambda model: model.__name__)
+def test_the_tables_of_keys_are_the_models(model) -> None:
+    rows = "".join(f"| `{name}` | {field.description} |\n" for name, field in model.model_fields.items())
+    assert f"| key | what it is |\n|---|---|\n{rows}\n" in (ROOT / "config/README.md").read_text(), f"the rows are:\n{rows}"
+
+
+@pytest.mark.parametrize("path", [ROOT / "Snakefile", *sorted(ROOT.glob("rules/*.smk"))], ids=lambda path: path.name)
+def test_every_rule_says_what_it_does(path: Path) -> None:
+    rules = re.findall(r'^ *(?:rule|checkpoint) (\w+):\n( *""".+""")?', path.read_text(), re.MULTILINE)
+    assert not [name for name, docstring in rules if not docstring]
+    assert rules or path.name == "common.smk"
+
+
+def test_condas_environment_is_that_of_the_lock() -> None:
+    digest = hashlib.sha256((ROOT / "envs/laptop.lock").read_bytes()).hexdigest()
+    assert f"{digest}  envs/laptop.lock" in (ROOT / "envs/laptop.post-deploy.sh").read_text(), f"write {digest}; see envs/README.md"
