@@ -38,3 +38,9 @@ def test_the_view_is_left_alone_while_another_process_runs_there(filed: Path) ->
 def test_nothing_is_made_where_there_is_nothing_to_refresh(tmp_path: Path) -> None:
     refresh_view(tmp_path / "results/search/champion.json", tmp_path / "results/champion.json")
     assert not (tmp_path / "results").exists()
+
+
+def test_a_view_of_another_configuration_goes_where_ours_has_filed_nothing_yet(filed: Path) -> None:
+    filed.unlink()
+    refresh_view(filed, filed.parents[1] / "champion.json")
+    assert not (filed.parents[1] / "champion.json").exists()
