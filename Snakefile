@@ -26,9 +26,8 @@ onstart:
 
 
 onsuccess:
-    from lib.report.outcome import (
-        last_words,
-    )  # and with it scipy and pyarrow, which nothing else needs here
+    # Imported here for scipy and pyarrow, which nothing else in this process needs.
+    from lib.report.outcome import last_words
 
     with refuse():
         for line in last_words(Path(), filed, settings.publish):
