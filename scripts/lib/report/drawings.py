@@ -20,6 +20,7 @@ RATES, LENGTHS = ["side", "position", "rate"], ["subset", "side", "length"]
 MEASURED = "acceptance length (tokens per step)"
 COLOURS = dict(zip(FATES, (INK, "#56b4e9", STANDING, PALE, "#5f5f5f"), strict=True))
 SHAPES = dict(zip(FATES, ("diamond", "circle", "square", "cross", "triangle-up"), strict=True))
+WIDTHS = dict(zip(FATES, (3, 2, 2, 1, 1), strict=True))
 DASHES: dict[str, list[int]] = {fate: [6, 3] if fate == "standing" else [1, 0] for fate in FATES}
 
 
@@ -48,10 +49,10 @@ def learning_curves(story: Story) -> Figure:
     present = _present(curves)
     dashes = alt.StrokeDash("fate:N", scale=_scale(present, DASHES), legend=None)
     layers = [
-        base.transform_filter(alt.FieldOneOfPredicate("fate", fates))
-        .mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=width)
+        base.transform_filter(alt.FieldEqualPredicate(fate, "fate"))
+        .mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=WIDTHS[fate])
         .encode(detail="arm:N", color=_colour(present), strokeDash=dashes)
-        for fates, width in ((["dropped", "undecided"], 1.2), (["finalist", "champion", "standing"], 2.2))
+        for fate in reversed(present)
     ]
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(color=_colour(present), shape=_shape(present))
     return alt.layer(*layers, marks.properties(data=ends)).properties(title=_title(title, words.trained(story) + note))
@@ -85,7 +86,7 @@ def search_map(story: Story) -> Figure:
     ringed = points[points["fate"].isin(["champion", "finalist", "standing"])]
     present = _present(ringed)
     rings = base.properties(data=ringed).mark_point(filled=False, size=700, strokeWidth=2.5, opacity=1)
-    rings = rings.encode(stroke=alt.Stroke("fate:N", scale=_scale(present, COLOURS), legend=_legend()), shape=_shape(present, legend=False))
+    rings = rings.encode(stroke=alt.Stroke("fate:N", scale=_scale(present, COLOURS), legend=_legend()), shape=_shape(present))
     broken = int(points["acc0"].isna().sum())
     note = f" Black crosses: {broken} arm(s) that diverged or ran out of memory." if broken else ""
     said = f"{words.trained(story)} Colours of different rungs (sizes) are not comparable.{note}"
@@ -261,5 +262,5 @@ def _colour(domain: list[str], name: str = "fate") -> alt.Color:
     return alt.Color(f"{name}:N", scale=_scale(domain, COLOURS), legend=_legend())
 
 
-def _shape(domain: list[str], name: str = "fate", *, legend: bool = True) -> alt.Shape:
-    return alt.Shape(f"{name}:N", scale=_scale(domain, SHAPES), legend=_legend() if legend else None)
+def _shape(domain: list[str], name: str = "fate") -> alt.Shape:
+    return alt.Shape(f"{name}:N", scale=_scale(domain, SHAPES), legend=_legend())

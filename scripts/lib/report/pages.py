@@ -19,22 +19,22 @@ SORT_AND_FILTER = Path(__file__).with_name("table.js").read_text()
 
 COLUMNS = {
     "fate": "fate",
-    "arm": "arm",
     "kind": "measured",
-    "taken_for": "taken for",
     "rung": "rung",
     "samples": "samples",
+    "acc0": "acc0 (DRAFT)",
+    "chain_of_all_positions": "chain (DRAFT)",
+    "acceptance_length": "acceptance length",
     "global_batch": "global batch",
     "lr": "lr",
     "warmup": "warmup",
     "seed": "seed",
-    "acc0": "acc0 (DRAFT)",
-    "chain_of_all_positions": "chain (DRAFT)",
-    "acceptance_length": "acceptance length",
     "status": "status",
-    "reason": "reason",
     "device_seconds": "device-seconds",
     "rigor": "rigor",
+    "taken_for": "taken for",
+    "arm": "arm",
+    "reason": "reason",
 }
 """Columns of the ledger that people read, and what they are called."""
 

@@ -31,6 +31,7 @@ COLUMNS = (
     "global_batch",
     "warmup",
     "recipe",
+    "chain_of_all_positions",
     *ProxyRecord.model_fields,
     *ServingRecord.model_fields,
 )
@@ -94,10 +95,12 @@ class Story:
         return self.proxies.sort_values("rung").groupby("arm", as_index=False).last()
 
     def in_full(self) -> int:
-        """Return the samples of training every arm of the search so far in full; one that failed counts as far as it was asked to go."""
+        """Return the samples of training every arm of the search in full; one that failed or is undecided counts as far as it has come."""
         last = self.last[self.last["fate"] != "standing"]
+        counted = (last["status"] == "ok") & (last["fate"] != "undecided")
         top = self.search.space.rungs.samples[-1]
-        return sum(reachable(top, int(row.global_batch)) if row.status == "ok" else int(row.samples) for row in last.itertuples())
+        in_full = sum(reachable(top, int(batch)) for batch in last[counted]["global_batch"])
+        return in_full + int(last[~counted]["samples"].sum())
 
     def _of_the_search(self, kind: str) -> pd.DataFrame:
         rows = self.table[(self.table["kind"] == kind) & self.table["arm"].isin(self.fates)]

@@ -14,7 +14,7 @@ def trained(story: Story) -> str:
     seeds = sorted(int(seed) for seed in story.proxies["seed"].unique())
     return (
         f"{context['model.draft.method'].upper()} head for target {target(story)}; trained on {context['hardware.devices']:g} x "
-        f"{context['hardware.device_name']}, {context['hardware.threads']:g} threads, torch {context['stack.torch']}, speculators "
+        f"{context['hardware.device_name']}, {context['hardware.threads']:g} thread(s), torch {context['stack.torch']}, speculators "
         f"{context['stack.speculators']}; {context['workload.train_samples']:g} training and {context['workload.heldout_samples']:g} "
         f"held-out samples; n = {story.proxies['arm'].nunique()} arms, one training each (seed {', '.join(map(str, seeds))})."
     )
@@ -58,7 +58,7 @@ def saving(story: Story) -> str:
     if not full:
         return "Nothing has been trained yet."
     arms = own["arm"].nunique()
-    said = f"The search trained {used:,} samples; its {arms} arms in full would have taken {full:,}: {1 - used / full:.0%} saved"
+    said = f"The search trained {used:,} samples; its {arms} arms in full would have taken {full:,}: {1 - used / full:.0%} saved so far"
     pace = story.plan["pace"]
     hours = f", about {pace['per_sample'] * (full - used) / 3600:.2g} device-hours (DRAFT estimate)" if pace and full > used else ""
     return f"{said}{hours}."
