@@ -146,7 +146,7 @@ def acceptance(story: Story) -> Figure:
         x=alt.X("length:Q", title=f"tokens per step ({rigor})"),
     )
     labels = bars.mark_text(align="left", dx=4, color="#222").encode(text=alt.Text("length:Q", format=".3f"))
-    panels = [left, bars.mark_bar().encode(color=_colour(sides, "side")) + labels]
+    panels = [left, bars.mark_bar().encode(color=_colour(sides, "side")) + labels] if len(lengths) else [left]
     if verdict and any(one.interval for one in verdict.subsets.values()):
         panels.append(_effects(verdict))
     return alt.hconcat(*panels).properties(title=_title(title, context + n))

@@ -22,10 +22,10 @@ LOADED = re.compile(
 
 
 def small(**changes: object) -> Search:
-    return make_search(recipe=RECIPE | {"draft": {"method": "eagle3"}}, **changes)
+    return make_search(recipe=RECIPE | {"draft": {"method": "eagle3"}}, objective={"draft_tokens": 2}, **changes)
 
 
-def drawn(root: Path, stage: Stage, **lengths: float) -> dict[str, str]:
+def drawn(root: Path, stage: Stage, **lengths: float | None) -> dict[str, str]:
     make_tree(root, small(), stage, **lengths)
     draw_report(root)
     return {path.name: path.read_text() for path in (root / "results/report").iterdir()}
@@ -45,6 +45,20 @@ def test_every_file_is_drawn_however_far_the_search_has_come_and_none_loads_anyt
         assert not LOADED.search(content), name
         assert name.endswith(".html") or (content.startswith("<svg") and 'fill="white"' in content), "its own ground makes it legible"
         assert not re.search(r"\b(NaN|nan|undefined)\b", text(content).replace("loss is nan", "")), name
+
+
+def test_a_verdict_without_a_measurement_of_one_side_is_drawn(tmp_path: Path) -> None:
+    files = drawn(tmp_path, "judged", champion=None)
+    card = text(files["verdict.html"])
+    assert "Insufficient data" in card and "diverged: loss is nan" in card and "not measured" in card
+
+
+def test_a_champion_that_is_the_standing_configuration_is_drawn(tmp_path: Path) -> None:
+    standing = {"global_batch": [8], "lr": [3e-4], "warmup": [0.1]}
+    make_tree(tmp_path, small(strategy="grid", top_k=1, parameters=standing))
+    draw_report(tmp_path)
+    assert "No improvement" in text((tmp_path / "results/report/verdict.html").read_text())
+    assert set(read_story(tmp_path).fates.values()) == {"standing"}
 
 
 @pytest.mark.parametrize(("lengths", "outcome"), [((2.5, 2.0), "Improvement"), ((2.0, 2.5), "Regression")])
@@ -102,6 +116,15 @@ def test_arms_that_diverged_are_on_the_map_and_counted_beside_the_curves(tmp_pat
     assert failed
     assert f"{failed} arm(s) diverged" in text(drawings.svg(drawings.learning_curves(story)))
     assert f"Black crosses: {failed} arm(s)" in text(drawings.svg(drawings.search_map(story)))
+
+
+@pytest.mark.parametrize(("top_k", "said"), [(1, "acc0: insufficient data"), (6, "acc0: rank correlation")])
+def test_the_proxies_are_drawn_with_the_words_of_the_calibration(tmp_path: Path, top_k: int, said: str) -> None:
+    make_tree(tmp_path, small(strategy="random", options={"arms": 8}, top_k=top_k))
+    story = read_story(tmp_path)
+    assert story.calibration
+    figure = text(drawings.svg(drawings.proxies_against_measured(story)))
+    assert said in figure and "tiny-llama" in figure and "n = " in figure
 
 
 def test_the_ledger_page_holds_every_record_and_escapes_what_it_shows(tmp_path: Path) -> None:

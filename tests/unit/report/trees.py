@@ -16,7 +16,7 @@ from lib.verdict.contest import Measurements, make_contest
 from lib.verdict.record import write_record
 from lib.verdict.verdict import give_verdict
 
-from tests.unit.records import ASKED, proxy, serving
+from tests.unit.records import ASKED, failed, proxy, serving
 from tests.unit.search.searches import measured
 
 Stage = Literal["planned", "begun", "chosen", "judged"]
@@ -25,8 +25,11 @@ FILES = {name: f"results/search/{name}.json" for name in ("champion", "verdict",
 SEEDS = 2
 
 
-def make_tree(root: Path, search: Search, stage: Stage = "judged", **lengths: float) -> None:
-    """File a search under `root`/results/ up to a stage, `begun` within its first bracket. `lengths` are those of the verdict's sides."""
+def make_tree(root: Path, search: Search, stage: Stage = "judged", **lengths: float | None) -> None:
+    """File a search under `root`/results/ up to a stage, `begun` within its first bracket.
+
+    `lengths` are those of the verdict's sides, None for one whose trainings diverge.
+    """
     files = FILES | {"id": "v1", "measurements": "results/search/finalists/contest-1.json", "handoff": "results/search/handoff.md"}
     plan = {"search": search.describe(), "id": search.id, "fresh_seeds": SEEDS, "files": files, "pace": None, "budget": {"samples": None}}
     write_json(root / "results/plan.json", plan | {"upper_bound": {"samples": 10**6, "device_hours": None}})
@@ -80,12 +83,15 @@ def _choose(root: Path, search: Search) -> Arm:
     return Arm.from_record(champion["configuration"])
 
 
-def _judge(root: Path, search: Search, champion: Arm, lengths: dict[str, float]) -> None:
+def _judge(root: Path, search: Search, champion: Arm, lengths: dict[str, float | None]) -> None:
     contest = make_contest(champion, search.standing, SEEDS)
     order = list(contest.order())
     for _, arm in order:
         train(root, search, arm, measured(arm, search.top_rung))
-    servings = [serving(arm.id, lengths[side] + 0.01 * place) for place, (side, arm) in enumerate(order)]
+    servings = [
+        failed(arm.id) if (length := lengths[side]) is None else serving(arm.id, length + 0.01 * place)
+        for place, (side, arm) in enumerate(order)
+    ]
     sides = [side for side, _ in order]
     measurements = Measurements(champion=champion.id, standing=search.standing.id, order=sides, servings=servings)
     write_record(root / "results/search/finalists/contest-1.json", measurements)
