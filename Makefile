@@ -1,6 +1,7 @@
 # make tune   install what is missing, then tune the embedded draft head
 # make test   install what is missing, then run every test
 # make ledger write results/ledger.* anew from the tree, however far the search has come
+# make report write report.html, one file to mail, however far the search has come; ARGS as for make tune
 # make status show how a running or interrupted search stands
 # make lint   check style, types and the workflow
 # make schema write config/schema*.json anew, after a change of scripts/lib/config.py
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGIN := vllm-plugin/pyproject.toml $(wildcard vllm-plugin/spec_decode_tune_vllm/*.py)
 
-.PHONY: tune test ledger status lint schema install
+.PHONY: tune test ledger report status lint schema install
 
 tune: install
 	$(BIN)/snakemake $(ARGS)
@@ -19,6 +20,10 @@ test: install
 
 ledger:
 	@$(BIN)/python scripts/ledger.py
+
+report:
+	@$(BIN)/python scripts/report.py
+	$(BIN)/snakemake draw_report --report report.html $(ARGS)
 
 status:
 	@$(BIN)/python scripts/status.py

@@ -8,6 +8,9 @@ min_version("9.0")
 configfile: "config/config.yaml"
 
 
+report: "rules/captions/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/target.smk"
 include: "rules/features.smk"
@@ -35,7 +38,7 @@ onsuccess:
 
 
 rule all:
-    """Search, serve the finalists, name the champion, judge it, write the ledger and what to try next."""
+    """Search, serve the finalists, name the champion, judge it, write ledger, report and what to try next."""
     default_target: True
     input:
         plan_file,
@@ -50,3 +53,4 @@ rule all:
         "results/HANDOFF.md",
         "results/ledger.csv",
         "results/ledger.parquet",
+        "results/report/verdict.html",

@@ -1,12 +1,16 @@
-"""The ledger: every record of the results tree as one table, rebuilt from the tree whenever it is asked for.
+"""The ledger: every record of the results tree as one table. And the report: figures and pages of it for `snakemake --report`.
+
+Both are rebuilt from the tree whenever they are asked for. Every file of the report is always written, a half-finished search says
+what is missing: Snakemake refuses a report of which one file is not there.
 
 Inputs:   results/
-Outputs:  results/ledger.csv, results/ledger.parquet, results/calibration.json
+Outputs:  results/ledger.csv, results/ledger.parquet, results/calibration.json, results/report/
 """
 
 
 localrules:
     build_ledger,
+    draw_report,
 
 
 rule build_ledger:
@@ -26,3 +30,70 @@ rule build_ledger:
         results=subpath(input.plan, parent=True),
     script:
         "../scripts/build_ledger.py"
+
+
+rule draw_report:
+    """Draw the figures and pages of the report."""
+    input:
+        ledger="results/ledger.parquet",
+        calibration="results/calibration.json",
+        handoff=filed.handoff,
+    output:
+        verdict=report(
+            "results/report/verdict.html",
+            caption="captions/verdict.rst",
+            category="1 Verdict",
+            labels={"page": "1 Verdict card"},
+        ),
+        acceptance=report(
+            "results/report/acceptance.svg",
+            caption="captions/acceptance.rst",
+            category="1 Verdict",
+            labels={"page": "2 Acceptance per position and subset"},
+        ),
+        curves=report(
+            "results/report/curves.svg",
+            caption="captions/curves.rst",
+            category="2 Search",
+            labels={"page": "1 Learning curves"},
+        ),
+        map=report(
+            "results/report/map.svg",
+            caption="captions/map.rst",
+            category="2 Search",
+            labels={"page": "2 Map of lr x global batch"},
+        ),
+        proxies=report(
+            "results/report/proxies.svg",
+            caption="captions/proxies.rst",
+            category="2 Search",
+            labels={"page": "3 Proxy against measured acceptance"},
+        ),
+        spending=report(
+            "results/report/spending.svg",
+            caption="captions/spending.rst",
+            category="2 Search",
+            labels={"page": "4 Samples and device-hours"},
+        ),
+        levers=report(
+            "results/report/levers.html",
+            caption="captions/levers.rst",
+            category="3 Next levers",
+            labels={"page": "What to try next"},
+        ),
+        ledger=report(
+            "results/report/ledger.html",
+            caption="captions/ledger.rst",
+            category="4 Records",
+            labels={"page": "1 Ledger"},
+        ),
+        provenance=report(
+            "results/report/provenance.html",
+            caption="captions/provenance.rst",
+            category="4 Records",
+            labels={"page": "2 Provenance"},
+        ),
+    log:
+        "results/logs/draw_report.log",
+    script:
+        "../scripts/draw_report.py"

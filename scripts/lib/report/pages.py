@@ -1,0 +1,189 @@
+"""The report's pages: standalone HTML, legible on light and dark grounds and in print, that loads nothing from anywhere."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markdown_it import MarkdownIt
+
+from lib.files import flat
+from lib.report import words
+from lib.report.status import status
+from lib.report.story import Story
+from lib.verdict.verdict import Contestant, Verdict
+
+STYLE = Path(__file__).with_name("page.css").read_text()
+SORT_AND_FILTER = Path(__file__).with_name("table.js").read_text()
+
+COLUMNS = {
+    "fate": "fate",
+    "kind": "measured",
+    "rung": "rung",
+    "samples": "samples",
+    "acc0": "acc0 (DRAFT)",
+    "chain_of_all_positions": "chain (DRAFT)",
+    "acceptance_length": "acceptance length",
+    "global_batch": "global batch",
+    "lr": "lr",
+    "warmup": "warmup",
+    "seed": "seed",
+    "status": "status",
+    "device_seconds": "device-seconds",
+    "rigor": "rigor",
+    "taken_for": "taken for",
+    "arm": "arm",
+    "reason": "reason",
+}
+"""Columns of the ledger that people read, and what they are called."""
+
+
+def page(title: str, body: str, script: str = "") -> str:
+    """Return a whole HTML page."""
+    scripts = f"<script>{script}</script>" if script else ""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n{scripts}</body></html>\n"
+    )
+
+
+def verdict_card(story: Story, root: Path) -> str:
+    """Return the first page: the verdict, or while there is none the champion as a DRAFT, or how far the search has come."""
+    if story.verdict:
+        return page("Verdict", _judged(story.verdict) + _setting(story))
+    progress = f"<h2>How the search stands</h2><pre>{escape(status(root))}</pre>"
+    if story.champion:
+        return page("Champion (DRAFT)", _chosen(story) + progress + _setting(story))
+    draft = '<p><span class="mark draft">DRAFT</span></p><h1>No champion yet</h1><p>The search has not measured its finalists yet.</p>'
+    return page("No champion yet (DRAFT)", draft + progress + f"<h2>Trained on</h2><p>{escape(words.trained(story))}</p>")
+
+
+def ledger_page(story: Story) -> str:
+    """Return every record of the results tree as a table that sorts and filters itself."""
+    fates = dict(story.fates) | {arm: "verdict" for arm in (story.contest.arms if story.contest else ())}
+    rows = story.table.assign(fate=[fates.get(arm, "other search") for arm in story.table["arm"]])
+    rows = rows[list(COLUMNS)].astype(object)
+    cells = [[_cell(value) for value in row] for row in rows.itertuples(index=False)]
+    heads = [f'<button type="button">{name}</button>' for name in COLUMNS.values()]
+    body = (
+        "<h1>Ledger</h1><p>Every record under results/, of other searches too. Proxies and everything taken for selection are DRAFT. All "
+        "columns, the whole context of each number among them, stand in results/ledger.csv and results/ledger.parquet.</p>"
+        f'<p class="soft">Trained: {escape(words.trained(story))}</p>'
+        f'<p class="soft">Measured: {escape(words.served(words.serving_context(story)))}</p>'
+        '<p><label>Filter, every word must occur: <input type="search" placeholder="finalist serving"></label> '
+        f"<output>{len(cells)} of {len(cells)} records</output></p>"
+    )
+    return page("Ledger", body + _table(heads, cells), SORT_AND_FILTER)
+
+
+def provenance_page(story: Story, software: dict[str, str]) -> str:
+    """Return what the numbers came from: `software` that drew the report, versions in the records, seeds, configuration."""
+    stacks = {
+        name.removeprefix("context."): ", ".join(sorted({_cell(value) for value in story.table[name].dropna()}))
+        for name in story.table.columns
+        if name.startswith(("context.stack.", "context.hardware.", "context.identity.hardware", "context.identity.device"))
+    }
+    fresh = sorted({arm.seed for arm in story.contest.arms.values()}) if story.contest else []
+    seeds = {
+        "search": str(story.search.seed),
+        "trainings of the search": ", ".join(str(int(seed)) for seed in sorted(story.proxies["seed"].unique())),
+        "trainings of the verdict": ", ".join(map(str, fresh)),
+    }
+    asked = story.verdict.asked if story.verdict else (story.champion or {}).get("asked", {})
+    sections = {
+        "Repository and software that drew this": software,
+        "Versions and devices in the records": stacks,
+        "Seeds": seeds,
+        "Search": flat(story.search.describe()),
+        "Serving": flat(asked),
+        "Budget": flat(story.plan["budget"]),
+        "Files": flat(story.plan["files"]),
+    }
+    tables = (f"<h2>{title}</h2>" + _pairs(values) for title, values in sections.items() if values)
+    return page("Provenance", "<h1>Provenance</h1>" + "".join(tables))
+
+
+def levers_page(story: Story) -> str:
+    """Return the hand-off: what to try next."""
+    if story.handoff is None:
+        return page("Next levers", "<h1>Next levers</h1><p>They follow from the verdict; there is no hand-off yet.</p>")
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(story.handoff)
+    return page("Next levers", html.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>"))
+
+
+def _judged(verdict: Verdict) -> str:
+    effect = ""
+    if verdict.effect is not None and verdict.interval:
+        low, high = verdict.interval
+        effect = (
+            f'<p><span class="big">{verdict.effect:+.3f}</span> tokens per step, champion minus standing configuration; '
+            f"{verdict.interval_level:.0%} interval <b>{low:+.3f} to {high:+.3f}</b>; smallest effect of interest "
+            f"{verdict.smallest_effect:g}; n = {verdict.champion.n} and {verdict.standing.n} fresh training seeds.</p>"
+        )
+    return (
+        f'<p><span class="mark">{verdict.rigor}</span> <span class="soft">{verdict.id} of search {verdict.search}</span></p>'
+        f"<h1>{escape(verdict.outcome.capitalize())}</h1>{effect}<p>{escape(verdict.summary)}</p>"
+        f'<p class="soft">Why: {escape(verdict.reason or "")}</p>{_sides(verdict.champion, verdict.standing)}'
+    )
+
+
+def _sides(champion: Contestant, standing: Contestant) -> str:
+    heads = ["", "acceptance length", "n", "global batch", "lr", "warmup", "per seed (its repeats)", "failed"]
+    rows = [
+        [
+            name,
+            "not measured" if side.mean is None else f"{side.mean:.3f}" + ("" if side.std is None else f" ± {side.std:.3f}"),
+            str(side.n),
+            str(side.point.global_batch),
+            f"{side.point.lr:g}",
+            f"{side.point.warmup:g}",
+            "; ".join(", ".join(f"{length:.3f}" for length in seed) for seed in side.acceptance_lengths),
+            "; ".join(f"{arm}: {why}" for arm, why in side.failed.items()),
+        ]
+        for name, side in (("champion", champion), ("standing", standing))
+    ]
+    return _table(heads, rows)
+
+
+def _chosen(story: Story) -> str:
+    assert story.champion is not None
+    lengths = story.selected.sort_values("acceptance_length", ascending=False)
+    rows = [
+        [
+            row.fate,
+            row.arm,
+            f"{row.acceptance_length:.3f} (DRAFT)" if row.status == "ok" else f"{row.status}: {row.reason}",
+            "1 training seed",
+        ]
+        for row in lengths.itertuples()
+    ]
+    return (
+        '<p><span class="mark draft">DRAFT</span> <span class="soft">no verdict yet</span></p>'
+        f"<h1>Champion so far</h1><p>{escape(story.champion['summary'])}</p>" + _table(["", "arm", "acceptance length", "n"], rows)
+    )
+
+
+def _setting(story: Story) -> str:
+    measured, trained = words.served(words.serving_context(story)), words.trained(story)
+    return f"<h2>Measured on</h2><p>{escape(measured)}</p><h2>Trained on</h2><p>{escape(trained)}</p>"
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return _table(["key", "value"], [[name, _cell(value)] for name, value in values.items()])
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; heads may be HTML, cells are text."""
+    top = "".join(f"<th>{head}</th>" for head in heads)
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _cell(value: Any) -> str:
+    """Return a value as a person would write it; what is not there is empty."""
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, float | int):
+        return "" if pd.isna(value) else f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
+    return "" if value is None else str(value)

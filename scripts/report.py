@@ -1,0 +1,12 @@
+"""Write ledger, figures and pages of this folder anew, however far the search has come. Run by hand (`make report`)."""
+
+from pathlib import Path
+
+from lib.controller import refuse
+from lib.report.draw import draw_report
+from lib.report.tables import write_ledger
+
+if __name__ == "__main__":
+    with refuse():
+        write_ledger(Path("results"))
+        draw_report(Path())
