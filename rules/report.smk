@@ -95,5 +95,7 @@ rule draw_report:
         ),
     log:
         "results/logs/draw_report.log",
+    conda:
+        "../envs/laptop.yaml"
     script:
         "../scripts/draw_report.py"

@@ -1,4 +1,4 @@
-"""The verdict on configurations that differ, do not differ, and differ the wrong way; and what is recorded of it."""
+"""The verdict on configurations that differ and that do not; and what is recorded of it."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ SOUND = {"global_batch": 4, "lr": 1e-2, "warmup": 0.0}
 CRIPPLED = SOUND | {"lr": 1e-5}
 """A learning rate a thousandth of the sound one: the head learns nothing."""
 
-FLAGS = ("--config", "strategy=grid", "space=two.yaml")
+FLAGS = ("--config", "strategy=grid", "space=two.yaml", "verdict={seeds: 3}")
 
 
 def write_space(one: Clone, champion: dict, standing: dict) -> None:
@@ -39,28 +39,29 @@ def contest(one: Clone, champion: dict, standing: dict) -> tuple[dict, str]:
 
 @pytest.fixture(scope="module")
 def judged(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, dict[str, tuple[dict, str]]]:
-    """A clone in which three contests were held, their arms shared: verdicts by name, and what the runs said. Recorded is nothing.
+    """A clone in which two contests were held: verdicts by name, and what the runs said. Recorded is nothing.
 
-    The last contest was killed while it measured, and begun anew by the same command.
+    The second was killed while it measured, and begun anew by the same command. `benchmarks/verdict/embedded.py` holds the third, in which
+    the crippled configuration is the champion, at full size.
     """
     one = clone(tmp_path_factory.mktemp("judged"), adopt=finished)
-    verdicts = {"itself": contest(one, SOUND, SOUND), "behind": contest(one, CRIPPLED, SOUND)}
+    verdicts = {"itself": contest(one, SOUND, SOUND)}
     write_space(one, SOUND, CRIPPLED)
     (one.root / "results/logs/measure_contest.log").unlink()
-    kill_during(one, "measure_contest.log", "1 of 4", *FLAGS)
+    kill_during(one, "measure_contest.log", "1 of 6", *FLAGS)
     return one, verdicts | {"ahead": contest(one, SOUND, CRIPPLED)}
 
 
 @pytest.mark.parametrize(
     ("contest_of", "outcome"),
-    [("itself", "no improvement (within noise)"), ("ahead", "improvement"), ("behind", "regression")],
+    [("itself", "no improvement (within noise)"), ("ahead", "improvement")],
 )
 def test_outcomes(judged: tuple[Clone, dict], contest_of: str, outcome: str) -> None:
     one, verdicts = judged
     verdict, said = verdicts[contest_of]
     assert (verdict["outcome"], verdict["rigor"]) == (outcome, "VERDICT")
     assert f"VERDICT: {outcome}." in said and "Next (gains are DRAFT estimates" in said
-    assert {verdict["champion"]["n"], verdict["standing"]["n"]} == {2}
+    assert {verdict["champion"]["n"], verdict["standing"]["n"]} == {3}
     assert verdict["context"]["grounding"]["level"] == "L4"
     if contest_of == "itself":
         assert verdict["effect"] == 0 and verdict["champion"]["arms"] == verdict["standing"]["arms"]
@@ -76,9 +77,9 @@ def test_selection_and_verdict_share_no_training_and_no_measurement(judged: tupl
     selected = {path.split("/")[0] for path in one.records("*/serving.json")}
     for verdict, _ in verdicts.values():
         assert not selected & {*verdict["champion"]["arms"], *verdict["standing"]["arms"]}
-    contest = next(record for record in one.records("search/*/contest-*.json").values() if len(record["servings"]) == 4)
+    contest = next(record for record in one.records("search/*/contest-*.json").values() if len(record["servings"]) == 6)
     started = [serving["repeats"][0]["started_at"] for serving in contest["servings"]]
-    assert contest["order"] == ["champion", "standing", "standing", "champion"] and started == sorted(started)
+    assert contest["order"] == ["champion", "standing", "standing", "champion", "champion", "standing"] and started == sorted(started)
     assert len({serving["context"]["grounding"]["node"] for serving in contest["servings"]}) == 1
 
 
@@ -104,14 +105,14 @@ def test_an_improvement_is_recorded_once_and_only_with_its_acknowledgement(judge
         assert query
         rows = duckdb.sql(query.group(1)).fetchall()
     best = max(length for repeats in verdict["champion"]["acceptance_lengths"] for length in repeats)
-    assert rows == [(verdict["context"]["identity"]["model"], "eagle3", 3, best, 4)]
+    assert rows == [(verdict["context"]["identity"]["model"], "eagle3", 3, best, 6)]
     stands_from_now_on(one, baseline)
 
 
 def stands_from_now_on(one: Clone, baseline: Path) -> None:
     """The next search takes its standing configuration from the baseline, unless target, data or serving are others."""
     named = f"baseline={baseline.relative_to(one.root)}"
-    experiment = one.experiment(strategy="grid", space="two.yaml", baseline=str(baseline))
+    experiment = one.experiment(strategy="grid", space="two.yaml", verdict={"seeds": 3}, baseline=str(baseline))
     assert experiment.search.standing.point.lr == SOUND["lr"]
     one.snakemake("--dry-run", *FLAGS, named)
     other = one.snakemake("--dry-run", *FLAGS, named, "serving={workload: {output_tokens: 8}}", check=False)

@@ -66,7 +66,7 @@ class Story:
         """The fresh trainings of the verdict, once there is a champion."""
         if self.champion is None:
             return None
-        return make_contest(Arm.from_record(self.champion["configuration"]), self.search.standing, self.plan["fresh_seeds"])
+        return make_contest(Arm.from_record(self.champion["configuration"]), self.search.standing, self.plan["fresh_seeds"], self.search.id)
 
     @cached_property
     def proxies(self) -> pd.DataFrame:

@@ -89,7 +89,7 @@ def test_fates_are_those_of_the_decisions(tmp_path: Path) -> None:
     assert story.fates[search.standing.id] == "standing"
     assert list(story.fates.values()).count("champion") == 1
     assert set(story.fates.values()) == {"champion", "finalist", "standing", "dropped"}
-    assert set(story.retrained["seed"]) == {1000, 1001} and set(story.proxies["seed"]) == {0}
+    assert min(story.retrained["seed"]) >= 1000 and story.retrained["seed"].nunique() == 2 and set(story.proxies["seed"]) == {0}
     assert len(story.contested) == 4 and len(story.selected) == 3
 
 

@@ -79,12 +79,12 @@ def _choose(root: Path, search: Search) -> Arm:
     for one in servings:
         write_record(root / one.file, one)
     champion = choose_champion(servings, finalists, search.standing.id, search.id, ASKED)
-    write_json(root / FILES["champion"], champion)
-    return Arm.from_record(champion["configuration"])
+    write_record(root / FILES["champion"], champion)
+    return champion.as_arm()
 
 
 def _judge(root: Path, search: Search, champion: Arm, lengths: dict[str, float | None]) -> None:
-    contest = make_contest(champion, search.standing, SEEDS)
+    contest = make_contest(champion, search.standing, SEEDS, search.id)
     order = list(contest.order())
     for _, arm in order:
         train(root, search, arm, measured(arm, search.top_rung))
@@ -95,8 +95,8 @@ def _judge(root: Path, search: Search, champion: Arm, lengths: dict[str, float |
     sides = [side for side, _ in order]
     measurements = Measurements(champion=champion.id, standing=search.standing.id, order=sides, servings=servings)
     write_record(root / "results/search/finalists/contest-1.json", measurements)
-    proxies = [proxy(arm.id) for _, arm in order]
-    verdict = give_verdict(contest, measurements, proxies, VerdictOptions(seeds=SEEDS), name="v1", search=search.id)
+    proxies = [proxy(arm.id, "ok" if lengths[side] else "diverged") for side, arm in order]
+    verdict = give_verdict(contest, measurements, proxies, VerdictOptions(seeds=SEEDS), search=search.id)
     write_record(root / FILES["verdict"], verdict)
     handoff = root / "results/search/handoff.md"
     handoff.write_text(
