@@ -90,7 +90,8 @@ def provenance_page(story: Story, software: dict[str, str]) -> str:
         "trainings of the search": ", ".join(str(int(seed)) for seed in sorted(story.proxies["seed"].unique())),
         "trainings of the verdict": ", ".join(map(str, fresh)),
     }
-    asked = story.verdict.asked if story.verdict else (story.champion or {}).get("asked", {})
+    chosen = story.verdict or story.champion
+    asked = chosen.asked if chosen else {}
     sections = {
         "Repository and software that drew this": software,
         "Versions and devices in the records": stacks,
@@ -160,7 +161,7 @@ def _chosen(story: Story) -> str:
     ]
     return (
         '<p><span class="mark draft">DRAFT</span> <span class="soft">no verdict yet</span></p>'
-        f"<h1>Champion so far</h1><p>{escape(story.champion['summary'])}</p>" + _table(["", "arm", "acceptance length", "n"], rows)
+        f"<h1>Champion so far</h1><p>{escape(story.champion.summary)}</p>" + _table(["", "arm", "acceptance length", "n"], rows)
     )
 
 

@@ -49,7 +49,7 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
         ],
         "arms": list(_arms(search, decisions)),
         "standing": _row(search.standing, "standing", search.top_rung),
-        "calibration": _calibration(search, root),
+        "calibration": known_calibration(search, root),
         "priors": [_prior(search, arm) for arm in search.priors],
         "refused": [refusal.model_dump() for refusal in experiment.refused],
         "upper_bound": {**asdict(work), "device_hours": hours, "cost": None if hours is None or price is None else hours * price},
@@ -112,7 +112,7 @@ def _sound(search: Search, root: Path, name: str, kind: type[M]) -> Iterator[M]:
                     yield record
 
 
-def _calibration(search: Search, root: Path) -> dict[str, Any] | None:
+def known_calibration(search: Search, root: Path) -> dict[str, Any] | None:
     """Return what the ledger under `root`/results/ says of the proxies, None when there is none or it is about other arms."""
     with suppress(OSError, ValueError, KeyError):
         calibration: dict[str, Any] = read_json(root / "results/calibration.json")

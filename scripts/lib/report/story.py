@@ -1,6 +1,5 @@
 """A search as far as it has come, read from the results tree alone: what the report tells."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,12 +8,14 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from lib.arm import Arm, reachable
+from lib.arm import reachable
 from lib.errors import UserError
-from lib.files import read_json, read_whole_json
+from lib.files import read_whole_json
+from lib.report.plan import known_calibration
 from lib.report.tables import ledger
 from lib.search.filed import Decisions, Place
 from lib.search.search import Search
+from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, make_contest
 from lib.verdict.record import ProxyRecord, ServingRecord, read_record
 from lib.verdict.verdict import Verdict
@@ -45,7 +46,7 @@ class Story:
     search: Search
     table: pd.DataFrame
     taken: dict[Place, dict[str, Any]]
-    champion: dict[str, Any] | None
+    champion: Champion | None
     verdict: Verdict | None
     calibration: dict[str, Any] | None
     handoff: str | None
@@ -58,7 +59,7 @@ class Story:
             fates |= dict.fromkeys(decision["arms"], "finalist" if folder == self.search.finalists_folder else "undecided")
             fates |= dict.fromkeys(decision.get("dropped", {}), "dropped")
         if self.champion:
-            fates[self.champion["arm"]] = "champion"
+            fates[self.champion.arm] = "champion"
         return fates | {self.search.standing.id: "standing"}
 
     @cached_property
@@ -66,7 +67,7 @@ class Story:
         """The fresh trainings of the verdict, once there is a champion."""
         if self.champion is None:
             return None
-        return make_contest(Arm.from_record(self.champion["configuration"]), self.search.standing, self.plan["fresh_seeds"], self.search.id)
+        return make_contest(self.champion.as_arm(), self.search.standing, self.plan["fresh_seeds"], self.search.id)
 
     @cached_property
     def proxies(self) -> pd.DataFrame:
@@ -128,17 +129,8 @@ def read_story(root: Path) -> Story:
         search=search,
         table=table.reindex(columns=list(dict.fromkeys([*COLUMNS, *table.columns]))),
         taken=Decisions(search, root).taken(),
-        champion=read_whole_json(champion, "delete it, the next run chooses it again") if champion.exists() else None,
+        champion=read_record(champion, Champion) if champion.exists() else None,
         verdict=read_record(verdict, Verdict) if verdict.exists() else None,
-        calibration=_calibration(results / "calibration.json", search),
+        calibration=known_calibration(search, root),
         handoff=handoff.read_text() if handoff.exists() else None,
     )
-
-
-def _calibration(path: Path, search: Search) -> dict[str, Any] | None:
-    """Return what the proxies are worth, None when that is not known, or known of other arms."""
-    with suppress(OSError, ValueError, KeyError):
-        calibration: dict[str, Any] = read_json(path)
-        if calibration["recipe"] == search.recipe and calibration["draft_tokens"] == search.space.objective.draft_tokens:
-            return calibration
-    return None

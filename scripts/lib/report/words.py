@@ -41,7 +41,7 @@ def serving_context(story: Story) -> dict[str, Any] | None:
     """Return the context of the verdict's measurements, or before it of the champion's; None when neither is there."""
     if story.verdict:
         return story.verdict.context.model_dump() if story.verdict.context else None
-    return story.champion["context"] if story.champion else None
+    return story.champion.context.model_dump() if story.champion else None
 
 
 def target(story: Story) -> str:

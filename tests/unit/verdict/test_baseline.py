@@ -1,10 +1,7 @@
 """A baseline stands until a verdict replaces it, and none is lost."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +10,8 @@ from typing import Any
 import pytest
 from lib.errors import UserError
 from lib.verdict.baseline import context_key, promote, read_baseline, require_same_context
+
+from tests.unit.verdict.writers import start
 
 CONTEXT = {"target": "t1", "features": "f1", "serving": {"dtype": "bfloat16", "concurrency": 16}}
 RECIPE = {"target": "t1", "features": "f1", "draft": {"method": "eagle3"}, "training": {"weight_decay": 0.0}, "rungs": [64, 256]}
@@ -48,17 +47,6 @@ def entry(verdict: str, **changes: Any) -> dict[str, Any]:
     acceptance = {"mean": 2.5, "std": 0.02, "n": 3}
     points = {"point": point, "over": point}
     return {"verdict": verdict, **points, "recipe": RECIPE, "asked": ASKED, "acceptance": acceptance, "effect": 0.1} | changes
-
-
-def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    root = Path(__file__).parents[3]
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": f"{root / 'scripts'}:{root}"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 def verdicts(folder: Path) -> list[str]:

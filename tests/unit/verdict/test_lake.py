@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,8 @@ import pyarrow.parquet as pq
 import pytest
 from lib.errors import UserError
 from lib.verdict.lake import ABANDONED_AFTER_S, COLUMNS, SCHEMA, append, check_lake
+
+from tests.unit.verdict.writers import start
 
 WRITER = """
 import json, sys
@@ -78,17 +79,6 @@ def measurement(**changes: Any) -> dict[str, Any]:
 
 
 BARE = {key: measurement()[key] for key in ("verdict", "role", "arm", "target", "draft_kind", "hardware", "acceptance_length")}
-
-
-def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    root = Path(__file__).parents[3]
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": f"{root / 'scripts'}:{root}"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 def seeds(lake: Path) -> list[int]:
