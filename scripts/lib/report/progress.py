@@ -51,13 +51,9 @@ class Progress:
         left = found.left(self._seeds)
         served = sum(cohort.ended for cohort in found.servings)
         yield f"{trained} of {trained + left.training_jobs} trainings, {served} of {served + left.serving_jobs} heads served"
-        if best := found.best():
-            arm, rung, value = best
-            yield f"best {self._search.space.proxy} so far {value:.4f} (DRAFT), rung {rung} of {self._search.top_rung}, {arm}"
-        lengths = [(record.acceptance_length, arm) for arm, record in found.served.items() if record.acceptance_length]
-        if lengths:
-            length, arm = max(lengths)
-            yield f"best acceptance length {length:.3f} (DRAFT), {arm}"
+        yield from self._best(found)
+        if not left.training_jobs + left.serving_jobs + left.contest_jobs:
+            return
         pace = known_pace(self._experiment, self._root)
         now, seconds = time.monotonic(), found.seconds()
         if self._begun is None:
@@ -71,6 +67,16 @@ class Progress:
         begun, before = self._begun
         wall = f"about {_duration(hours * 3600 * (now - begun) / (seconds - before))}, " if seconds > before else ""
         yield f"{wall}{hours:.2g} device-hours{money} left at most"
+
+    def _best(self, found: Survey) -> Iterator[str]:
+        finalists = {arm: record.acceptance_length for arm, record in found.served.items() if arm != self._search.standing.id}
+        lengths = {arm: length for arm, length in finalists.items() if length}
+        if lengths:
+            arm = max(lengths, key=lengths.__getitem__)
+            yield f"best acceptance length so far {lengths[arm]:.3f} (DRAFT), {arm}"
+        elif best := found.best():
+            arm, rung, value = best
+            yield f"best {self._search.space.proxy} so far {value:.4f} (DRAFT), rung {rung} of {self._search.top_rung}, {arm}"
 
 
 def _duration(seconds: float) -> str:

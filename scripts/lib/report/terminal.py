@@ -4,8 +4,10 @@ Not `quiet: rules` of a profile, which hides the errors of jobs as well.
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -34,8 +36,22 @@ CHATTER = (
 )
 """How those messages of Snakemake begin that have no event and say nothing to a person. What is not listed is shown."""
 
+TOLD_TWICE = re.compile(r"^RuleException:\nCalledProcessError .* returned non-zero exit status", re.DOTALL)
+"""What comes before the message that a job has failed, and says no more than that. A job that a signal ended is told of."""
+
 EVERY_S = 60.0
 """Seconds between two lines that tell no more than that trainings go on."""
+
+CLOCK_S = 1.0
+"""By how much a file's time may lag behind the clock."""
+
+
+@dataclass
+class _Job:
+    rule: str
+    wildcards: dict[str, str]
+    since: float
+    fault: str | None = None
 
 
 class Terminal(logging.Handler):
@@ -45,8 +61,7 @@ class Terminal(logging.Handler):
         super().__init__()
         self.name = shown.name
         self._shown, self._progress = shown, progress
-        self._jobs: dict[int, tuple[str, dict[str, str]]] = {}
-        self._faults: dict[int, str] = {}
+        self._jobs: dict[int, _Job] = {}
         self._told = float("-inf")
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -57,11 +72,12 @@ class Terminal(logging.Handler):
             LogEvent.JOB_FINISHED: self._finished,
             LogEvent.JOB_ERROR: self._failed,
         }
+        handled: object
         try:
             if event in handlers:
                 handled = handlers[event](record)
             else:
-                handled = event in SILENT or (event is None and str(record.msg).startswith(CHATTER))
+                handled = event in SILENT or (event is None and str(record.msg).startswith(CHATTER)) or TOLD_TWICE.search(str(record.msg))
         except (UserError, OSError, ValueError, KeyError):  # a broken file is reported by the job that needs it
             handled = record.levelno < logging.WARNING
         if not handled:
@@ -74,16 +90,17 @@ class Terminal(logging.Handler):
 
     def _begun(self, record: logging.LogRecord) -> bool:
         told = vars(record)
-        self._jobs[told["jobid"]] = told["rule_name"], dict(told["wildcards"])
+        before = self._jobs.get(told["jobid"])
+        self._jobs[told["jobid"]] = _Job(told["rule_name"], dict(told["wildcards"]), time.time(), before.fault if before else None)
         if told["rule_msg"]:
             self.say(f"{told['rule_msg']} ({', '.join(told['log'])})")
         return True
 
     def _finished(self, record: logging.LogRecord) -> bool:
-        rule, wildcards = self._jobs.get(vars(record)["job_id"], ("", {}))
-        if rule == "decide_cohort":
-            self._tell(self._progress.decision(wildcards["bracket"], int(wildcards["rung"])))
-        elif rule in ("measure_serving", "measure_contest") or (rule == "train_rung" and time.monotonic() - self._told > EVERY_S):
+        job = self._jobs[vars(record)["job_id"]]
+        if job.rule == "decide_cohort":
+            self._tell(self._progress.decision(job.wildcards["bracket"], int(job.wildcards["rung"])))
+        elif job.rule in ("measure_serving", "measure_contest") or (job.rule == "train_rung" and time.monotonic() - self._told > EVERY_S):
             self._tell()
         return True
 
@@ -94,13 +111,15 @@ class Terminal(logging.Handler):
     def _failed(self, record: logging.LogRecord) -> bool:
         """Show what the job's own log says of it; a second time only that it is the same."""
         told = vars(record)
-        said = next(filter(None, (fault(Path(log)) for log in told["log"])), None)
+        job = self._jobs[told["jobid"]]
+        logs = [path for path in map(Path, told["log"]) if path.exists() and path.stat().st_mtime >= job.since - CLOCK_S]
+        said = next(filter(None, map(fault, logs)), None)
         if said is None:  # it was killed, or its log is elsewhere: in Snakemake's words
             return False
-        again = self._faults.get(told["jobid"]) == said
-        self._faults[told["jobid"]] = said
-        name = " ".join([told["rule_name"], *self._jobs.get(told["jobid"], ("", {}))[1].values()])
-        self.say(f"error: {name}: {'the same again' if again else said} ({', '.join(told['log'])})")
+        last = said.splitlines()[-1]  # of a traceback the exception; above it stand names that change
+        name = " ".join([job.rule, *job.wildcards.values()])
+        self.say(f"error: {name}: {'the same again' if job.fault == last else said} ({', '.join(told['log'])})")
+        job.fault = last
         return True
 
 
