@@ -56,9 +56,9 @@ class Progress:
             return
         pace = known_pace(self._experiment, self._root)
         now, seconds = time.monotonic(), found.seconds()
-        if self._begun is None:
+        if self._begun is None and seconds:
             self._begun = now, seconds
-        if pace is None:
+        if pace is None or self._begun is None:
             yield "time left is known after the first measurement"
             return
         hours = pace.device_hours(left)
