@@ -26,6 +26,7 @@ onstart:
         require_vllm()
         hold_results(Path("results"))
     os.environ[CONTROLLER] = str(os.getpid())
+    print(progress.opening(), file=sys.stderr)
 
 
 onsuccess:

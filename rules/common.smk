@@ -11,6 +11,8 @@ from lib.errors import UserError
 from lib.experiment import load_experiment
 from lib.files import digest, read_json
 from lib.report.plan import format_plan, make_plan
+from lib.report.progress import Progress
+from lib.report.terminal import quieten
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.search.filed import Decisions, decision_path
 from lib.serving.engine import require_vllm
@@ -18,6 +20,7 @@ from lib.verdict.champion import Champion
 from lib.verdict.contest import make_contest
 from lib.verdict.filed import require_acknowledged, verdict_files
 from lib.verdict.record import read_record
+from snakemake.logging import logger
 
 with refuse():
     experiment = load_experiment(config)
@@ -34,11 +37,15 @@ decisions = Decisions(search, Path())
 filed = verdict_files(experiment)
 plan_file = f"results/search/plan-{digest([filed.verdict, settings.model_dump(include={'budget', 'cost'})])}.json"
 
+progress = Progress(experiment, filed, Path())
+
 if settings.ack_publish:
     with refuse():
         require_acknowledged(Path(filed.verdict), settings.ack_publish)
 
 if workflow.is_main_process and not workflow.output_settings.dryrun:
+    if not workflow.output_settings.verbose:
+        quieten(logger, progress)
     refresh_view(Path(filed.champion), Path("results/champion.json"))
     refresh_view(Path(filed.verdict), Path("results/verdict.json"))
     if exists(filed.handoff):  # until then the last one says what to try next

@@ -28,6 +28,8 @@ rule write_prompts:
         "../envs/laptop.yaml"
     params:
         features=settings.features.model_dump(exclude={"prompts"}),
+    message:
+        "Writing prompts"
     script:
         "../scripts/write_prompts.py"
 
@@ -51,5 +53,7 @@ rule extract_features:
     params:
         response_tokens=settings.features.response_tokens,
         aux_layers=list(experiment.space.draft.aux_layers),
+    message:
+        "Recording the target's responses and hidden states: {wildcards.split}"
     script:
         "../scripts/extract_features.py"

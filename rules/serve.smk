@@ -46,5 +46,7 @@ rule measure_serving:
         "../envs/laptop.yaml"
     params:
         asked=experiment.asked,
+    message:
+        "Measuring {wildcards.arm} in vLLM"
     script:
         "../scripts/measure_serving.py"

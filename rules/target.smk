@@ -15,5 +15,7 @@ if settings.target.path is None:
             "../envs/laptop.yaml"
         params:
             tiny=settings.target.tiny.model_dump(),
+        message:
+            "Training the tiny target"
         script:
             "../scripts/train_target.py"

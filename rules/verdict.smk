@@ -61,6 +61,8 @@ rule measure_contest:
         search=search.id,
         standing=search.standing.record(),
         verdict=settings.verdict.model_dump(include={"seeds", "repeats"}),
+    message:
+        "Measuring champion and standing configuration, trained with fresh seeds, in turn in vLLM"
     script:
         "../scripts/measure_contest.py"
 

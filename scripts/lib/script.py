@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,15 @@ logger = logging.getLogger(__name__)
 CONTROLLER = "SPEC_DECODE_TUNE_CONTROLLER"
 """Environment variable that holds the process id of the Snakemake process whose jobs we are."""
 
+UNEXPECTED = "unexpected failure"
+FAULT = re.compile(rf"^[\d:]{{8}} \S+: (error: |{UNEXPECTED}\n)(.*)", re.MULTILINE | re.DOTALL)
+"""How a job that failed ends its log."""
+
+STDERR = 2
+"""The number of that stream, for what libraries in C write as well."""
+
+TRACEBACK_LINES = 12
+"""Lines of a traceback that are shown; all of them stand in the log."""
 
 ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
@@ -33,7 +43,7 @@ ENVIRONMENT = {
 
 @contextmanager
 def running(log: str | Path) -> Iterator[None]:
-    """Run a script's work: messages go to `log` and to stderr, a UserError ends it with one line instead of a traceback.
+    """Run a script's work: messages go to `log`, a UserError ends it with one line instead of a traceback.
 
     If the controller dies, this process is killed within about a second, and with it whatever dies with its parent.
     """
@@ -51,18 +61,40 @@ def running(log: str | Path) -> Iterator[None]:
         logger.error("interrupted; the same command goes on from here")
         sys.exit(130)
     except Exception:
-        logger.exception("unexpected failure")
-        raise
+        logger.exception(UNEXPECTED)
+        sys.exit(1)
 
 
 def log_to(log: str | Path, mode: str = "w") -> None:
-    """Send messages to the file `log` and to stderr."""
+    """Send messages to the file `log`, and where no controller of this machine waits for the job to stderr as well.
+
+    Under a controller whatever this process and its children write to stderr goes to the log: what a person should see of it, such as how
+    the job failed, the controller shows (`lib.report.terminal`).
+    """
     path = Path(log)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.FileHandler(path, mode), logging.StreamHandler()]
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if CONTROLLER in os.environ:
+        with path.open(mode):  # makes it empty, or leaves it as it is
+            opened = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(opened, STDERR)
+        os.close(opened)
+    else:
+        handlers.append(logging.FileHandler(path, mode))
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s {path.stem}: %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
     )
+
+
+def fault(log: Path) -> str | None:
+    """Return how a job ended by its log: the error in its words, or the end of a traceback. None when it says nothing of a failure."""
+    try:
+        found = FAULT.search(log.read_text(errors="replace"))
+    except OSError:
+        return None
+    if not found:
+        return None
+    return found[2].strip() if found[1] == "error: " else "\n".join(found[2].strip().splitlines()[-TRACEBACK_LINES:])
 
 
 def die_with_controller() -> None:

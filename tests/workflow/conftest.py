@@ -14,6 +14,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clone:
     with FileLock(shared / "finished.lock"):
         if not done.exists():
             clone(one.root)
-            one.snakemake()
-            done.touch()
+            done.write_text(one.snakemake().stdout)
     return one
+
+
+@pytest.fixture
+def said(finished: Clone) -> str:
+    """What the finished run said, both streams."""
+    return finished.root.with_suffix(".done").read_text()

@@ -1,0 +1,84 @@
+"""One line on how far a running search has come: what was decided, arms done of total, the best so far, time and cost left."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lib.experiment import Experiment
+from lib.files import read_json
+from lib.report.plan import known_pace
+from lib.report.survey import Survey, survey
+from lib.search.filed import decision_path
+from lib.search.work import upper_bound
+from lib.verdict.filed import VerdictFiles
+
+
+class Progress:
+    """What a running search has to say of itself, from the tree under `root`/results/."""
+
+    def __init__(self, experiment: Experiment, filed: VerdictFiles, root: Path) -> None:
+        self._experiment, self._root = experiment, root
+        self._search, self._seeds = experiment.search, experiment.config.verdict.seeds
+        self._files = {"champion": filed.champion, "measurements": filed.measurements}
+        self._begun: tuple[float, float] | None = None
+
+    def opening(self) -> str:
+        """Return the line with which a run begins."""
+        work = upper_bound(self._search, self._seeds)
+        return (
+            f"Search {self._search.id}, strategy {self._search.strategy}: at most {work.training_jobs:,} trainings of {work.arms:,} arms "
+            f"and {work.serving_jobs + work.contest_jobs} measurements in vLLM; plan: results/plan.json; in between: make status"
+        )
+
+    def decision(self, folder: str, rung: int) -> str:
+        """Return what a decision says: how many arms train to its rung, or which ones are served."""
+        record = read_json(self._root / decision_path((folder, rung)))
+        arms, dropped = record["arms"], len(record.get("dropped", {}))
+        if folder == self._search.finalists_folder:
+            return f"finalists: {', '.join(arms)}"
+        label = folder.removesuffix(f"-{self._search.id}")
+        if rung == self._search.bracket_of(folder).first_rung:
+            return f"{label}: {len(arms)} arms proposed, to {record['cap_samples']:,} samples"
+        return f"{label}: {len(arms)} of {len(arms) + dropped} arms go on, to {record['cap_samples']:,} samples"
+
+    def standing(self) -> str:
+        """Return how the search stands now."""
+        found = survey(self._root, self._search, self._files, self._seeds)
+        return " · ".join(self._parts(found))
+
+    def _parts(self, found: Survey) -> Iterator[str]:
+        trained = sum(cohort.ended for cohort in found.trainings)
+        left = found.left(self._seeds)
+        served = sum(cohort.ended for cohort in found.servings)
+        yield f"{trained} of {trained + left.training_jobs} trainings, {served} of {served + left.serving_jobs} heads served"
+        yield from self._best(found)
+        if not left.training_jobs + left.serving_jobs + left.contest_jobs:
+            return
+        pace = known_pace(self._experiment, self._root)
+        now, seconds = time.monotonic(), found.seconds()
+        if self._begun is None and seconds:
+            self._begun = now, seconds
+        if pace is None or self._begun is None:
+            yield "time left is known after the first measurement"
+            return
+        hours = pace.device_hours(left)
+        price = self._experiment.config.cost.price_per_device_hour
+        money = "" if price is None else f", {hours * price:,.2f} {self._experiment.config.cost.currency}"
+        begun, before = self._begun
+        wall = f"about {_duration(hours * 3600 * (now - begun) / (seconds - before))}, " if seconds > before else ""
+        yield f"{wall}{hours:.2g} device-hours{money} left at most"
+
+    def _best(self, found: Survey) -> Iterator[str]:
+        finalists = {arm: record.acceptance_length for arm, record in found.served.items() if arm != self._search.standing.id}
+        lengths = {arm: length for arm, length in finalists.items() if length}
+        if lengths:
+            arm = max(lengths, key=lengths.__getitem__)
+            yield f"best acceptance length so far {lengths[arm]:.3f} (DRAFT), {arm}"
+        elif best := found.best():
+            arm, rung, value = best
+            yield f"best {self._search.space.proxy} so far {value:.4f} (DRAFT), rung {rung} of {self._search.top_rung}, {arm}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,172 @@
+"""How far a search has come: its cohorts, what they have measured and what is left of them, read from the results tree alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lib.controller import Holder, holder
+from lib.script import fault
+from lib.search.filed import Decisions, places
+from lib.search.proxy import proxy_value
+from lib.search.search import Search
+from lib.search.work import Work
+from lib.verdict.champion import Champion
+from lib.verdict.contest import make_contest
+from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
+
+M = TypeVar("M", bound=Measurement)
+
+
+@dataclass
+class Jobs:
+    """How the jobs of one cohort stand, by arm. `broken` ones ended with an error: neither a result nor under way."""
+
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+
+    def counts(self) -> list[int]:
+        """Return the numbers of arms, in the order of the fields."""
+        return [len(column) for column in (self.done, self.failed, self.running, self.broken, self.waiting)]
+
+
+@dataclass
+class Cohort:
+    """Arms that train to one rung, or that are served. `jobs` is None until they are known; `size` is then the most there can be."""
+
+    label: str
+    rung: int | None
+    cap: int
+    size: int
+    jobs: Jobs | None
+    samples_left: int = 0
+
+    @property
+    def ended(self) -> int:
+        """The number of jobs that have come to a result."""
+        return len(self.jobs.done) + len(self.jobs.failed) if self.jobs else 0
+
+
+@dataclass
+class Survey:
+    """What lies in a results tree of one search; `contest` holds the ids of the verdict's arms once they are known."""
+
+    search: Search
+    controller: Holder | None
+    trainings: list[Cohort]
+    servings: list[Cohort]
+    contest: list[str]
+    measured: bool
+    proxies: dict[tuple[str, int], ProxyRecord]
+    served: dict[str, ServingRecord]
+
+    def best(self) -> tuple[str, int, float] | None:
+        """Return arm, rung and proxy of the best of the highest rung that any arm has reached; None before the first."""
+        proxy, k = self.search.space.proxy, self.search.space.objective.draft_tokens
+        value = {place: proxy_value(proxy, record.accuracies, k) for place, record in self.proxies.items() if record.accuracies}
+        if not value:
+            return None
+        arm, rung = max(value, key=lambda place: (place[1], value[place]))
+        return arm, rung, value[arm, rung]
+
+    def seconds(self) -> float:
+        """Return the device-seconds of the selection's records and of the verdict's trainings; not those of its measurements."""
+        return sum(record.device_seconds for record in (*self.proxies.values(), *self.served.values()))
+
+    def left(self, seeds: int) -> Work:
+        """Return what is left to do at most, with a verdict of so many fresh `seeds`."""
+        return Work(
+            arms=0,
+            training_jobs=sum(cohort.size - cohort.ended for cohort in self.trainings),
+            serving_jobs=sum(cohort.size - cohort.ended for cohort in self.servings),
+            contest_jobs=0 if self.measured else len(self.contest) or 2 * seeds,
+            samples=sum(cohort.samples_left for cohort in self.trainings),
+            retrained=0,
+        )
+
+
+class _Tree:
+    """The records of one search under a root."""
+
+    def __init__(self, root: Path, search: Search) -> None:
+        self.root, self.search = root, search
+        self.controller = holder(root / "results")
+        self.proxies: dict[tuple[str, int], ProxyRecord] = {}
+        self.served: dict[str, ServingRecord] = {}
+
+    def training(self, label: str, rung: int, arms: dict[str, int]) -> Cohort:
+        """Return the cohort of `arms`, which train to `rung` from the rungs given, -1 for from scratch."""
+        jobs, caps = Jobs(), self.search.space.rungs.samples
+        left = 0
+        for arm, below in arms.items():
+            record = _read(self.root / f"results/{arm}/rung{rung}.acc", ProxyRecord)
+            if record:
+                self.proxies[arm, rung] = record
+            else:
+                left += caps[rung] - (caps[below] if below >= 0 else 0)
+            getattr(jobs, self._state(record, f"train_rung/{arm}.rung{rung}.log")).append(arm)
+        return Cohort(label, rung, caps[rung], len(arms), jobs, left)
+
+    def serving(self, label: str, arms: list[str]) -> Cohort:
+        """Return the cohort of `arms`, which are measured in vLLM."""
+        jobs = Jobs()
+        for arm in arms:
+            record = _read(self.root / f"results/{arm}/serving.json", ServingRecord)
+            if record:
+                self.served[arm] = record
+            getattr(jobs, self._state(record, f"measure_serving/{arm}.log")).append(arm)
+        return Cohort(label, None, self.search.space.rungs.samples[-1], len(arms), jobs)
+
+    def _state(self, record: Measurement | None, log: str) -> str:
+        if record is not None:
+            return "done" if record.status == "ok" else "failed"
+        path = self.root / "results/logs" / log
+        if not path.exists():
+            return "waiting"
+        if fault(path) is not None:
+            return "broken"
+        return "running" if self.controller and path.stat().st_mtime >= self.controller.since else "waiting"
+
+
+def survey(root: Path, search: Search, files: dict[str, Any], seeds: int) -> Survey:
+    """Read the tree under `root`/results/.
+
+    Args:
+        root: the folder that holds results/.
+        search: the search to look at.
+        files: where its champion and its measurements are filed, as `VerdictFiles` names them.
+        seeds: how many fresh seeds the verdict trains.
+    """
+    tree, decisions = _Tree(root, search), Decisions(search, root)
+    taken, top, caps = decisions.taken(), search.top_rung, search.space.rungs.samples
+    trainings, servings = [], []
+    for folder, rung in places(search):
+        arms = taken[folder, rung]["arms"] if (folder, rung) in taken else None
+        if folder == search.finalists_folder:
+            servings.append(
+                tree.serving("finalists", arms) if arms is not None else Cohort("finalists", None, caps[-1], search.top_k, None)
+            )
+            continue
+        label = folder.removesuffix(f"-{search.id}")
+        if arms is not None:
+            trainings.append(tree.training(label, rung, {arm: rung - 1 if rung > decisions.entry(arm)[1] else -1 for arm in arms}))
+            continue
+        bracket = search.bracket_of(folder)
+        step = caps[rung] - (caps[rung - 1] if rung > bracket.first_rung else 0)
+        trainings.append(Cohort(label, rung, caps[rung], bracket.size(rung), None, bracket.size(rung) * step))
+    trainings.append(tree.training("standing", top, {search.standing.id: -1}))
+    servings.append(tree.serving("standing", [search.standing.id]))
+    champion, contest = root / files["champion"], []
+    if champion.exists():
+        contest = list(make_contest(read_record(champion, Champion).as_arm(), search.standing, seeds, search.id).arms)
+        trainings.append(tree.training("verdict", top, dict.fromkeys(contest, -1)))
+    else:
+        trainings.append(Cohort("verdict", top, caps[-1], 2 * seeds, None, 2 * seeds * caps[-1]))
+    measured = (root / files["measurements"]).exists()
+    return Survey(search, tree.controller, trainings, servings, contest, measured, tree.proxies, tree.served)
+
+
+def _read(path: Path, kind: type[M]) -> M | None:
+    return read_record(path, kind) if path.exists() else None

@@ -1,0 +1,178 @@
+"""A run says what a person wants to know, in few lines, and never hides an error."""
+
+import io
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from lib.report import terminal
+from lib.report.progress import Progress
+from lib.report.survey import survey
+from lib.report.terminal import quieten
+from lib.search.filed import decision_path
+from lib.verdict.filed import VerdictFiles
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from tests.unit.report.test_figures import small
+from tests.unit.report.trees import FILES, SEEDS, Stage, make_tree
+
+MEASUREMENTS = "results/search/finalists/contest-1.json"
+
+
+def progress(root: Path) -> Progress:
+    """Return the progress of the search of `make_tree`."""
+    cost = SimpleNamespace(seconds_per_sample=1.0, seconds_per_serving=360.0, price_per_device_hour=2.0, currency="USD")
+    config = SimpleNamespace(verdict=SimpleNamespace(seeds=SEEDS, repeats=1), serving=SimpleNamespace(repeats=1), cost=cost)
+    files = VerdictFiles(FILES["champion"], MEASUREMENTS, FILES["verdict"], "", "", "")
+    return Progress(SimpleNamespace(search=small(), config=config), files, root)  # type: ignore[arg-type]
+
+
+class Run:
+    """Snakemake's side: its logger, and the stream that a person reads."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.stream, self.logger = io.StringIO(), logging.Logger("snakemake", logging.INFO)
+        handler = logging.StreamHandler(self.stream)
+        handler.name = "DefaultStreamHandler"
+        self.logger.addHandler(handler)
+        quieten(self.logger, progress)
+
+    def log(self, message: str | None, event: LogEvent | None = None, level: int = logging.INFO, **fields: object) -> None:
+        """Log as Snakemake does."""
+        self.logger.log(level, message, extra={"event": event, **fields})
+
+    def begin(self, rule: str, log: Path | str = "", message: str | None = None, **wildcards: str) -> None:
+        """Say that job 1 begins."""
+        self.log("", LogEvent.JOB_INFO, jobid=1, rule_name=rule, rule_msg=message, wildcards=wildcards, log=[str(log)] if log else [])
+
+    def finish(self) -> None:
+        """Say that job 1 has finished."""
+        self.log("Finished", LogEvent.JOB_FINISHED, job_id=1)
+
+    def fail(self, log: Path) -> None:
+        """Say that job 1 has failed."""
+        self.log("RuleException:\nCalledProcessError in file x\n'python' returned non-zero exit status 1.", LogEvent.ERROR, logging.ERROR)
+        self.log("Error in rule", LogEvent.JOB_ERROR, logging.ERROR, jobid=1, log=[str(log)])
+
+    def said(self) -> list[str]:
+        """Return the lines so far, without the time of day."""
+        return [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in self.stream.getvalue().splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    make_tree(tmp_path, small(), "begun")
+    return Run(progress(tmp_path))
+
+
+def test_jobs_without_a_message_and_chatter_are_not_shown(run: Run) -> None:
+    run.log("Building DAG of jobs...")
+    run.log("5 jobs", LogEvent.RUN_INFO)
+    run.log(None, LogEvent.PROGRESS, done=1, total=2)
+    run.begin("export_head", arm="a")
+    run.finish()
+    assert run.said() == []
+
+
+def test_a_rule_with_a_message_is_shown_with_its_log(run: Run) -> None:
+    run.begin("measure_serving", "results/logs/a.log", "Measuring a in vLLM", arm="a")
+    assert run.said() == ["Measuring a in vLLM (results/logs/a.log)"]
+
+
+@pytest.mark.parametrize(
+    ("message", "level"), [("Nothing to be done", logging.INFO), ("WorkflowError: x", logging.ERROR), ("new", logging.INFO)]
+)
+def test_what_it_has_no_words_for_is_shown_as_it_stands(run: Run, message: str, level: int) -> None:
+    run.log(message, None, level)
+    assert run.said() == [message]
+
+
+def test_a_job_that_a_signal_ended_is_told_of_in_snakemakes_words(run: Run, tmp_path: Path) -> None:
+    run.begin("train_rung", tmp_path / "log", arm="a", rung="0")
+    (tmp_path / "log").write_text("12:00:00 a.rung0: start, after 1.0 s of imports\n")
+    run.log("RuleException:\nCalledProcessError in file x\n'python' died with <Signals.SIGKILL: 9>.", LogEvent.ERROR, logging.ERROR)
+    run.log("Error in rule train_rung", LogEvent.JOB_ERROR, logging.ERROR, jobid=1, log=[str(tmp_path / "log")])
+    assert run.said()[-2:] == ["'python' died with <Signals.SIGKILL: 9>.", "Error in rule train_rung"]
+
+
+def test_a_failed_job_is_told_of_by_what_its_log_says_and_once(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for _ in range(2):
+        run.begin("export_head", log, arm="a")
+        log.write_text("12:00:00 a: start, after 1.0 s of imports\n12:00:01 a: error: the state is cut off; delete it\n")
+        run.fail(log)
+    assert run.said() == [f"error: export_head a: the state is cut off; delete it ({log})", f"error: export_head a: the same again ({log})"]
+
+
+def test_the_end_of_a_traceback_is_shown(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run.begin("export_head", log, arm="a")
+    frames = "\n".join(f"  frame {number}" for number in range(30))
+    log.write_text(f"12:00:01 a: unexpected failure\nTraceback (most recent call last):\n{frames}\nZeroDivisionError: division by zero\n")
+    run.fail(log)
+    said = run.said()
+    assert len(said) == 12 and said[0].startswith("error: export_head a:   frame 19") and said[-1].startswith("ZeroDivisionError: ")
+
+
+def test_a_log_of_an_earlier_run_explains_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    log.write_text("12:00:01 a: error: of yesterday\n")
+    monkeypatch.setattr(terminal, "CLOCK_S", -60.0)
+    run.begin("export_head", log, arm="a")
+    run.fail(log)
+    assert run.said() == ["Error in rule"]
+
+
+def test_a_decision_and_a_measurement_tell_how_the_search_stands_and_trainings_now_and_then(run: Run) -> None:
+    bracket = small().brackets[0]
+    run.begin("decide_cohort", bracket=small().folder(bracket), rung="1")
+    run.finish()
+    (line,) = run.said()
+    assert re.match(
+        rf"{bracket.label}: 3 of 9 arms go on, to 192 samples · \d+ of \d+ trainings, 0 of 3 heads served · best acc0 so far ", line
+    )
+    assert "(DRAFT), rung " in line and re.search(r"[\d.]+ device-hours, [\d.]+ USD left at most$", line)
+    run.begin("train_rung", arm="a", rung="1")
+    run.finish()
+    assert len(run.said()) == 1, "less than a minute after the last"
+    run.begin("measure_serving", arm="a")
+    run.finish()
+    assert len(run.said()) == 2
+
+
+def test_a_broken_record_does_not_stop_the_run(run: Run, tmp_path: Path) -> None:
+    bracket = small().brackets[0]
+    (tmp_path / decision_path((small().folder(bracket), 0))).write_text("{")
+    run.begin("measure_serving", arm="a")
+    run.finish()
+    assert run.said() == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "best"), [("begun", "best acc0 so far"), ("chosen", "best acceptance length so far"), ("judged", "so far")]
+)
+def test_the_best_so_far_is_the_proxy_and_then_what_vllm_measured(tmp_path: Path, stage: Stage, best: str) -> None:
+    make_tree(tmp_path, small(), stage)
+    assert best in progress(tmp_path).standing()
+
+
+def test_what_is_left_shrinks_to_nothing(tmp_path: Path) -> None:
+    search, files = small(), {"champion": FILES["champion"], "measurements": MEASUREMENTS}
+    lefts = []
+    stages: tuple[Stage, ...] = ("planned", "begun", "chosen", "judged")
+    for stage in stages:
+        make_tree(tmp_path / stage, search, stage)
+        lefts.append(survey(tmp_path / stage, search, files, SEEDS).left(SEEDS))
+    jobs = [(left.samples, left.training_jobs, left.serving_jobs, left.contest_jobs) for left in lefts]
+    assert jobs == sorted(jobs, reverse=True) and jobs[-1] == (0, 0, 0, 0)
+    assert jobs[2] == (2 * SEEDS * search.space.rungs.samples[-1], 2 * SEEDS, 0, 2 * SEEDS)
+
+
+def test_a_handler_that_was_chosen_is_left_alone() -> None:
+    logger = logging.Logger("snakemake")
+    logger.addHandler(chosen := logging.NullHandler())
+    quieten(logger, progress(Path()))
+    assert logger.handlers == [chosen]
