@@ -37,10 +37,17 @@ def whole_directory(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             file.chmod(file.stat().st_mode | 0o044)  # some libraries write files that only their owner can read
         if path.exists():
-            shutil.rmtree(path)
+            discard(path)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a directory: renamed away first, so that it is never half there; the path's next writer clears up after a kill."""
+    doomed = _neighbour(path)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _temporary(path: Path) -> Path:
@@ -48,6 +55,10 @@ def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return _neighbour(path)
+
+
+def _neighbour(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
