@@ -49,9 +49,8 @@ def format_card(winner: Winner | None, verdict: Verdict, folder: Path, prompts: 
     """
     if winner is None:
         return f"# No draft head to hand over\n\n**{verdict.summary}**\n\nNo head of the contest could be measured.\n"
-    return "\n".join(
-        [*_opening(winner, verdict), *_serving(winner, folder), *_measured(winner, verdict, prompts), *_made(winner, verdict, records)]
-    )
+    parts = (_opening(winner, verdict), _serving(winner, folder), _measured(winner, verdict, prompts), _made(winner, verdict, records))
+    return "".join(f"{line}\n" for part in parts for line in part)
 
 
 def serve_command(winner: Winner, folder: Path) -> str:
