@@ -29,13 +29,20 @@ SMALL = {
     "my-prompts.yaml": {
         "strategy": "grid",
         "features": {"train_prompts": 12, "heldout_prompts": 4, "serving_prompts": 4, "prompt_tokens": 16, "response_tokens": 24},
-        "serving": {"dtype": "float32", "max_model_len": 64, "kv_cache_gib": 0.02, "repeats": 1, "workload": {"output_tokens": 16}},
+        "serving": {
+            "dtype": "float32",
+            "max_model_len": 64,
+            "kv_cache_gib": 0.02,
+            "top_k": 1,
+            "repeats": 1,
+            "workload": {"output_tokens": 16},
+        },
     },
     "my-dataset.yaml": {
         "strategy": "grid",
         "features": {"train_prompts": 8, "heldout_prompts": 3},
         "serving": {
-            **{"dtype": "float32", "max_model_len": 64, "kv_cache_gib": 0.02, "repeats": 1},
+            **{"dtype": "float32", "max_model_len": 64, "kv_cache_gib": 0.02, "top_k": 1, "repeats": 1},
             "workload": {"path": "my-workload.jsonl", "output_tokens": 16},
         },
     },
