@@ -2,21 +2,13 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 import yaml
-from lib.script import ENVIRONMENT
-from lib.serving.counters import parse_counters
-from lib.serving.engine import Server, mortal_group, reserved_port
-from lib.serving.workload import run
-from lib.verdict.served import make_bench
 
 from tests.workflow.clones import Clone, clone
 from tests.workflow.test_interrupt import kill_during
@@ -89,35 +81,6 @@ def test_selection_and_verdict_share_no_training_and_no_measurement(judged: tupl
     started = [serving["repeats"][0]["started_at"] for serving in contest["servings"]]
     assert contest["order"] == ["champion", "standing", "standing", "champion", "champion", "standing"] and started == sorted(started)
     assert len({serving["context"]["grounding"]["node"] for serving in contest["servings"]}) == 1
-
-
-def test_the_winner_is_handed_over_and_served_by_its_cards_command_gives_the_recorded_acceptance(
-    judged: tuple[Clone, dict], tmp_path: Path
-) -> None:
-    one, verdicts = judged
-    verdict, _ = verdicts["ahead"]
-    manifest = one.records("champion/manifest.json")["champion/manifest.json"]
-    recorded = manifest["serving"]
-    assert (manifest["verdict"], manifest["side"], recorded["arm"]) == (verdict["id"], "champion", verdict["champion"]["arms"][0])
-    card = (one.root / "results/champion/README.md").read_text()
-    command = re.search(r"```bash\n(.*?)\n```", card, re.DOTALL)
-    assert command and f"**{verdict['summary']}**" in card and f"| this head | {recorded['acceptance_length']:.4f} |" in card
-    bench = make_bench(one.experiment(strategy="grid", space="two.yaml", verdict={"seeds": 3}), 1, 1)
-    log = tmp_path / "server.log"
-    with contextlib.chdir(one.root), reserved_port() as port, log.open("wb") as output, mortal_group() as group:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        variables = os.environ | ENVIRONMENT | {"PORT": str(port), "PATH": path}
-        with subprocess.Popen(
-            ["bash", "-c", command.group(1)], stdout=output, stderr=output, env=variables, process_group=group
-        ) as process:
-            server = Server(process, port, str(bench.target), log)
-            server.wait_until_ready(300)
-            before = parse_counters(server.ask("/metrics"))
-            run(server, bench.workload, "serving", log)
-            counted = parse_counters(server.ask("/metrics")).since(before)
-            process.terminate()
-    assert (counted.drafts, counted.accepted) == (recorded["drafts"], recorded["accepted"])
-    assert counted.acceptance_length == recorded["acceptance_length"] > 1
 
 
 def test_an_improvement_is_recorded_once_and_only_with_its_acknowledgement(judged: tuple[Clone, dict], tmp_path: Path) -> None:
