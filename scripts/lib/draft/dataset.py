@@ -1,8 +1,8 @@
 """A data set that speculators extracted elsewhere: whether it fits the target, and how its rows become our training and held-out data.
 
-It is a folder as speculators' trainer takes it: an Arrow data set with `input_ids`, `loss_mask` and `seq_len`, whatever else it has, and for
-row i a `hidden_states/hs_<i>.safetensors` with `token_ids` [T] and `hidden_states` [T, aux layers + 1, H]. The last entry is the last layer's
-output before the final norm. Which layers the aux layers are it does not say: the space file does.
+It is a folder as speculators' trainer takes it: an Arrow data set with `input_ids`, `loss_mask` and `seq_len`, whatever else it has, and
+for row i a `hidden_states/hs_<i>.safetensors` with `token_ids` [T] and `hidden_states` [T, aux layers + 1, H]. The last entry is the last
+layer's output before the final norm. Which layers the aux layers are it does not say: the space file does.
 """
 
 import hashlib
