@@ -65,9 +65,10 @@ def write_model(folder: Path) -> None:
         Qwen3ForCausalLM(config).save_pretrained(folder)
 
 
-def write_prompts(path: Path, count: int) -> None:
-    lines = sorted({line.strip() for text in list(stdlib_documents().values())[:8] for line in text.splitlines() if len(line) > 60})
-    path.write_text("".join(json.dumps({"prompt": line, "source": "stdlib"}) + "\n" for line in lines[:count]))
+def write_prompts(path: Path, lines: slice) -> None:
+    """Write lines of the standard library as prompts of at most 30 tokens."""
+    starts = sorted({line[:30] for text in list(stdlib_documents().values())[:8] for line in text.splitlines() if len(line) > 60})
+    path.write_text("".join(json.dumps({"prompt": start, "source": "stdlib"}) + "\n" for start in starts[lines]))
 
 
 def commands(configuration: str) -> list[list[str]]:
@@ -88,8 +89,8 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     for name, text in files:
         (one.root / name).write_text(yaml.safe_dump(merged(yaml.safe_load(text), SMALL[name])))
     write_model(one.root / "models/my-model")
-    write_prompts(one.root / "my-prompts.jsonl", 40)
-    write_prompts(one.root / "my-workload.jsonl", 4)
+    write_prompts(one.root / "my-prompts.jsonl", slice(40))
+    write_prompts(one.root / "my-workload.jsonl", slice(40, 44))
     return one
 
 
