@@ -67,7 +67,7 @@ def write_model(folder: Path) -> None:
 
 def write_prompts(path: Path, lines: slice) -> None:
     """Write lines of the standard library as prompts of at most 30 tokens."""
-    starts = sorted({line[:30] for text in list(stdlib_documents().values())[:8] for line in text.splitlines() if len(line) > 60})
+    starts = sorted({line.strip()[:30] for text in list(stdlib_documents().values())[:8] for line in text.splitlines() if len(line) > 60})
     path.write_text("".join(json.dumps({"prompt": start, "source": "stdlib"}) + "\n" for start in starts[lines]))
 
 
