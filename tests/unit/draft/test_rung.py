@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from lib.arm import Arm, Layout
-from lib.config import Draft, Training
+from lib.config import Draft, Streaming, Training
 from lib.draft.data import FeatureSet
 from lib.draft.manifest import read_manifest
 from lib.draft.rung import FAILURE, Places, run_rung
@@ -34,7 +34,7 @@ def places(target: Path, features: FeatureSet, heldout: FeatureSet, tmp_path: Pa
 
 
 def run(arm: Arm, rung: int, places: Places) -> ProxyRecord:
-    run_rung(arm, rung, places)
+    run_rung(arm, rung, places, Streaming())
     return read_record(places.acc_out, ProxyRecord)
 
 
