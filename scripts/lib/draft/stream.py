@@ -35,8 +35,10 @@ def recover(folder: Path, store: Store | None) -> Path | None:
     """
     for leftover in folder.glob(".*.tmp"):
         shutil.rmtree(leftover)
+    stored: dict[str, list[str]] = {}
     try:
-        stored = _states(store.names(folder.name)) if store else {}
+        if store:
+            stored = {state: names for state, names in _states(store.names(folder.name)).items() if names[0].endswith(f"/{MANIFEST}")}
         for state in sorted({path.name for path in folder.glob("[0-9]*")} | stored.keys(), reverse=True):
             if _is_whole(folder / state) or (store and state in stored and _fetch(folder / state, stored[state], store)):
                 return folder / state
@@ -67,12 +69,13 @@ class Stream:
         self._started = self._last = time.monotonic()
         self._seconds = seconds
         self._copier = ThreadPoolExecutor(1, "stream")
-        self._copying: Future[None] = self._copier.submit(self._copy, None)
+        self._copying: Future[None] | None = None
+        self._copier.submit(self._copy, None)
 
     def __call__(self, training: Training, tally: Tally) -> None:
         """Keep the state after a step, if it is time."""
         now = time.monotonic()
-        if now - self._last < self._every_s or not self._copying.done():
+        if now - self._last < self._every_s or (self._copying and not self._copying.done()):
             return
         self._last = now
         state = self._folder / f"{training.samples:012d}"

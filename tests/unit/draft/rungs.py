@@ -51,7 +51,7 @@ def start(arm: Arm, rung: int, places: Places, streaming: Streaming, **environme
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(job)], env=paths, start_new_session=True, **pipes)
 
 
-def wait_until(there: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 90) -> None:
+def wait_until(there: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not there():
         assert process.poll() is None, process.communicate()[0]

@@ -11,9 +11,14 @@ from lib.config import Streaming
 from lib.draft.manifest import read_manifest
 from lib.draft.rung import FAILURE, Places
 from lib.files import read_json
+
 from tests.unit.draft.rungs import ALONE, TWO_RANKS, make_arm, run, start, wait_until
 
 At = Callable[..., Places]
+
+
+def ranks_of(launcher: int) -> list[psutil.Process]:
+    return [child for child in psutil.Process(launcher).children() if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_climbing_two_rungs_equals_training_in_one_go(places: At) -> None:
@@ -34,9 +39,8 @@ def test_a_diverged_arm_leaves_a_record_and_no_state(places: At) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["eagle3", "dflash"])
-def test_two_ranks_equal_one_to_rounding_and_resume_exactly(method: str, places: At) -> None:
-    alone, arm = make_arm(ALONE, method=method), make_arm(TWO_RANKS, method=method)
+def test_two_ranks_equal_one_to_rounding_and_resume_exactly(places: At) -> None:
+    alone, arm = make_arm(ALONE), make_arm(TWO_RANKS)
     one, two = run(alone, 1, places("one")), run(arm, 1, places("two"))
     assert two.train_loss == pytest.approx(one.train_loss, rel=1e-4)
     assert two.accuracies == pytest.approx(one.accuracies, abs=0.02)
@@ -46,17 +50,17 @@ def test_two_ranks_equal_one_to_rounding_and_resume_exactly(method: str, places:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_ends_all_and_the_retry_goes_on_bit_for_bit(rank: int, places: At) -> None:
+def test_a_killed_rank_ends_all_and_the_retry_goes_on_bit_for_bit(places: At) -> None:
+    """The rank that writes is killed, between two states or within one."""
     arm = make_arm(TWO_RANKS, rungs=(4, 640))
     torn = places("torn")
     process = start(arm, 1, torn, Streaming(every_s=0.2))
     wait_until(lambda: any(torn.stream(1).glob("[0-9]*")), process)
-    ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if child.environ().get("RANK")]
-    next(child for child in ranks if child.environ()["RANK"] == str(rank)).kill()
-    said, _ = process.communicate(timeout=60)
+    ranks = sorted(ranks_of(process.pid), key=lambda child: child.pid)
+    ranks[0].kill()
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert said.splitlines()[-1].endswith(f"error: rank {rank} of 2 was ended by SIGKILL, so all of them were; what it said stands above")
+    assert "error: rank 0 of 2 was ended by SIGKILL, so all of them were; what it said stands above\n" in said
     assert not any(child.is_running() for child in ranks)
     assert not torn.acc_out.exists() and not torn.state_out.exists()
     again, straight = run(arm, 1, torn), run(arm, 1, places("straight"))
@@ -83,4 +87,4 @@ def test_what_a_rank_refuses_is_said_in_one_line(places: At, tmp_path: Path) -> 
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "error: state: " in wrong.log.read_text() and "Traceback" not in wrong.log.read_text()
-    assert " of 2 failed, so all of them were" in said.splitlines()[-1]
+    assert " of 2 failed, so all of them were" in said
