@@ -104,6 +104,15 @@ class Training(Section):
     final_lr_fraction: float = Field(0.1, ge=0, le=1, description="learning rate at the horizon, as a fraction of the peak (cosine decay)")
 
 
+class Streaming(Section):
+    """How the state of a rung in progress is kept, for a job that is killed to be taken up again. It changes no result."""
+
+    every_s: float = Field(300, gt=0, description="seconds between states: what a killed job loses at most, besides the time to write one")
+    url: str | None = Field(
+        None, min_length=1, description="folder or URL (s3://bucket/folder) that states and logs are copied to; empty: beside the results"
+    )
+
+
 class WorkloadOptions(Section):
     """The prompts that are served while acceptance is measured, and how answers are sampled."""
 
@@ -202,6 +211,7 @@ class Config(Section):
     target: Target = Field(Target(), description="the target model")
     features: Features = Field(Features(), description="prompts and offline training data")
     training: Training = Field(Training(), description="the recipe every arm shares")
+    streaming: Streaming = Field(Streaming(), description="the state of a rung in progress")
     serving: Serving = Field(Serving(), description="the serving measurement")
     verdict: VerdictOptions = Field(VerdictOptions(), description="champion against standing configuration, measured afresh")
     publish: Publish = Field(Publish(), description="where an improvement is recorded")

@@ -98,6 +98,10 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
         from lib.verdict.lake import check_lake  # pyarrow, which few configurations need here
 
         check_lake(config.publish.lake)
+    if config.streaming.url:
+        from lib.store import check_store  # fsspec, which few configurations need here
+
+        check_store(config.streaming.url, "streaming.url")
     priors, refused = load_priors(Path(config.seed_from), space, config.training, recipe) if config.seed_from else ((), ())
     search = Search(
         space=space,
