@@ -91,11 +91,11 @@ rule give_verdict:
 rule hand_over_champion:
     """Put the head to serve into results/champion/, with its card and the command that serves it."""
     input:
-        unpack(until(["results/champion"], heads=contest_heads)),
         champion=filed.champion,
         verdict=filed.verdict,
         measurements=filed.measurements,
         proxies=contest_proxies,
+        heads=contest_heads,
     output:
         handover=directory("results/champion"),
     log:

@@ -1,5 +1,6 @@
 """The two ways of docs/bring-your-own.md, walked with a small Qwen3: its files at the sizes of the test, its commands as they stand."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 from lib.draft.data import MANIFEST, FeatureSet
+from lib.experiment import load_experiment
 from lib.target.corpus import stdlib_documents
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -96,11 +98,13 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture(scope="module")
 def searched(mine: Clone) -> Clone:
-    """The clone after the guide's search with prompts, up to its champion."""
+    """The clone after the guide's search with prompts, up to the decision that names the finalists; the other one goes on into vLLM."""
     dry, wet = commands("my-prompts.yaml")
     plan = jobs(mine.snakemake(*dry).stdout)
     assert {"extract_features", "decide_cohort", "choose_champion", "give_verdict", "hand_over_champion"} <= plan.keys()
-    mine.snakemake("results/champion.json", *wet)
+    with contextlib.chdir(mine.root):
+        search = load_experiment(yaml.safe_load(Path("my-prompts.yaml").read_text())).search
+    mine.snakemake(f"results/search/{search.finalists_folder}/rung{search.top_rung}.json", *wet)
     return mine
 
 
@@ -118,10 +122,10 @@ def dataset(searched: Clone) -> Path:
 
 
 def test_a_model_and_prompts_become_a_search(searched: Clone) -> None:
-    champion = searched.records("champion.json")["champion.json"]
-    identity = champion["context"]["identity"]
-    assert identity["model"] == "my-model" and champion["acceptance_length"] >= 1
-    assert champion["context"]["workload"]["dataset"] == "set aside from my-prompts.jsonl"
+    (trained,) = searched.records("*/rung0.acc").values()
+    (decision,) = searched.records("search/finalists-*/rung0.json").values()
+    assert (trained["status"], decision["arms"]) == ("ok", [trained["arm"]])
+    assert trained["context"]["workload"]["train_samples"] == 12
 
 
 def test_a_model_and_a_speculators_dataset_become_a_search(searched: Clone, dataset: Path) -> None:
@@ -130,6 +134,8 @@ def test_a_model_and_a_speculators_dataset_become_a_search(searched: Clone, data
     assert {"adopt_dataset", "decide_cohort", "train_rung"} <= plan.keys() and not {"extract_features", "write_prompts"} & plan.keys()
     searched.snakemake("results/champion.json", *wet)
     champion = searched.records("champion.json")["champion.json"]
+    identity = champion["context"]["identity"]
+    assert (identity["model"], identity["hf_path"]) == ("my-model", "models/my-model")
     assert champion["context"]["workload"]["dataset"] == "my-workload.jsonl" and champion["acceptance_length"] >= 1
     features = champion["configuration"]["recipe"]["features"]
     train, heldout = (FeatureSet(searched.root / f"resources/features/{features}/{split}") for split in ("train", "heldout"))
