@@ -33,12 +33,12 @@ from .status import CONTAINER, Limits, Outcome, judge
 class ExecutorSettings(StockSettings):  # type: ignore[misc]
     """Settings of the stock executor and those of experiments."""
 
-    run_id: str | None = field(default=None, metadata={"help": "Id of this run: names and labels all its objects. Required."})
-    workstream: str | None = field(default=None, metadata={"help": "Who runs it: labels all its objects. Required."})
+    run_id: str = field(default="", metadata={"help": "Id of this run: names and labels all its objects. Required."})
+    workstream: str = field(default="", metadata={"help": "Who runs it: labels all its objects. Required."})
     slug: str = field(default="sdt", metadata={"help": "What the names of all objects start with."})
-    pod_patch: Path | None = field(default=None, metadata={"help": "YAML file, merged strategically into the pod template of every Job."})
-    ack_train: str | None = field(default=None, metadata={"help": "The run id, to let jobs run whose resource spends is train."})
-    ack_serve: str | None = field(default=None, metadata={"help": "The run id, to let jobs run whose resource spends is serve."})
+    pod_patch: str = field(default="", metadata={"help": "YAML file, merged strategically into the pod template of every Job."})
+    ack_train: str = field(default="", metadata={"help": "The run id, to let jobs run whose resource spends is train."})
+    ack_serve: str = field(default="", metadata={"help": "The run id, to let jobs run whose resource spends is serve."})
     active_deadline: int = field(
         default=0, metadata={"help": "Seconds a Job may take; a rule's resource runtime (minutes) goes first; 0: no end."}
     )
@@ -108,7 +108,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         self._prepared = False
         with _one_line():
             self.experiment = make_experiment(settings.slug, settings.run_id, settings.workstream)
-            self._patch = read_patch(settings.pod_patch) if settings.pod_patch else {}
+            self._patch = read_patch(Path(settings.pod_patch)) if settings.pod_patch else {}
             self._refuse_unacknowledged(job for job in self.dag.needrun_jobs() if not job.is_local)
             self._cluster = Cluster(self.namespace)
             self._lease = Lease(self._cluster, self.experiment, self._lose)

@@ -48,7 +48,7 @@ class Experiment:
         return f"{self.prefix}-{middle[:room].strip('-')}{end}"
 
 
-def make_experiment(slug: str, run_id: str | None, workstream: str | None) -> Experiment:
+def make_experiment(slug: str, run_id: str, workstream: str) -> Experiment:
     """Return a checked experiment, or raise ValueError with one line that says what is wrong."""
     if not run_id:
         raise ValueError("run id not set: pass --kubernetes-experiment-run-id")

@@ -7,7 +7,7 @@ from typing import Any
 SPENDING = {"train": "training", "serve": "serving"}
 
 
-def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str | None], run_id: str) -> str | None:
+def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -> str | None:
     """Return what would run without acknowledgement, in one line with the flag that would let it; None when nothing would.
 
     A rule says what it spends by its resource `spends`.
