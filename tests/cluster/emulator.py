@@ -539,7 +539,7 @@ class Cluster:
 
     # --- reading ---
 
-    def list(self, kind: str, selector: str, limit: int, token: str) -> Object:
+    def page(self, kind: str, selector: str, limit: int, token: str) -> Object:
         """Return a page of the objects that match."""
         with self.lock:
             after = ""
@@ -713,7 +713,7 @@ class _Handler(BaseHTTPRequestHandler):
         selector = query.get("labelSelector", "")
         match request.verb:
             case "list":
-                return 200, cluster.list(kind, selector, int(query.get("limit", 0)), query.get("continue", ""))
+                return 200, cluster.page(kind, selector, int(query.get("limit", 0)), query.get("continue", ""))
             case "watch":
                 since = int(query.get("resourceVersion", 0))
                 return 200, cluster.watch(kind, selector, since, float(query.get("timeoutSeconds", 60)))
@@ -733,7 +733,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return 200, cluster.delete(kind, name, policy)
             case _:
                 with cluster.lock:
-                    doomed = cluster.list(kind, selector, 0, "")
+                    doomed = cluster.page(kind, selector, 0, "")
                     for item in doomed["items"]:
                         cluster.delete(kind, item["metadata"]["name"])
                 return 200, doomed
