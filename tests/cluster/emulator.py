@@ -413,12 +413,14 @@ class Cluster:
 
     def _follow(self, pod: str, process: subprocess.Popen[bytes], fault: str | None) -> None:
         """Wait for a pod's process, or bring about its fault."""
-        if fault in ("oom", "evicted", "node_lost"):
+        if fault:
             time.sleep(0.3)
             with self.lock:
                 self.running.pop(pod, None)
             _kill(process)
-            {"oom": self._oom, "evicted": self._evict, "node_lost": self._lose_node}[fault](pod)
+            with self.lock:
+                faults = {"oom": self._oom, "evicted": self._evict, "node_lost": self._lose_node, "deadline": self._exceed}
+                (faults | {"deleted": self._vanish})[fault](pod)
             return
         code = process.wait()
         with self.lock:
@@ -440,6 +442,13 @@ class Cluster:
     def _oom(self, pod: str) -> None:
         with self.lock:
             self._end(pod, 137, "OOMKilled")
+
+    def _exceed(self, pod: str) -> None:
+        job = self.objects["pods"].pop(pod)["metadata"]["labels"]["job-name"]
+        self._fail_job(job, "DeadlineExceeded", "Job was active longer than specified deadline")
+
+    def _vanish(self, pod: str) -> None:
+        self.delete("jobs", self.objects["pods"][pod]["metadata"]["labels"]["job-name"])
 
     def _evict(self, pod: str) -> None:
         message = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 51200Ki. "

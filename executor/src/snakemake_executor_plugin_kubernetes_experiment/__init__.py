@@ -331,9 +331,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 text = f"(no log of pod {outcome.pod}: {error})\n"
             log.write_text(redact(text, self.envvars()))
             logs = [str(log)]
-        line = redact(f"Job {name} failed: {outcome.why}", self.envvars())
-        self.logger.error(line)
-        self.report_job_error(info, msg=f"{line}. ", aux_logs=logs)
+        self.report_job_error(info, msg=redact(f"Job {name} failed: {outcome.why}. ", self.envvars()), aux_logs=logs)
         self._drop(name)
 
     def _clear(self) -> None:
