@@ -124,7 +124,8 @@ class Cluster:
 
     def __init__(self, namespace: str = "tune", processes: bool = True):
         self.namespace = namespace
-        self.processes = processes  # False: no process, the pod's annotation virtual-seconds says how long it takes
+        self.processes = processes
+        self.virtual_seconds = 1.0  # that a pod takes when there are no processes
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.objects: dict[str, dict[str, Object]] = {kind: {} for kind in KINDS}
@@ -169,7 +170,8 @@ class Cluster:
             raise Refusal(404, "NotFound", f'{_full(kind)} "{name}" not found', **_details(kind, name)) from None
 
     def create(self, kind: str, body: Object, strict: bool) -> Object:
-        """Create an object as a real server would, or refuse to."""
+        """Create an object as a real server would, or refuse to; the path says its kind when the body does not."""
+        body = {"apiVersion": KINDS[kind][0], "kind": KINDS[kind][1]} | body
         self._check(kind, body, strict)
         with self.lock:
             name = body["metadata"]["name"]
@@ -383,8 +385,7 @@ class Cluster:
         self.started.append(name)
         self._set_container(pod_name, "Running", {"running": {"startedAt": now()}})
         if not self.processes:
-            seconds = float(pod["metadata"].get("annotations", {}).get("virtual-seconds", 1))
-            self._later(seconds, f"end:{pod_name}")
+            self._later(self.virtual_seconds, f"end:{pod_name}")
             return
         directory = self.root / pod_name
         directory.mkdir()
