@@ -135,7 +135,7 @@ class Cluster:
         self.tokens = {"token"}
         self.forbidden: set[tuple[str, str]] = set()  # (verb, kind)
         self.requests: list[Request] = []
-        self.faults: list[Callable[[Request], int | str | None]] = []
+        self.faults: list[Callable[[Request], Refusal | int | str | None]] = []
         self.pod_fault: Callable[[Object], str | None] = lambda _pod: None
         self.environment: dict[str, str] = {}  # what images bring
         self.root = Path(tempfile.mkdtemp(prefix="cluster-"))
@@ -684,6 +684,8 @@ class _Handler(BaseHTTPRequestHandler):
                     request.status = -1
                     self.close_connection = True
                     return
+                if isinstance(what, Refusal):
+                    raise what
                 if what == 429:
                     raise Refusal(429, "TooManyRequests", "the server has received too many requests and has asked us to try again later")
                 if what:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from kubernetes_validate.utils import schema_contents
 from snakemake_executor_plugin_kubernetes_experiment import api
 from snakemake_executor_plugin_kubernetes_experiment.api import ApiError
@@ -233,3 +235,11 @@ def test_a_server_that_does_not_answer_is_one_line(server: Server, tmp_path: Pat
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
     with pytest.raises(ApiError, match=r"^no answer from http://127.0.0.1:9: \w+$"):
         api.Cluster("tune").list("jobs", "", attempts=1)
+
+
+def test_a_request_that_hangs_is_made_again(cluster: Cluster, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "TIMEOUT", urllib3.Timeout(0.3))
+    cluster.faults.append(lambda _request: time.sleep(1) if len(cluster.requests) == 1 else None)
+    reach.create("secrets", secret("s", experiment="r1"))
+    assert [each.verb for each in cluster.requests] == ["create", "create"]
+    assert cluster.left() == ["secrets/s"]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster.controller import RUN, Controller
-from tests.cluster.emulator import Cluster, Object, Request
+from tests.cluster.emulator import Cluster, Object, Refusal, Request
 
 pytestmark = pytest.mark.slow
 TWO_ARMS = ("--config", "arms=a,b")
@@ -70,6 +70,27 @@ def test_a_server_that_is_away_for_a_while_changes_nothing(cluster: Cluster, con
     code = controller.wait()
     assert_champion(controller, code)
     assert len(cluster.started) >= 6
+
+
+def test_a_quota_that_is_used_up_is_waited_for(cluster: Cluster, controller: Controller) -> None:
+    message = 'jobs.batch "x" is forbidden: exceeded quota: gpus, requested: count/jobs.batch=1, used: 1, limited: 1'
+
+    def quota(request: Request) -> Refusal | None:
+        full = any(job["status"].get("active") for job in list(cluster.objects["jobs"].values()))
+        return Refusal(403, "Forbidden", message) if is_job(request) and full else None
+
+    cluster.faults.append(quota)
+    code = controller.run(*TWO_ARMS)
+    assert_champion(controller, code)
+    assert "not created yet, will try again" in controller.output
+
+
+def test_a_job_that_the_server_finds_invalid_is_one_clear_line(cluster: Cluster, controller: Controller) -> None:
+    (controller.work / "pod.yaml").write_text("spec: {containers: [{name: snakemake, volumeMounts: [{name: no, mountPath: /no}]}]}")
+    assert controller.run(*TWO_ARMS, f"{FLAG}pod-patch", "pod.yaml") == 1
+    assert 'volumeMounts[1].name: Not found: "no"' in controller.output
+    assert "Traceback" not in controller.output
+    assert cluster.left() == []
 
 
 def test_a_token_that_expires_is_read_again(cluster: Cluster, controller: Controller) -> None:

@@ -1,7 +1,7 @@
 """Snakemake's Kubernetes executor, made safe for experiments."""
 
-import asyncio
 import atexit
+import re
 import signal
 import threading
 from collections import defaultdict
@@ -133,7 +133,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 raise HeldError(
                     f"run id {self.experiment.run_id} belongs to workstream {labels.get(WORKSTREAM)}, not to {self.experiment.workstream}"
                 )
-            writes, number = labels.get(JOB, ""), int(job["metadata"]["name"].rsplit("-", 1)[-1])
+            writes, number = labels.get(JOB, ""), int(re.sub(r".*\D", "", job["metadata"]["name"]) or 0)
             if number > self._numbers[writes]:
                 self._numbers[writes], self._left[writes] = number, job
 
@@ -264,7 +264,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         try:
             if not self._ending.is_set():
                 self._clear()
-                judged = await asyncio.to_thread(self._look, active_jobs)
+                judged = self._look(active_jobs)
         except Exception as error:  # whatever happens, no job is lost
             self._tell("cluster", f"no status of the Jobs, will ask again: {error or type(error).__name__}")
         else:
@@ -281,17 +281,16 @@ class Executor(StockExecutor):  # type: ignore[misc]
 
     def _look(self, active_jobs: list[SubmittedJobInfo]) -> dict[int, Outcome]:
         """Return what has become of jobs, by their place in the list."""
-        for info in active_jobs:
-            if info.external_jobid is None and not self._attach(info):
-                self._create(info)
+        outcomes = self._send(active_jobs)
         jobs = {job["metadata"]["name"]: job for job in self._cluster.list("jobs", self.experiment.selector, 1)}
         pods: dict[str, list[Object]] = defaultdict(list)
         for pod in self._cluster.list("pods", self.experiment.selector, 1):
             pods[pod["metadata"]["labels"].get("job-name", "")].append(pod)
         now = datetime.now(UTC)
-        outcomes = {}
         for index, info in enumerate(active_jobs):
             name = info.external_jobid
+            if name is None:
+                continue
             if name in jobs:
                 outcome = judge(jobs[name], pods[name], now, self._limits)
                 if outcome.why and not outcome.ended:
@@ -300,6 +299,21 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 outcome = self._missing(name)
             outcomes[index] = outcome
         return outcomes
+
+    def _send(self, active_jobs: list[SubmittedJobInfo]) -> dict[int, Outcome]:
+        """Create the Jobs that could not be created before; return the outcome of those that never can, by their place in the list."""
+        refused = {}
+        for index, info in enumerate(active_jobs):
+            if info.external_jobid is not None:
+                continue
+            try:
+                if not self._attach(info):
+                    self._create(info)
+            except ApiError as error:
+                if self._passes(error):
+                    break  # the others would fare no better now
+                refused[index] = Outcome("failed", _explain(error))
+        return refused
 
     def _missing(self, name: str) -> Outcome:
         try:
@@ -320,7 +334,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
 
     def _fail(self, info: SubmittedJobInfo, outcome: Outcome) -> None:
         """Report a failed job with its pod's log, then delete its Job."""
-        name = info.external_jobid
+        name = info.external_jobid or info.aux["task"].rule
         logs = []
         if outcome.pod:
             self.log_path.mkdir(exist_ok=True, parents=True)
@@ -332,13 +346,16 @@ class Executor(StockExecutor):  # type: ignore[misc]
             log.write_text(redact(text, self.envvars()))
             logs = [str(log)]
         self.report_job_error(info, msg=redact(f"Job {name} failed: {outcome.why}. ", self.envvars()), aux_logs=logs)
-        self._drop(name)
+        if info.external_jobid:
+            self._drop(name)
 
     def _clear(self) -> None:
         """Delete the Jobs of results that Snakemake has filed: until then they are what a next controller would adopt."""
         waiting = []
+        answers = True
         for job, name in self._unsettled:
-            if not (self.dag.finished(job) and self._drop(name)):
+            answers = answers and (not self.dag.finished(job) or self._drop(name))
+            if not (answers and self.dag.finished(job)):
                 waiting.append((job, name))
         self._unsettled = waiting
 
@@ -348,7 +365,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
             if self.workflow.executor_settings.omit_job_cleanup:
                 self._cluster.annotate("jobs", name, {COLLECTED: "true"})
             else:
-                self._cluster.delete("jobs", name)
+                self._cluster.delete("jobs", name, 1)
         except ApiError as error:
             self.logger.debug(f"Job {name} not deleted yet: {error}")
             return error.status == 404

@@ -99,10 +99,10 @@ class Cluster:
         """Add annotations to an object."""
         self._object("PATCH", resource, name, body={"metadata": {"annotations": annotations}})
 
-    def delete(self, resource: str, name: str) -> bool:
+    def delete(self, resource: str, name: str, attempts: int = PATIENCE) -> bool:
         """Delete an object and what it owns; return whether it was there."""
         try:
-            self._object("DELETE", resource, name, query={"propagationPolicy": "Background"})
+            self._object("DELETE", resource, name, {"propagationPolicy": "Background"}, attempts=attempts)
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -182,4 +182,4 @@ def _refusal(answer: urllib3.BaseHTTPResponse) -> ApiError:
     except (ValueError, KeyError, TypeError, AttributeError):
         message, kind = f"HTTP {answer.status}", ""
     wait = answer.headers.get("Retry-After", "")
-    return ApiError(answer.status, message, kind, float(wait) if wait.isdigit() else None)
+    return ApiError(answer.status, message, kind, min(float(wait), 30) if wait.isdigit() else None)

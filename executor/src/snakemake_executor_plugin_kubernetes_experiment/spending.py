@@ -22,7 +22,8 @@ def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -
             return f"rule {job.name} spends {spends!r}: it can be {' or '.join(SPENDING)}"
         if acknowledged[spends] != run_id:
             refused.setdefault(spends, Counter())[job.name] += 1
-            gpus[spends] += int(job.resources.get("gpu", 0))
+            gpu = job.resources.get("gpu", 0)
+            gpus[spends] += gpu if isinstance(gpu, int) else 0  # not known yet
     lines = []
     for spends, rules in refused.items():
         what = ", ".join(f"{count} x {rule}" for rule, count in rules.items())
