@@ -123,6 +123,7 @@ def test_a_patch_is_merged_as_kubernetes_does(patch: dict[str, Any], merged: dic
         ("spec: {containers: [{image: x}]}", "not a pod patch: spec.containers[0] has no name, by which the list is merged"),
         ("spec: {volumes: [{name: shm, emptyDir: {medim: Memory}}]}", "not a pod patch: spec.volumes[0].emptyDir has no field medim"),
         ("spec: {priorityClassName: [a]}", "not a pod patch: spec.priorityClassName is not a single value"),
+        ("spec: {priorityClassName: no}", "not a pod patch: spec.priorityClassName is not text but False: put it in quotes"),
         ("spec: [", "not YAML"),
     ],
 )

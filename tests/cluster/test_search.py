@@ -86,9 +86,9 @@ def test_a_quota_that_is_used_up_is_waited_for(cluster: Cluster, controller: Con
 
 
 def test_a_job_that_the_server_finds_invalid_is_one_clear_line(cluster: Cluster, controller: Controller) -> None:
-    (controller.work / "pod.yaml").write_text("spec: {containers: [{name: snakemake, volumeMounts: [{name: no, mountPath: /no}]}]}")
+    (controller.work / "pod.yaml").write_text("spec: {containers: [{name: snakemake, volumeMounts: [{name: none, mountPath: /none}]}]}")
     assert controller.run(*TWO_ARMS, f"{FLAG}pod-patch", "pod.yaml") == 1
-    assert 'volumeMounts[1].name: Not found: "no"' in controller.output
+    assert 'volumeMounts[1].name: Not found: "none"' in controller.output
     assert "Traceback" not in controller.output
     assert cluster.left() == []
 

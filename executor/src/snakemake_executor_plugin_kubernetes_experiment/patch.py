@@ -103,8 +103,10 @@ def _faults(value: Any, kind: str, place: str) -> str:
     if outer := re.fullmatch(r"dict\((.*), (.*)\)", kind):
         return "" if isinstance(value, dict) else f"{place} is not a mapping"
     model = getattr(client, kind, None)
-    if model is None:  # a scalar or free-form: the server's word counts
-        return f"{place} is not a single value" if kind in ("str", "int", "bool") and isinstance(value, dict | list) else ""
+    if model is None:  # a scalar or free-form
+        if kind in ("str", "int", "bool") and isinstance(value, dict | list):
+            return f"{place} is not a single value"
+        return f"{place} is not text but {value!r}: put it in quotes" if kind == "str" and not isinstance(value, str) else ""
     if not isinstance(value, dict):
         return f"{place} is not a mapping"
     kinds = {model.attribute_map[name]: inner for name, inner in model.openapi_types.items()}
