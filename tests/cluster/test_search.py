@@ -285,8 +285,9 @@ def test_a_missing_permission_is_named_by_verb_and_resource(cluster: Cluster, co
     assert cluster.left() == []
 
 
-def test_a_run_id_of_another_workstream_is_refused(cluster: Cluster, controller: Controller) -> None:
-    lease = {"name": "sdt-r1", "labels": {"experiment": "r1", "workstream": "theirs"}}
+@pytest.mark.parametrize("slug", ["sdt", "other"])
+def test_a_run_id_of_another_workstream_is_refused(cluster: Cluster, controller: Controller, slug: str) -> None:
+    lease = {"name": f"{slug}-r1", "labels": {"experiment": "r1", "workstream": "theirs"}}
     cluster.create("leases", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": lease, "spec": {}}, strict=True)
     assert controller.run(*TWO_ARMS) == 1
     assert "run id r1 belongs to workstream theirs, not to tests" in controller.output

@@ -127,13 +127,14 @@ class Executor(StockExecutor):  # type: ignore[misc]
 
     def _find_left(self) -> None:
         """Remember the Jobs of an earlier controller, the latest for each task; refuse a run id that another workstream uses."""
-        for job in self._cluster.list("jobs", f"{EXPERIMENT}={self.experiment.run_id}"):
-            labels = job["metadata"]["labels"]
-            if labels.get(WORKSTREAM) != self.experiment.workstream:
-                raise HeldError(
-                    f"run id {self.experiment.run_id} belongs to workstream {labels.get(WORKSTREAM)}, not to {self.experiment.workstream}"
-                )
-            writes, number = labels.get(JOB, ""), int(re.sub(r".*\D", "", job["metadata"]["name"]) or 0)
+        mine = self.experiment
+        leases, jobs = (self._cluster.list(kind, f"{EXPERIMENT}={mine.run_id}") for kind in ("leases", "jobs"))
+        for item in leases + jobs:
+            theirs = item["metadata"]["labels"].get(WORKSTREAM)
+            if theirs != mine.workstream:
+                raise HeldError(f"run id {mine.run_id} belongs to workstream {theirs}, not to {mine.workstream}")
+        for job in jobs:
+            writes, number = job["metadata"]["labels"].get(JOB, ""), int(re.sub(r".*\D", "", job["metadata"]["name"]) or 0)
             if number > self._numbers[writes]:
                 self._numbers[writes], self._left[writes] = number, job
 
