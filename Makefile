@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PLUGIN := vllm-plugin/pyproject.toml $(wildcard vllm-plugin/spec_decode_tune_vllm/*.py)
+PLUGINS := vllm-plugin/pyproject.toml $(wildcard vllm-plugin/spec_decode_tune_vllm/*.py) executor/pyproject.toml $(wildcard executor/src/*/*.py)
 
 .PHONY: tune test ledger report status lint schema install
 
@@ -42,10 +42,10 @@ schema: install
 
 install: .venv/installed
 
-.venv/installed: envs/laptop.lock $(PLUGIN)
+.venv/installed: envs/laptop.lock $(PLUGINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 	    echo 'error: PYTHON = $(PYTHON) is not Python 3.11, for which envs/laptop.lock is made; run make PYTHON=/path/to/python3.11'; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/laptop.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./vllm-plugin
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./vllm-plugin ./executor
 	@touch $@
