@@ -49,6 +49,23 @@ def test_a_killed_writer_leaves_no_file_and_the_next_one_clears_up(tmp_path: Pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
+def test_a_directory_that_is_discarded_is_never_half_there(tmp_path: Path) -> None:
+    program = (
+        "import os, shutil, signal, sys\nfrom pathlib import Path\nfrom lib import files\n"
+        "shutil.rmtree = lambda _: os.kill(os.getpid(), signal.SIGKILL)\nfiles.discard(Path(sys.argv[1]))\n"
+    )
+    path = tmp_path / "champion"
+    path.mkdir()
+    (path / "head").touch()
+    scripts = Path(__file__).parents[2] / "scripts"
+    killed = subprocess.run([sys.executable, "-c", program, str(path)], env=os.environ | {"PYTHONPATH": str(scripts)}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not path.exists()
+    with whole_directory(path) as temporary:
+        (temporary / "file").write_text("y")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["champion"]
+
+
 def test_digest_depends_on_content_not_on_order() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 1.5})
