@@ -49,6 +49,7 @@ rule all:
         filed.measurements,
         filed.verdict,
         "results/verdict.json",
+        "results/champion",
         ([filed.publication(settings.ack_publish)] if settings.ack_publish else []),
         filed.handoff,
         "results/HANDOFF.md",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from lib.controller import hold_results, refresh_view, refuse
+from lib.controller import hold_results, refresh_view, refuse, withdraw
 from lib.errors import UserError
 from lib.experiment import load_experiment
 from lib.files import digest, read_json
@@ -18,7 +18,7 @@ from lib.search.filed import Decisions, decision_path
 from lib.serving.engine import require_vllm
 from lib.verdict.champion import Champion
 from lib.verdict.contest import make_contest
-from lib.verdict.filed import require_acknowledged, verdict_files
+from lib.verdict.filed import handed_over, require_acknowledged, verdict_files
 from lib.verdict.record import read_record
 from snakemake.logging import logger
 
@@ -51,6 +51,8 @@ if workflow.is_main_process and not workflow.output_settings.dryrun:
     if exists(filed.handoff):  # until then the last one says what to try next
         refresh_view(Path(filed.handoff), Path("results/HANDOFF.md"))
     refresh_view(Path(plan_file), Path("results/plan.json"))
+    if not handed_over(Path("results/champion"), Path(filed.verdict)):
+        withdraw(Path("results/champion"))
 
 
 wildcard_constraints:

@@ -1,59 +1,91 @@
-"""Prompts, the target's responses to them, and the hidden states along the way.
+"""Prompts, the target's responses to them, and the hidden states along the way; with `features.dataset` set, those of the data set.
 
-Inputs:   the target
-Outputs:  resources/features/{features}/prompts/{train,heldout,serving}.jsonl
+Inputs:   the target; a data set that speculators extracted
+Outputs:  resources/features/{features}/prompts/{train,heldout,serving}.jsonl, but not of a data set
           resources/features/{features}/{train,heldout}/
 """
 
+if settings.features.dataset:
 
-rule write_prompts:
-    """Split prompts into training, held-out and serving prompts that share nothing."""
-    input:
-        unpack(
-            until(
-                [
-                    f"{experiment.features}/prompts/{split}.jsonl"
-                    for split in ("train", "heldout", "serving")
-                ],
-                target=experiment.target,
-            )
-        ),
-    output:
-        train=f"{experiment.features}/prompts/train.jsonl",
-        heldout=f"{experiment.features}/prompts/heldout.jsonl",
-        serving=f"{experiment.features}/prompts/serving.jsonl",
-    log:
-        "results/logs/write_prompts.log",
-    conda:
-        "../envs/laptop.yaml"
-    params:
-        features=settings.features.model_dump(exclude={"prompts"}),
-    message:
-        "Writing prompts"
-    script:
-        "../scripts/write_prompts.py"
+    rule adopt_dataset:
+        """Take rows of a data set that speculators extracted as training and held-out data."""
+        input:
+            unpack(
+                until(
+                    [
+                        f"{experiment.features}/{split}"
+                        for split in ("train", "heldout")
+                    ],
+                    target=experiment.target,
+                    dataset=settings.features.dataset,
+                )
+            ),
+        output:
+            train=directory(f"{experiment.features}/train"),
+            heldout=directory(f"{experiment.features}/heldout"),
+        log:
+            "results/logs/adopt_dataset.log",
+        conda:
+            "../envs/laptop.yaml"
+        params:
+            features=settings.features.model_dump(
+                include={"train_prompts", "heldout_prompts", "seed"}
+            ),
+            aux_layers=list(experiment.space.draft.aux_layers),
+        message:
+            "Taking rows of the data set"
+        script:
+            "../scripts/adopt_dataset.py"
 
+else:
 
-rule extract_features:
-    """Record the target's greedy responses to prompts, with its hidden states."""
-    input:
-        unpack(
-            until(
-                [f"{experiment.features}/{{split}}"],
-                target=experiment.target,
-                prompts=f"{experiment.features}/prompts/{{split}}.jsonl",
-            )
-        ),
-    output:
-        features=directory(f"{experiment.features}/{{split}}"),
-    log:
-        "results/logs/extract_features.{split}.log",
-    conda:
-        "../envs/laptop.yaml"
-    params:
-        response_tokens=settings.features.response_tokens,
-        aux_layers=list(experiment.space.draft.aux_layers),
-    message:
-        "Recording the target's responses and hidden states: {wildcards.split}"
-    script:
-        "../scripts/extract_features.py"
+    rule write_prompts:
+        """Split prompts into training, held-out and serving prompts that share nothing."""
+        input:
+            unpack(
+                until(
+                    [
+                        f"{experiment.features}/prompts/{split}.jsonl"
+                        for split in ("train", "heldout", "serving")
+                    ],
+                    target=experiment.target,
+                )
+            ),
+        output:
+            train=f"{experiment.features}/prompts/train.jsonl",
+            heldout=f"{experiment.features}/prompts/heldout.jsonl",
+            serving=f"{experiment.features}/prompts/serving.jsonl",
+        log:
+            "results/logs/write_prompts.log",
+        conda:
+            "../envs/laptop.yaml"
+        params:
+            features=settings.features.model_dump(exclude={"prompts", "dataset"}),
+        message:
+            "Writing prompts"
+        script:
+            "../scripts/write_prompts.py"
+
+    rule extract_features:
+        """Record the target's greedy responses to prompts, with its hidden states."""
+        input:
+            unpack(
+                until(
+                    [f"{experiment.features}/{{split}}"],
+                    target=experiment.target,
+                    prompts=f"{experiment.features}/prompts/{{split}}.jsonl",
+                )
+            ),
+        output:
+            features=directory(f"{experiment.features}/{{split}}"),
+        log:
+            "results/logs/extract_features.{split}.log",
+        conda:
+            "../envs/laptop.yaml"
+        params:
+            response_tokens=settings.features.response_tokens,
+            aux_layers=list(experiment.space.draft.aux_layers),
+        message:
+            "Recording the target's responses and hidden states: {wildcards.split}"
+        script:
+            "../scripts/extract_features.py"

@@ -1,7 +1,8 @@
 """One rung of one arm.
 
 Inputs:   results/{arm}/rung<lower>.state, features, the target
-Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/, and once for all rungs results/{arm}/arm.json
+Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/, and once for all rungs results/{arm}/arm.json; while it trains
+          results/{arm}/rung<r>.stream/, from which an attempt that was cut short is taken up
 """
 
 
@@ -24,6 +25,7 @@ rule train_rung:
         "results/logs/train_rung/{arm}.rung{rung}.log",
     conda:
         "../envs/laptop.yaml"
+    threads: settings.training.ranks
     params:
         arm=arm_record,
     script:

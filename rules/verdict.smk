@@ -4,13 +4,14 @@ Inputs:   results/{arm}/serving.json of the finalists and of the standing config
           results/{arm}/head/ and rung<top>.acc of both configurations, per fresh seed
 Outputs:  results/search/{finalists}/champion-*.json, contest-*.json, verdict-*.json, filed by what they depend on, and copies as
           results/champion.json and results/verdict.json; with its acknowledgement the standing baseline and the perf lake;
-          results/HANDOFF.md
+          results/HANDOFF.md; results/champion/, the head to serve with its card
 """
 
 
 localrules:
     choose_champion,
     give_verdict,
+    hand_over_champion,
     publish_verdict,
     write_handoff,
 
@@ -85,6 +86,24 @@ rule give_verdict:
         verdict=settings.verdict.model_dump(),
     script:
         "../scripts/give_verdict.py"
+
+
+rule hand_over_champion:
+    """Put the head to serve into results/champion/, with its card and the command that serves it."""
+    input:
+        champion=filed.champion,
+        verdict=filed.verdict,
+        measurements=filed.measurements,
+        proxies=contest_proxies,
+        heads=contest_heads,
+    output:
+        handover=directory("results/champion"),
+    log:
+        "results/logs/hand_over_champion.log",
+    conda:
+        "../envs/laptop.yaml"
+    script:
+        "../scripts/hand_over_champion.py"
 
 
 rule publish_verdict:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
+from lib.config import parse_config
 from lib.draft.rung import Places, run_rung
 from lib.files import write_json
 from lib.script import running
@@ -36,4 +37,5 @@ if __name__ == "__main__":
                 state_out=Path(snakemake.output.state),
                 log=Path(snakemake.log[0]),
             ),
+            parse_config(snakemake.config).streaming,
         )

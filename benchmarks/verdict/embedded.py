@@ -58,8 +58,8 @@ def table(verdicts: dict[str, dict]) -> str:
         "",
         f"Target {identity['model']}, EAGLE3 head, k = {context['configuration']['num_speculative_tokens']}; "
         f"vLLM {context['stack']['vllm']} on {identity['device_name']}; {prompts} prompts, {workload['output_tokens']} tokens each, "
-        f"temperature {workload['temperature']:g}, {workload['concurrency']} in flight. Acceptance length, mean ± SD over fresh training "
-        f"seeds. The configuration is {SOUND}, the "
+        f"temperature {workload['temperature']:g}, {workload['concurrency']} in flight. Acceptance length, mean ± SD over fresh "
+        f"training seeds. The configuration is global batch {SOUND['global_batch']}, lr {SOUND['lr']}, warmup {SOUND['warmup']}; the "
         "crippled one has a thousandth of its learning rate.",
         "",
         "| champion against standing | champion | standing | effect | 90 % interval | outcome |",

@@ -73,12 +73,23 @@ class Features(Section):
     """Offline training data: the target's own responses to prompts, and its hidden states along them."""
 
     prompts: str | None = Field(None, description='JSONL file with {"prompt": ...} per line; empty: the Python standard library')
+    dataset: str | None = Field(
+        None,
+        min_length=1,
+        description="directory of a speculators data set, whose rows are used in place of prompts and responses; empty: none",
+    )
     train_prompts: Positive = Field(512, description="prompts whose responses the head is trained on; one prompt is one sample")
     heldout_prompts: Positive = Field(64, description="prompts on which the proxy is computed")
     serving_prompts: Positive = Field(64, description="prompts of the serving workload")
     prompt_tokens: Positive = Field(32, description="tokens per prompt (ISL)")
     response_tokens: Positive = Field(96, description="tokens per response in the training data")
     seed: int = Field(0, ge=0, description="seed of the split into train, held-out and serving prompts")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Features":
+        if self.prompts and self.dataset:
+            raise ValueError("prompts and dataset are both given; name one of them")
+        return self
 
 
 class Training(Section):
@@ -91,6 +102,15 @@ class Training(Section):
     weight_decay: float = Field(0.0, ge=0, description="AdamW decoupled weight decay")
     grad_clip: float = Field(1.0, gt=0, description="gradient norm above which gradients are scaled down")
     final_lr_fraction: float = Field(0.1, ge=0, le=1, description="learning rate at the horizon, as a fraction of the peak (cosine decay)")
+
+
+class Streaming(Section):
+    """How the state of a rung in progress is kept, for a job that is killed to be taken up again. It changes no result."""
+
+    every_s: float = Field(300, gt=0, description="seconds between states: what a killed job loses at most, besides the time to write one")
+    url: str | None = Field(
+        None, min_length=1, description="folder or URL (s3://bucket/folder) that states and logs are copied to; empty: beside the results"
+    )
 
 
 class WorkloadOptions(Section):
@@ -191,10 +211,19 @@ class Config(Section):
     target: Target = Field(Target(), description="the target model")
     features: Features = Field(Features(), description="prompts and offline training data")
     training: Training = Field(Training(), description="the recipe every arm shares")
+    streaming: Streaming = Field(Streaming(), description="the state of a rung in progress")
     serving: Serving = Field(Serving(), description="the serving measurement")
     verdict: VerdictOptions = Field(VerdictOptions(), description="champion against standing configuration, measured afresh")
     publish: Publish = Field(Publish(), description="where an improvement is recorded")
     ack_publish: str | None = Field(None, min_length=1, description="id of the verdict that may be recorded; empty: none")
+
+    @model_validator(mode="after")
+    def _dataset_is_complete(self) -> "Config":
+        if self.features.dataset and not self.target.path:
+            raise ValueError("features.dataset holds the hidden states of one target; name it with target.path")
+        if self.features.dataset and not self.serving.workload.path:
+            raise ValueError("features.dataset sets no prompts aside to be served; name some with serving.workload.path")
+        return self
 
     @model_validator(mode="after")
     def _sequences_fit(self) -> "Config":

@@ -12,7 +12,7 @@ from typing import TextIO
 import psutil
 
 from lib.errors import UserError
-from lib.files import whole_file
+from lib.files import discard, whole_file
 
 LOCK = "spec-decode-tune.lock"
 _held: list[TextIO] = []
@@ -40,6 +40,13 @@ def refresh_view(filed: Path, view: Path) -> None:
     if filed.exists() and view.exists() and view.read_bytes() != filed.read_bytes():
         with suppress(UserError), _lock(view.parent), whole_file(view) as fresh:
             fresh.write_bytes(filed.read_bytes())
+
+
+def withdraw(folder: Path) -> None:
+    """Remove a folder that another configuration has left or that is not whole; leave it to a process that runs there."""
+    if folder.exists():
+        with suppress(UserError), _lock(folder.parent):
+            discard(folder)
 
 
 @dataclass(frozen=True)

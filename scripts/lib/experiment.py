@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import Config, Features, Point, Space, load_space, parse_config
+from lib.draft.dataset import check_dataset, dataset_fingerprint
 from lib.errors import UserError
 from lib.files import digest
 from lib.prompts import read_prompts
@@ -54,11 +55,13 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
     if len(set(space.draft.aux_layers)) < len(space.draft.aux_layers):
         raise UserError(f"{config.space}: draft.aux_layers = {list(space.draft.aux_layers)} repeat; list each layer once")
     ahead = max(space.objective.draft_tokens, space.draft.ttt_steps, space.draft.block_size)
-    if config.features.response_tokens <= ahead:
-        raise UserError(
-            f"features.response_tokens = {config.features.response_tokens} leaves no room to draft {ahead} tokens ahead; raise it"
-        )
-    longest = max(config.features.prompt_tokens + config.features.response_tokens, config.serving.max_model_len)
+    longest = config.serving.max_model_len
+    if not config.features.dataset:
+        longest = max(longest, config.features.prompt_tokens + config.features.response_tokens)
+        if config.features.response_tokens <= ahead:
+            raise UserError(
+                f"features.response_tokens = {config.features.response_tokens} leaves no room to draft {ahead} tokens ahead; raise it"
+            )
     if longest > positions:
         raise UserError(
             f"sequences of {longest} tokens do not fit the target's {positions} positions; lower features.prompt_tokens, "
@@ -70,7 +73,7 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
     else:
         target_id = digest([config.target.tiny.model_dump(), platform.python_version()])
         target, model = f"resources/target/{target_id}", f"tiny-llama-{target_id}"
-    features_id = digest([target_id, config.features.model_dump(exclude={"prompts"}), _prompts(config.features), space.draft.aux_layers])
+    features_id = digest([target_id, *_samples(config, space), space.draft.aux_layers])
     recipe = {
         "target": target_id,
         "features": features_id,
@@ -95,6 +98,10 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
         from lib.verdict.lake import check_lake  # pyarrow, which few configurations need here
 
         check_lake(config.publish.lake)
+    if config.streaming.url:
+        from lib.store import check_store  # fsspec, which few configurations need here
+
+        check_store(config.streaming.url, "streaming.url")
     priors, refused = load_priors(Path(config.seed_from), space, config.training, recipe) if config.seed_from else ((), ())
     search = Search(
         space=space,
@@ -145,6 +152,16 @@ def _check_target(config: Config) -> tuple[int, int, int]:
         return facts.vocab_size, facts.num_layers, facts.max_positions
     tiny = config.target.tiny
     return tiny.vocab_size, tiny.layers, tiny.context
+
+
+def _samples(config: Config, space: Space) -> tuple[dict[str, Any], Any]:
+    """Return the settings of the features that count, and what the samples depend on."""
+    features = config.features
+    if not features.dataset:
+        return features.model_dump(exclude={"prompts", "dataset"}), _prompts(features)
+    facts = check_target(Path(config.target.path or ""))
+    check_dataset(Path(features.dataset), facts, space.draft.aux_layers, features.train_prompts + features.heldout_prompts)
+    return features.model_dump(include={"train_prompts", "heldout_prompts", "seed"}), dataset_fingerprint(Path(features.dataset))
 
 
 def _prompts(features: Features) -> list[str] | str:

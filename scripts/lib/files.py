@@ -13,6 +13,9 @@ from typing import Any
 
 from lib.errors import UserError
 
+_WHOLE_BYTES = 64 * 2**20
+_BLOCKS, _BLOCK_BYTES = 64, 64 * 2**10
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -35,12 +38,20 @@ def whole_directory(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*"):
-            file.chmod(file.stat().st_mode | 0o044)  # some libraries write files that only their owner can read
+            if file.is_dir() or file.stat().st_nlink == 1:  # what is a link belongs to somebody else
+                file.chmod(file.stat().st_mode | 0o044)  # some libraries write files that only their owner can read
         if path.exists():
-            shutil.rmtree(path)
+            discard(path)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a directory: renamed away first, so that it is never half there; the path's next writer clears up after a kill."""
+    doomed = _neighbour(path)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _temporary(path: Path) -> Path:
@@ -48,6 +59,10 @@ def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return _neighbour(path)
+
+
+def _neighbour(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
@@ -68,6 +83,19 @@ def read_whole_json(path: Path, cure: str) -> Any:
         return read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); {cure}") from None
+
+
+def sampled(path: Path) -> bytes:
+    """Return what stands for a file's content: all of it, or above 64 MiB 64 blocks of 64 KiB, evenly spaced from first byte to last."""
+    size = path.stat().st_size
+    if size <= _WHOLE_BYTES:
+        return path.read_bytes()
+    blocks = []
+    with path.open("rb") as handle:
+        for block in range(_BLOCKS):
+            handle.seek((size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
+            blocks.append(handle.read(_BLOCK_BYTES))
+    return b"".join(blocks)
 
 
 def digest(value: Any, length: int = 6) -> str:

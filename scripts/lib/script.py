@@ -98,16 +98,19 @@ def fault(log: Path) -> str | None:
 
 
 def die_with_controller() -> None:
-    """Watch the controller from a thread and kill this process about a second after it is gone."""
-    pid = os.environ.get(CONTROLLER)
-    if pid is None:
-        return
+    """Kill this process about a second after the controller is gone."""
+    if pid := os.environ.get(CONTROLLER):
+        die_with(int(pid))
+
+
+def die_with(pid: int) -> None:
+    """Watch another process from a thread and kill this one about a second after it is gone."""
 
     def watch() -> None:
         with suppress(psutil.NoSuchProcess):
-            controller = psutil.Process(int(pid))
-            while controller.is_running() and controller.status() != psutil.STATUS_ZOMBIE:
+            other = psutil.Process(pid)
+            while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, name="die-with-controller", daemon=True).start()
+    threading.Thread(target=watch, name=f"die-with-{pid}", daemon=True).start()

@@ -125,3 +125,12 @@ def test_every_rule_says_what_it_does(path: Path) -> None:
 def test_condas_environment_is_that_of_the_lock() -> None:
     digest = hashlib.sha256((ROOT / "envs/laptop.lock").read_bytes()).hexdigest()
     assert f"{digest}  envs/laptop.lock" in (ROOT / "envs/laptop.post-deploy.sh").read_text(), f"write {digest}; see envs/README.md"
+
+
+def test_the_drawn_dag_has_every_rule() -> None:
+    (drawing,) = fenced(ROOT / "docs/architecture.md", "mermaid")
+    files = "".join(path.read_text() for path in ROOT.glob("rules/*.smk"))
+    drawn = [re.fullmatch(r" +(\w+) .*?(\w+)", line) for line in drawing.splitlines() if ">" in line]
+    assert {rule for arrow in drawn if arrow for rule in arrow.groups()} == set(
+        re.findall(r"^ *(?:rule|checkpoint) (\w+):", files, re.MULTILINE)
+    )

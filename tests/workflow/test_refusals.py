@@ -22,6 +22,11 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         (["space=absent.yaml"], "error: space = 'absent.yaml': no such file; name a file of config/spaces/"),
         (["target={path: absent}"], "error: target.path=absent is not a directory; give a local Hugging Face model directory"),
         (["features={prompts: absent.jsonl}"], "error: features.prompts=absent.jsonl"),
+        (["features={dataset: absent}"], "error: configuration: features.dataset holds the hidden states of one target; name it with"),
+        (
+            ["features={dataset: absent, prompts: x}"],
+            "error: configuration: features: prompts and dataset are both given; name one of them",
+        ),
         (["verdict={seeds: 1}"], "error: configuration: verdict: seeds = 1 tells nothing of the scatter between trainings; set at least 2"),
         (["serving={workload: {path: absent}}"], "error: serving.workload.path=absent does not exist; give a .jsonl file of prompts"),
         (["serving={sol_ceiling: B9000}"], "error: serving.sol_ceiling = 'B9000' is not in config/sol-ceilings.yaml, which knows H100"),

@@ -14,7 +14,7 @@ from tests.workflow.clones import Clone, clone, decisions, heads, jobs
 
 pytestmark = pytest.mark.slow
 
-VIEWS = {"choose_champion", "give_verdict", "write_handoff", "build_ledger", "draw_report", "all", "total"}
+VIEWS = {"choose_champion", "give_verdict", "hand_over_champion", "write_handoff", "build_ledger", "draw_report", "all", "total"}
 """Jobs that take a second and may be done again in a copied tree."""
 
 
@@ -98,8 +98,9 @@ def test_another_search_and_back_leaves_the_champion_of_the_search_asked_for(fin
     copied = clone(tmp_path, adopt=finished, results=True)
     copied.snakemake(copied.champion(serving={"top_k": 2}), "--config", "serving={top_k: 2}")
     assert len(copied.records("champion.json")["champion.json"]["measured"]) > 2
+    assert not (copied.root / "results/champion").exists(), "the head of the search before is not handed over as this one's"
     copied.snakemake()
-    for view in ("champion.json", "verdict.json"):
+    for view in ("champion.json", "verdict.json", "champion/manifest.json"):
         assert copied.records(view) == finished.records(view)
 
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lib.draft.data import FeatureSet
@@ -40,15 +41,16 @@ class _Hits:
 def evaluate_head(model: Any, spec: HeadSpec, features: FeatureSet, batch: int) -> HeldOutAccuracy:
     """Return the accuracy of `model` over every sample of `features`, `batch` to a forward pass, without effect on the model or any RNG.
 
+    Several ranks share the samples and count together, so that each returns the accuracy over all.
     EAGLE3 drafts from every start, fed with the answer's own tokens; DFlash from `max_anchors_per_sample` evenly spaced starts in a sample.
     With a reduced draft vocabulary an answer's token outside it counts as missed, as it is at serving.
     """
     was_training = model.training
     model.eval()
     longest = max(features.lengths)
-    reached = torch.zeros(spec.k, dtype=torch.long)
-    total = 0
-    for first in range(0, len(features), batch):
+    counted = torch.zeros(1 + spec.k, dtype=torch.long, device=model.device)  # drafts, and those right up to each token
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    for first in range(rank * batch, len(features), ranks * batch):
         samples = [features.sample(index) for index in range(first, min(first + batch, len(features)))]
         starts = [_draft_starts(sample["loss_mask"], spec) for sample in samples]
         pack = pack_samples(spec, samples, starts if spec.method == "dflash" else None, longest, model.device)
@@ -59,12 +61,14 @@ def evaluate_head(model: Any, spec: HeadSpec, features: FeatureSet, batch: int) 
         if model.t2d is not None:
             ahead = positions[:, None] + 1 + torch.arange(spec.k, device=positions.device)
             hits = hits & model.t2d[pack.inputs["input_ids"][0, ahead]]
-        reached += hits.long().cumprod(1).sum(0).cpu()
-        total += len(hits)
+        counted[0] += len(hits)
+        counted[1:] += hits.long().cumprod(1).sum(0)
     model.train(was_training)
-    counts = [total, *reached.tolist()]
+    if ranks > 1:
+        dist.all_reduce(counted)
+    counts = counted.tolist()
     accuracies = [right / before if before else 0.0 for before, right in pairwise(counts)]
-    return HeldOutAccuracy(accuracies[0], accuracies, total)
+    return HeldOutAccuracy(accuracies[0], accuracies, counts[0])
 
 
 def _draft_starts(loss_mask: Tensor, spec: HeadSpec) -> Tensor:

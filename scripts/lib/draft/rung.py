@@ -3,23 +3,30 @@
 import logging
 import os
 import platform
+import shutil
 import socket
+import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lib.arm import Arm, reachable
+from lib.config import Streaming
 from lib.draft.data import FeatureSet
 from lib.draft.evaluate import HeldOutAccuracy, evaluate_head
 from lib.draft.heads import HeadSpec
 from lib.draft.state import load_state, save_state
-from lib.draft.trainer import Recipe, RungOutcome, Training, Trial, start_training, train_rung
+from lib.draft.stream import Stream, forget, recover
+from lib.draft.trainer import Recipe, RungOutcome, Tally, Training, Trial, start_training, train_rung
+from lib.errors import UserError
 from lib.files import whole_directory, write_json
-from lib.script import die_with_controller, log_to
+from lib.script import die_with, log_to
+from lib.store import Store, open_store
 from lib.verdict.context import HeldOut, TrainedModel, TrainingConfiguration, TrainingContext, TrainingHardware, TrainingStack
 from lib.verdict.record import ProxyRecord, write_record
 
@@ -34,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Places:
-    """The files of a rung. `state` is the one to resume from, None to start afresh."""
+    """The files of a rung. `state` is that of the rung below, None to start afresh."""
 
     target: Path
     train: Path
@@ -44,16 +51,30 @@ class Places:
     state_out: Path
     log: Path
 
+    def stream(self, rung: int) -> Path:
+        """Return where the states of a rung in progress lie."""
+        return self.state_out.with_name(f"rung{rung}.stream")
 
-def run_rung(arm: Arm, rung: int, places: Places) -> None:
-    """Train `arm` to `rung`, evaluate it, and write its record and its state.
+
+def run_rung(arm: Arm, rung: int, places: Places, streaming: Streaming) -> None:
+    """Train `arm` to `rung`, evaluate it, and write its record and its state. An attempt that was cut short is taken up where it left off.
 
     With more than one rank the processes are started here, as torchrun starts them. Raises UserError for features or a state that do not
-    belong to the arm or are damaged.
+    belong to the arm or are damaged, and when one of several ranks fails.
     """
+    store = _store(arm, streaming)
+    if places.state:
+        for lower in range(rung):
+            forget(places.stream(lower), store)
+    streamed = recover(places.stream(rung), store)
     if arm.layout.ranks == 1:
-        _run_rank(arm, rung, places)
-        return
+        _run_rank(arm, rung, places, streaming, streamed)
+    else:
+        _run_ranks(arm, rung, places, streaming, streamed)
+    shutil.rmtree(places.stream(rung), ignore_errors=True)
+
+
+def _run_ranks(arm: Arm, rung: int, places: Places, streaming: Streaming, streamed: Path | None) -> None:
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -62,25 +83,46 @@ def run_rung(arm: Arm, rung: int, places: Places) -> None:
         rdzv_endpoint="localhost:0",
         run_id=arm.id,
         max_restarts=0,
+        local_addr="localhost",
     )
-    elastic_launch(launch, _run_launched_rank)(arm, rung, places)
+    try:
+        elastic_launch(launch, _run_launched_rank)(os.getpid(), arm, rung, places, streaming, streamed)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        ended = f"was ended by {failure.signal_name()}" if failure.exitcode < 0 else "failed"
+        raise UserError(f"rank {rank} of {arm.layout.ranks} {ended}, so all of them were; what it said stands above") from None
 
 
-def _run_launched_rank(arm: Arm, rung: int, places: Places) -> None:
+def _run_launched_rank(launcher: int, arm: Arm, rung: int, places: Places, streaming: Streaming, streamed: Path | None) -> None:
     log_to(places.log, "a")
-    die_with_controller()
-    _run_rank(arm, rung, places)
+    die_with(launcher)
+    torch.set_num_threads(max(1, torch.get_num_threads() // arm.layout.ranks))
+    try:
+        _run_rank(arm, rung, places, streaming, streamed)
+    except UserError as error:
+        logger.error("error: %s", error)
+        sys.exit(1)
+    except Exception:
+        logger.exception("unexpected failure")
+        raise
     torch.distributed.destroy_process_group()
 
 
-def _run_rank(arm: Arm, rung: int, places: Places) -> None:
+def _run_rank(arm: Arm, rung: int, places: Places, streaming: Streaming, streamed: Path | None) -> None:
     started = time.monotonic()
     features, unseen = FeatureSet(places.train), FeatureSet(places.heldout)
     training = start_training(head_spec(arm), recipe(arm), trial(arm), places.target, features)
-    if places.state is not None:
-        load_state(places.state, training)
-    resumed_from = training.samples
-    outcome = train_rung(training, reachable(arm.recipe["rungs"][rung], arm.global_batch))
+    tally = _resume(training, streamed, places.state)
+    seconds_before = tally.seconds
+    cap = reachable(arm.recipe["rungs"][rung], arm.global_batch)
+    if _is_first_rank():
+        stream = Stream(places.stream(rung), places.log, streaming.every_s, _store(arm, streaming), seconds_before)
+        try:
+            outcome = train_rung(training, cap, tally, stream)
+        finally:
+            stream.close()
+    else:
+        outcome = train_rung(training, cap, tally)
     if outcome.status == "ok":
         accuracy = evaluate_head(training.model, training.spec, unseen, EVALUATION_BATCH)
         save_state(places.state_out, training)
@@ -92,8 +134,25 @@ def _run_rank(arm: Arm, rung: int, places: Places) -> None:
                 write_json(folder / FAILURE, {"status": outcome.status, "reason": outcome.reason})
     if _is_first_rank():
         context = _context(arm, training, features, unseen)
-        seconds = time.monotonic() - started
-        write_record(places.acc_out, _record(arm, rung, outcome, accuracy, context, seconds=seconds, resumed_from=resumed_from))
+        seconds = seconds_before + time.monotonic() - started
+        write_record(places.acc_out, _record(arm, rung, outcome, accuracy, context, seconds=seconds, resumed_from=tally.first))
+
+
+def _resume(training: Training, streamed: Path | None, below: Path | None) -> Tally:
+    """Bring a training to where an earlier attempt at the rung left off, else to the rung below; return the tally of the rung."""
+    if streamed:
+        try:
+            tally = load_state(streamed, training)
+        except UserError as error:
+            logger.warning("passed over: %s", error)
+        else:
+            logger.info("going on from %d samples, where an earlier attempt left off", training.samples)
+            return tally
+    return load_state(below, training) if below else Tally()
+
+
+def _store(arm: Arm, streaming: Streaming) -> Store | None:
+    return open_store(f"{streaming.url.rstrip('/')}/{arm.id}") if streaming.url else None
 
 
 def head_spec(arm: Arm) -> HeadSpec:

@@ -1,10 +1,10 @@
 """The exact state of a training on disk: what it takes to go on as if it had never stopped.
 
 A state folder holds `head/`, the head in fp32 in speculators' format, `optimizer.safetensors` in fp32, and `manifest.json`: identity,
-samples, the files' digests. There is no random state in it, for the trainer keeps none.
+samples, the files' digests, and within a rung its tally. There is no random state in it, for the trainer keeps none.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lib.draft.heads import tensor_hash
 from lib.draft.manifest import read_manifest, write_manifest
-from lib.draft.trainer import Training
+from lib.draft.trainer import Tally, Training
 from lib.errors import UserError
 from lib.files import whole_directory
 
@@ -24,32 +24,41 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class State:
-    """A state as read: `identity` is `Training.identity`, `head` is `head_tensors`, `optimizer` is `optimizer_tensors`."""
+    """A state as read: `identity` is `Training.identity`, `head` is `head_tensors`, `optimizer` is `optimizer_tensors`.
+
+    `tally` is that of the rung in progress, None between rungs.
+    """
 
     samples: int
     identity: dict[str, dict[str, Any]]
     head: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    tally: Tally | None
 
 
-def save_state(path: Path, training: Training) -> None:
-    """Write the state of `training` to the folder `path`, whole or not at all. Of several ranks only rank 0 writes; the others return."""
+def save_state(path: Path, training: Training, tally: Tally | None = None) -> None:
+    """Write the state of `training` to the folder `path`, whole or not at all, with the tally of a rung in progress.
+
+    Of several ranks only rank 0 writes; the others return.
+    """
     if dist.is_initialized() and dist.get_rank() != 0:
         return
     with whole_directory(path) as folder:
         training.model.save_pretrained((folder / _HEAD).parent)
         save_file(optimizer_tensors(training), folder / _OPTIMIZER)
-        write_manifest(folder, {"samples": training.samples, "identity": training.identity()})
+        progress = {"tally": asdict(tally)} if tally else {}
+        write_manifest(folder, {"samples": training.samples, "identity": training.identity(), **progress})
 
 
 def read_state(path: Path) -> State:
     """Read and verify the state folder `path`. Raises CorruptState naming the file that is missing or altered."""
     manifest = read_manifest(path)
-    return State(manifest["samples"], manifest["identity"], load_file(path / _HEAD), load_file(path / _OPTIMIZER))
+    tally = Tally(**manifest["tally"]) if "tally" in manifest else None
+    return State(manifest["samples"], manifest["identity"], load_file(path / _HEAD), load_file(path / _OPTIMIZER), tally)
 
 
-def load_state(path: Path, training: Training) -> None:
-    """Bring a fresh `training` to where the state in `path` left off.
+def load_state(path: Path, training: Training) -> Tally:
+    """Bring a fresh `training` to where the state in `path` left off; return the tally of the rung in progress, a new one between rungs.
 
     Raises CorruptState, and UserError naming what differs when the state belongs to another head, recipe, trial or data.
     """
@@ -71,6 +80,7 @@ def load_state(path: Path, training: Training) -> None:
     }
     training.optimizer.load_state_dict({"state": moments, "param_groups": training.optimizer.state_dict()["param_groups"]})
     training.samples = state.samples
+    return state.tally or Tally(first=state.samples)
 
 
 def optimizer_tensors(training: Training) -> dict[str, Tensor]:

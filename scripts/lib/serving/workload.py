@@ -14,6 +14,7 @@ from lib.files import digest
 from lib.prompts import read_prompts
 from lib.serving.counters import SpeculationCounters, request_counters
 from lib.serving.engine import Server, ServerError
+from lib.target.load import load_tokenizer
 
 SUMMARIES = tuple(f"{statistic}_{what}_ms" for what in ("ttft", "tpot", "itl", "e2el") for statistic in ("mean", "median", "p99"))
 """Latencies kept, in milliseconds: time to first token, per output token, between tokens, end to end."""
@@ -86,6 +87,18 @@ def identity(workload: Workload) -> dict[str, Any]:
         "top_k": workload.top_k,
         "seed": workload.seed,
     }
+
+
+def require_room(workload: Workload, target: Path, max_model_len: int) -> None:
+    """Refuse a workload of which a prompt and its answer do not fit into `max_model_len` tokens. Raises UserError naming the file."""
+    tokenizer = load_tokenizer(target)
+    for name, path in workload.subsets.items():
+        longest = max(len(tokenizer.encode(prompt)) for prompt in workload.prompts(name))
+        if longest + workload.output_tokens > max_model_len:
+            raise UserError(
+                f"serving.max_model_len = {max_model_len} is too short for a prompt of {longest} tokens in {path} and "
+                f"serving.workload.output_tokens = {workload.output_tokens}; raise it, or shorten one of the others"
+            )
 
 
 def run(server: Server, workload: Workload, subset: str, log: Path) -> tuple[dict[str, Any], list[SpeculationCounters]]:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.errors import UserError
+from lib.files import sampled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json", "vocab.txt")
-_WHOLE_BYTES = 64 * 2**20
-_BLOCKS, _BLOCK_BYTES = 64, 64 * 2**10
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,8 @@ def target_fingerprint(path: Path) -> str:
     digest = hashlib.sha256((path / "config.json").read_bytes())
     tokenizer_files = (name for name in _TOKENIZER_FILES if (path / name).is_file())
     for name in (*_weight_names(path), *tokenizer_files):
-        size = (path / name).stat().st_size
-        digest.update(f"\n{name} {size}\n".encode())
-        with (path / name).open("rb") as handle:
-            if size <= _WHOLE_BYTES:
-                digest.update(handle.read())
-                continue
-            for block in range(_BLOCKS):
-                handle.seek((size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
-                digest.update(handle.read(_BLOCK_BYTES))
+        digest.update(f"\n{name} {(path / name).stat().st_size}\n".encode())
+        digest.update(sampled(path / name))
     return digest.hexdigest()[:12]
 
 

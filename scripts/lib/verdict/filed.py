@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lib.errors import UserError
 from lib.experiment import Experiment
-from lib.files import digest, read_whole_json
+from lib.files import digest, read_json, read_whole_json
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,15 @@ def require_acknowledged(verdict: Path, acknowledged: str) -> None:
     found = read_whole_json(verdict, "delete it, the next run gives it again").get("id")
     if found != acknowledged:
         raise UserError(f"ack_publish = {acknowledged!r} is not the id of this configuration's verdict; read it, and acknowledge {found}")
+
+
+def handed_over(folder: Path, verdict: Path) -> bool:
+    """Return whether a folder holds, with every file, what the verdict that is filed hands over."""
+    try:
+        manifest, given = read_json(folder / "manifest.json"), read_json(verdict)
+        return manifest["verdict"] == given["id"] and all((folder / name).is_file() for name in manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError):  # not there or not whole
+        return False
 
 
 def verdict_files(experiment: Experiment) -> VerdictFiles:

@@ -124,6 +124,23 @@ def seeds_to_tell(judgement: Judgement) -> int | None:
     )
 
 
+def mean_interval(lengths: Sequence[Sequence[float]], *, level: float) -> tuple[float, float] | None:
+    """Return Student's two-sided interval of one side's mean over training seeds, None for fewer than two seeds.
+
+    Args:
+        lengths: acceptance lengths, one sequence per training seed with one value per repeat.
+        level: of the interval.
+
+    Raises:
+        ValueError: a value is no acceptance length, or a seed has no repeats.
+    """
+    side = _side(_seed_means(lengths))
+    if side.mean is None or side.std is None:
+        return None
+    reach = float(stats.t.ppf((1 + level) / 2, side.n - 1)) * side.std / math.sqrt(side.n)
+    return side.mean - reach, side.mean + reach
+
+
 def prompt_interval(
     champion: Sequence[Sequence[float]], standing: Sequence[Sequence[float]], *, level: float, seed: int = 0
 ) -> tuple[float, float]:

@@ -72,16 +72,7 @@ def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> Serv
     if trained.status != "ok":
         return _failed(trained, bench.asked)
     started = time.monotonic()
-    settings = EngineSettings(
-        dtype=bench.asked["dtype"],
-        max_model_len=bench.asked["max_model_len"],
-        max_num_seqs=bench.asked["max_num_seqs"],
-        enforce_eager=bench.asked["enforce_eager"],
-        tensor_parallel_size=bench.asked["tensor_parallel"],
-        gpu_memory_utilization=bench.asked["gpu_memory_utilization"],
-        kv_cache_gib=bench.asked["kv_cache_gib"],
-        threads=bench.threads,
-    )
+    settings = engine_settings(bench.asked, bench.threads)
     measured = measure(
         bench.target, head, bench.method, bench.k, settings, bench.workload, bench.asked["repeats"], log, bench.start_timeout_s
     )
@@ -97,6 +88,20 @@ def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> Serv
         prompt_acceptance=measured["prompt_acceptance"],
         context=_context(bench, measured, trained),
         **{name: measured[name] for name in ServingRecord.numbers if name in measured},
+    )
+
+
+def engine_settings(asked: dict[str, Any], threads: int | None = None) -> EngineSettings:
+    """Return how the engine runs with the serving settings of a configuration, on so many CPU threads."""
+    return EngineSettings(
+        dtype=asked["dtype"],
+        max_model_len=asked["max_model_len"],
+        max_num_seqs=asked["max_num_seqs"],
+        enforce_eager=asked["enforce_eager"],
+        tensor_parallel_size=asked["tensor_parallel"],
+        gpu_memory_utilization=asked["gpu_memory_utilization"],
+        kv_cache_gib=asked["kv_cache_gib"],
+        threads=threads,
     )
 
 

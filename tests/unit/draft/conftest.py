@@ -11,6 +11,7 @@ import pytest
 import torch
 from lib.draft.data import FeatureSet, extract_features
 from lib.draft.heads import HeadSpec
+from lib.draft.rung import Places
 from lib.draft.trainer import Recipe, Training, Trial, start_training
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -61,6 +62,18 @@ def _features(target: Path, folder: Path, samples: int, seed: int) -> FeatureSet
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
     extract_features(target, folder / "prompts.jsonl", folder / "out", response_tokens=20, aux_layers=list(AUX_LAYERS), batch=32, threads=1)
     return FeatureSet(folder / "out")
+
+
+@pytest.fixture
+def places(target: Path, features: FeatureSet, heldout: FeatureSet, tmp_path: Path) -> Callable[..., Places]:
+    """Name a machine's files of rung 1, above a state if one is given."""
+
+    def at(machine: str, state: Path | None = None) -> Places:
+        folder = tmp_path / machine
+        outputs = folder / "rung1.acc", folder / "rung1.state", folder / "rung1.log"
+        return Places(target, features.path, heldout.path, state, *outputs)
+
+    return at
 
 
 SPECS = [HeadSpec(method, 1, AUX_LAYERS, k=3, block_size=4, max_anchors_per_sample=6, mask_token_id=2) for method in ("eagle3", "dflash")]

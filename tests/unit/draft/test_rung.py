@@ -1,45 +1,28 @@
 """A rung from files to files: the record, the state the next rung starts from, failures, several ranks."""
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
-from lib.arm import Arm, Layout
-from lib.config import Draft, Training
-from lib.draft.data import FeatureSet
+from lib.config import Streaming
 from lib.draft.manifest import read_manifest
-from lib.draft.rung import FAILURE, Places, run_rung
+from lib.draft.rung import FAILURE, Places
 from lib.files import read_json
-from lib.verdict.record import ProxyRecord, read_record
+
+from tests.unit.draft.rungs import ALONE, TWO_RANKS, make_arm, run, start, wait_until
+
+At = Callable[..., Places]
 
 
-def make_arm(layout: Layout, lr: float = 2e-3) -> Arm:
-    recipe = {
-        "features": "f",
-        "target": "t",
-        "draft": Draft(method="eagle3", aux_layers=(1, 2, 3)).model_dump(mode="json"),
-        "training": Training().model_dump(mode="json", exclude={"ranks", "micro_batch_limit"}),
-        "rungs": [10, 24],
-    }
-    return Arm(layout.ranks * layout.micro_batch * layout.accumulation, lr, 0.0, 0, layout, recipe)
+def ranks_of(launcher: int) -> list[psutil.Process]:
+    return [child for child in psutil.Process(launcher).children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-@pytest.fixture
-def places(target: Path, features: FeatureSet, heldout: FeatureSet, tmp_path: Path):
-    def at(name: str, state: Path | None = None) -> Places:
-        return Places(
-            target, features.path, heldout.path, state, tmp_path / f"{name}.acc", tmp_path / f"{name}.state", tmp_path / f"{name}.log"
-        )
-
-    return at
-
-
-def run(arm: Arm, rung: int, places: Places) -> ProxyRecord:
-    run_rung(arm, rung, places)
-    return read_record(places.acc_out, ProxyRecord)
-
-
-def test_climbing_two_rungs_equals_training_in_one_go(places) -> None:
-    arm = make_arm(Layout(1, 2, 2))
+def test_climbing_two_rungs_equals_training_in_one_go(places: At) -> None:
+    arm = make_arm(ALONE)
     low = run(arm, 0, places("low"))
     high = run(arm, 1, places("high", places("low").state_out))
     straight = run(arm, 1, places("straight"))
@@ -49,19 +32,59 @@ def test_climbing_two_rungs_equals_training_in_one_go(places) -> None:
     assert high.rigor == "DRAFT" and read_manifest(places("high").state_out)["samples"] == 24
 
 
-def test_a_diverged_arm_leaves_a_record_and_no_state(places) -> None:
-    record = run(make_arm(Layout(1, 2, 2), lr=1e8), 1, places("lost"))
+def test_a_diverged_arm_leaves_a_record_and_no_state(places: At) -> None:
+    record = run(make_arm(ALONE, lr=1e8), 1, places("lost"))
     assert record.status == "diverged" and record.reason and record.acc0 is None
     assert read_json(places("lost").state_out / FAILURE)["status"] == "diverged"
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one_to_rounding_and_resume_exactly(places) -> None:
-    one = run(make_arm(Layout(1, 2, 2)), 1, places("one"))
-    two = run(make_arm(Layout(2, 2, 1)), 1, places("two"))
+def test_two_ranks_equal_one_to_rounding_and_resume_exactly(places: At) -> None:
+    alone, arm = make_arm(ALONE), make_arm(TWO_RANKS)
+    one, two = run(alone, 1, places("one")), run(arm, 1, places("two"))
     assert two.train_loss == pytest.approx(one.train_loss, rel=1e-4)
     assert two.accuracies == pytest.approx(one.accuracies, abs=0.02)
     assert two.device_seconds == pytest.approx(2 * two.wall_seconds)
-    run(make_arm(Layout(2, 2, 1)), 0, places("low"))
-    resumed = run(make_arm(Layout(2, 2, 1)), 1, places("resumed", places("low").state_out))
-    assert resumed.head_sha256 == two.head_sha256
+    run(arm, 0, places("low"))
+    assert run(arm, 1, places("resumed", places("low").state_out)).head_sha256 == two.head_sha256
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_all_and_the_retry_goes_on_bit_for_bit(places: At) -> None:
+    """The rank that writes is killed, between two states or within one."""
+    arm = make_arm(TWO_RANKS, rungs=(4, 640))
+    torn = places("torn")
+    process = start(arm, 1, torn, Streaming(every_s=0.2))
+    wait_until(lambda: any(torn.stream(1).glob("[0-9]*")), process)
+    ranks = sorted(ranks_of(process.pid), key=lambda child: child.pid)
+    ranks[0].kill()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "error: rank 0 of 2 was ended by SIGKILL, so all of them were; what it said stands above\n" in said
+    assert not any(child.is_running() for child in ranks)
+    assert not torn.acc_out.exists() and not torn.state_out.exists()
+    again, straight = run(arm, 1, torn), run(arm, 1, places("straight"))
+    assert "going on from" in torn.log.read_text()
+    assert (again.head_sha256, again.train_loss, again.acc0) == (straight.head_sha256, straight.train_loss, straight.acc0)
+    assert [path.name for path in torn.acc_out.parent.iterdir() if "stream" in path.name] == []
+
+
+@pytest.mark.slow
+def test_ranks_end_with_the_process_that_started_them(places: At) -> None:
+    torn = places("torn")
+    process = start(make_arm(TWO_RANKS, rungs=(4, 64000)), 1, torn, Streaming())
+    wait_until(lambda: torn.log.exists() and "samples 4" in torn.log.read_text(), process)
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not alive
+
+
+@pytest.mark.slow
+def test_what_a_rank_refuses_is_said_in_one_line(places: At, tmp_path: Path) -> None:
+    wrong = places("wrong", tmp_path / "nowhere.state")
+    process = start(make_arm(TWO_RANKS), 1, wrong, Streaming())
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "error: state: " in wrong.log.read_text() and "Traceback" not in wrong.log.read_text()
+    assert " of 2 failed, so all of them were" in said

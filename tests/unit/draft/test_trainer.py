@@ -16,9 +16,10 @@ import torch.distributed as dist
 from lib.draft.data import FeatureSet
 from lib.draft.evaluate import evaluate_head
 from lib.draft.heads import HeadSpec, head_tensors
-from lib.draft.state import load_state, optimizer_hash, save_state
+from lib.draft.state import load_state, optimizer_hash, optimizer_tensors, save_state
 from lib.draft.trainer import Recipe, Training, Trial, divergence, learning_rate, sample_at, train_rung
 from lib.errors import UserError
+from safetensors.torch import load_file
 
 Start = Callable[..., Training]
 
@@ -148,6 +149,33 @@ def test_two_ranks_equal_one_and_resume_exactly(start: Start, tmp_path: Path) ->
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     optimizers = [(tmp_path / name / "optimizer.safetensors").read_bytes() for name in ("whole", "resumed")]
     assert optimizers[0] == optimizers[1]
+
+
+def test_two_ranks_have_the_gradients_of_one(start: Start, tmp_path: Path) -> None:
+    """After one step AdamW's first moment is the gradient, scaled alike; so is it with any micro-batch and accumulation on two ranks."""
+    alone = start(global_batch=8, micro_batch=4)
+    train_rung(alone, 8)
+    gradients = {name: tensor for name, tensor in optimizer_tensors(alone).items() if name.startswith("exp_avg.")}
+    assert gradients and all(float(gradient.abs().max()) > 0 for gradient in gradients.values())
+    for micro, accumulation in ((4, 1), (2, 2), (1, 4)):
+        split = {"global_batch": 8, "ranks": 2, "micro_batch": micro, "accumulation": accumulation}
+        out = tmp_path / str(micro)
+        _on_two_ranks(_train_and_save, start, split, [(None, 8, out)])
+        shared = load_file(out / "optimizer.safetensors")
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(shared[name], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max()), msg=name)
+
+
+def test_ranks_share_the_held_out_samples(start: Start, heldout: FeatureSet, tmp_path: Path) -> None:
+    alone = start()
+    score = evaluate_head(alone.model, alone.spec, heldout, 2)
+    _on_two_ranks(_evaluate, start, heldout, tmp_path)
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == [str(score)] * 2
+
+
+def _evaluate(start: Start, heldout: FeatureSet, out: Path) -> None:
+    training = start(ranks=2, micro_batch=1)
+    (out / str(dist.get_rank())).write_text(str(evaluate_head(training.model, training.spec, heldout, 2)))
 
 
 def _train_and_save(start: Start, split: dict[str, int], legs: list[tuple[Path | None, int, Path]]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from lib.errors import UserError
-from lib.serving.workload import Workload, find_subsets, identity
+from lib.serving import workload as of
+from lib.serving.workload import Workload, find_subsets, identity, require_room
 
 
 @pytest.fixture
@@ -64,3 +65,18 @@ def test_so_many_prompts_of_each_subset(folder: Path) -> None:
     for asked in (0, 3):
         with pytest.raises(UserError, match=rf"^prompts_per_subset={asked}, but prompts=\S+qa\.jsonl holds 2; give 1 to 2"):
             replace(workload, prompts_per_subset=asked).prompts("qa")
+
+
+def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Words:
+        encode = staticmethod(str.split)
+
+    monkeypatch.setattr(of, "load_tokenizer", lambda _: Words)
+    (folder / "qa.jsonl").write_text('{"prompt": "a"}\n{"prompt": "a b c"}\n')
+    workload = Workload(find_subsets(folder, "prompts"), output_tokens=4, concurrency=1)
+    require_room(workload, folder, 7)
+    with pytest.raises(
+        UserError, match=r"^serving\.max_model_len = 6 is too short for a prompt of 3 tokens in \S+qa\.jsonl and serving\.workload"
+    ):
+        require_room(workload, folder, 6)
+    require_room(replace(workload, prompts_per_subset=1), folder, 6)

@@ -1,0 +1,150 @@
+"""What an executor costs while 500 jobs run at once: API requests per minute and controller CPU, ours and the stock plugin.
+
+    .venv/bin/python benchmarks/executor/run.py
+
+Writes result.json beside this file. The API server is the emulator of tests/cluster, its pods take their time without a process. The
+controller is the genuine Snakemake with the genuine plugin, over HTTP.
+"""
+
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.cluster.emulator import Cluster, Server  # noqa: E402
+
+JOBS = 500
+SECONDS = 180  # that every pod takes
+REST = 10  # seconds between status checks, for both
+SNAKEFILE = f"""
+for n in range({JOBS}):
+
+    rule:
+        name: f"work{{n}}"
+        shell: "true"
+"""
+OURS = ["--kubernetes-experiment-run-id", "bench", "--kubernetes-experiment-workstream", "bench"]
+EXECUTORS = {"kubernetes": [], "kubernetes-experiment": OURS}
+PACKAGES = (
+    "snakemake",
+    "kubernetes",
+    "snakemake-executor-plugin-kubernetes",
+    "snakemake-executor-plugin-kubernetes-experiment",
+)
+
+
+def main() -> None:
+    """Run both executors, one after the other, and write the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        address, rclone = serve_s3(Path(folder) / "s3")
+        try:
+            runs = {executor: measure(executor, Path(folder), address) for executor in EXECUTORS}
+        finally:
+            rclone.terminate()
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    context = {
+        "cpu": cpu[1] if cpu else platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "jobs": JOBS,
+        "seconds_per_pod": SECONDS,
+        "seconds_between_status_checks": REST,
+        "runs_of_each": 1,
+    }
+    (HERE / "result.json").write_text(json.dumps({"context": context, "runs": runs}, indent=2) + "\n")
+
+
+def serve_s3(folder: Path) -> tuple[str, subprocess.Popen[bytes]]:
+    """Serve an empty bucket, into which Snakemake puts its sources."""
+    (folder / "bucket").mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    beside = Path(sys.executable).parent / "rclone"
+    rclone = str(beside) if beside.exists() else shutil.which("rclone") or sys.exit("error: rclone is not installed")
+    process = subprocess.Popen(
+        [rclone, "serve", "s3", "--auth-key", "key,secret", "--addr", address, str(folder)], stderr=subprocess.DEVNULL
+    )
+    time.sleep(2)
+    return f"http://{address}", process
+
+
+def measure(executor: str, folder: Path, endpoint: str) -> dict[str, Any]:
+    """Run all jobs with one executor."""
+    cluster = Cluster("bench", processes=False)
+    cluster.virtual_seconds = SECONDS
+    server = Server(cluster)
+    work = folder / executor
+    work.mkdir()
+    (work / "Snakefile").write_text(SNAKEFILE)
+    environment = os.environ | {
+        "KUBECONFIG": str(server.write_kubeconfig(work / "kubeconfig")),
+        "SNAKEMAKE_STORAGE_S3_ACCESS_KEY": "key",
+        "SNAKEMAKE_STORAGE_S3_SECRET_KEY": "secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    command = [sys.executable, "-m", "snakemake", "--executor", executor, f"--{executor}-namespace", "bench", "--jobs", str(JOBS)]
+    command += ["--container-image", "tune:1", "--scheduler", "greedy", "--max-jobs-per-timespan", f"{JOBS}/1s", *EXECUTORS[executor]]
+    command += ["--default-storage-provider", "s3", "--default-storage-prefix", "s3://bucket/run", "--storage-s3-endpoint-url", endpoint]
+    command += ["--seconds-between-status-checks", str(REST), *(f"work{n}" for n in range(JOBS))]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    begun = time.monotonic()
+    with (work / "out").open("w") as out:
+        process = subprocess.Popen(command, cwd=work, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    while len(cluster.started) < JOBS and process.poll() is None:
+        time.sleep(0.1)
+    if process.poll() is not None:
+        sys.exit(f"error: Snakemake ended early:\n{(work / 'out').read_text()}")
+    submitted, cpu_then = time.monotonic(), cpu_seconds(process.pid)
+    window = SECONDS - (submitted - begun) - 2  # all run, none has ended
+    time.sleep(max(window, 1))
+    cpu_now, until = cpu_seconds(process.pid), time.monotonic()
+    code = process.wait()
+    ended = time.monotonic()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    steady = [request for request in cluster.requests if submitted <= request.at < until]
+    minutes = (until - submitted) / 60
+    last = max(request.at for request in cluster.requests if request.verb == "create" and request.kind == "jobs") + SECONDS
+    result = {
+        "exit_status": code,
+        "left_on_cluster": len(cluster.left()),
+        "submission_s": round(submitted - begun, 1),
+        "while_all_run": {
+            "seconds": round(until - submitted, 1),
+            "requests_per_minute": round(len(steady) / minutes, 1),
+            "requests": dict(Counter(f"{request.verb} {request.kind}" for request in steady)),
+            "controller_cpu_s_per_minute": round((cpu_now - cpu_then) / minutes, 2),
+        },
+        "from_last_pod_to_exit_s": round(ended - last, 1),
+        "requests_in_all": len(cluster.requests),
+        "controller_cpu_s_in_all": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
+    }
+    print(executor, json.dumps(result), (work / "out").read_text()[-800:] if code else "", flush=True)
+    server.close()
+    return result
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()

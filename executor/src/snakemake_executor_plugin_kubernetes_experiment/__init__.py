@@ -1,0 +1,396 @@
+"""Snakemake's Kubernetes executor, made safe for experiments."""
+
+import atexit
+import re
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from snakemake.common import get_container_image
+from snakemake_executor_plugin_kubernetes import Executor as StockExecutor
+from snakemake_executor_plugin_kubernetes import ExecutorSettings as StockSettings
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.settings import CommonSettings
+
+from .api import ApiError, Cluster, NoClusterError, Object
+from .lease import HeldError, Lease
+from .manifest import Task, draw, finish, image_of, make_task, redact, secret_manifest
+from .names import COLLECTED, EXPERIMENT, JOB, RECIPE, WORKSTREAM, make_experiment
+from .patch import read_patch
+from .spending import refusal
+from .status import CONTAINER, Limits, Outcome, judge
+
+
+@dataclass
+class ExecutorSettings(StockSettings):  # type: ignore[misc]
+    """Settings of the stock executor and those of experiments."""
+
+    run_id: str = field(default="", metadata={"help": "Id of this run: names and labels all its objects. Required."})
+    workstream: str = field(default="", metadata={"help": "Who runs it: labels all its objects. Required."})
+    slug: str = field(default="sdt", metadata={"help": "What the names of all objects start with."})
+    pod_patch: str = field(default="", metadata={"help": "YAML file, merged strategically into the pod template of every Job."})
+    ack_train: str = field(default="", metadata={"help": "The run id, to let jobs run whose resource spends is train."})
+    ack_serve: str = field(default="", metadata={"help": "The run id, to let jobs run whose resource spends is serve."})
+    active_deadline: int = field(
+        default=0, metadata={"help": "Seconds a Job may take; a rule's resource runtime (minutes) goes first; 0: no end."}
+    )
+    ttl: int = field(
+        default=86400, metadata={"help": "Seconds after which the cluster drops a finished Job that no controller has collected."}
+    )
+    image_pull_grace: int = field(
+        default=300, metadata={"help": "Seconds for which an image that cannot be pulled is waited for; 0: for ever."}
+    )
+    pending_limit: int = field(
+        default=14400, metadata={"help": "Seconds for which a pod that cannot be scheduled is waited for; 0: for ever."}
+    )
+
+
+common_settings = CommonSettings(
+    non_local_exec=True,
+    implies_no_shared_fs=True,
+    job_deploy_sources=True,
+    pass_envvar_declarations_to_cmd=False,
+    auto_deploy_default_storage_provider=False,
+)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn whatever can be wrong with settings or cluster into one line."""
+    try:
+        yield
+    except (ValueError, HeldError, NoClusterError) as error:
+        raise WorkflowError(str(error)) from None
+    except ApiError as error:
+        raise WorkflowError(_explain(error)) from None
+
+
+def _explain(error: ApiError) -> str:
+    if error.status == 401:
+        return "the cluster does not accept the credentials of the kubeconfig (401)"
+    if error.status == 403:
+        return f"no permission: {error}"
+    if error.status == 404 and error.kind == "namespaces":
+        return f"namespace missing: {error}"
+    return f"Kubernetes: {error}"
+
+
+class Executor(StockExecutor):  # type: ignore[misc]
+    """Runs jobs as Kubernetes Jobs that belong to one experiment, have one controller and are never lost."""
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked, take control, and find the Jobs that an earlier controller left."""
+        settings = self.workflow.executor_settings
+        image = self.workflow.remote_execution_settings.container_image
+        self.namespace = settings.namespace
+        self.k8s_cpu_scalar = settings.cpu_scalar
+        self.k8s_service_account_name = settings.service_account_name
+        self.privileged = settings.privileged
+        self.persistent_volumes = settings.persistent_volumes
+        self.container_image = image
+        self.log_path = self.workflow.persistence.aux_path / "kubernetes-logs"
+        self._image = None if image == get_container_image() else image
+        self._limits = Limits(settings.image_pull_grace, settings.pending_limit)
+        self._ending = threading.Event()
+        self._submitted = False
+        self._unsettled: list[tuple[Any, str]] = []
+        self._numbers: dict[str, int] = defaultdict(int)
+        self._left: dict[str, Object] = {}
+        self._told: dict[str, str] = {}
+        self._prepared = False
+        with _one_line():
+            self.experiment = make_experiment(settings.slug, settings.run_id, settings.workstream)
+            self._patch = read_patch(Path(settings.pod_patch)) if settings.pod_patch else {}
+            self._refuse_unacknowledged(job for job in self.dag.needrun_jobs() if not job.is_local)
+            self._cluster = Cluster(self.namespace)
+            self._lease = Lease(self._cluster, self.experiment, self._lose)
+            self._find_left()
+            self._lease.acquire()
+        atexit.register(self._lease.release)
+        self.run_namespace = f"{self.experiment.prefix}-env"  # the Secret's name, in the stock executor's words
+        self.secret_envvars = {name: name for name in self.envvars()}
+        self.logger.info(f"Run {self.experiment.run_id} of workstream {self.experiment.workstream}: {len(self._left)} Jobs found.")
+
+    def _refuse_unacknowledged(self, jobs: Any) -> None:
+        settings = self.workflow.executor_settings
+        refused = refusal(jobs, {"train": settings.ack_train, "serve": settings.ack_serve}, settings.run_id)
+        if refused:
+            raise ValueError(refused)
+
+    def _find_left(self) -> None:
+        """Remember the Jobs of an earlier controller, the latest for each task; refuse a run id that another workstream uses."""
+        mine = self.experiment
+        leases, jobs = (self._cluster.list(kind, f"{EXPERIMENT}={mine.run_id}") for kind in ("leases", "jobs"))
+        for item in leases + jobs:
+            theirs = item["metadata"]["labels"].get(WORKSTREAM)
+            if theirs != mine.workstream:
+                raise HeldError(f"run id {mine.run_id} belongs to workstream {theirs}, not to {mine.workstream}")
+        for job in jobs:
+            writes, number = job["metadata"]["labels"].get(JOB, ""), int(re.sub(r".*\D", "", job["metadata"]["name"]) or 0)
+            if number > self._numbers[writes]:
+                self._numbers[writes], self._left[writes] = number, job
+
+    def _lose(self, why: str) -> None:
+        """Stop without touching anything: the experiment is somebody else's now."""
+        self._ending.set()
+        self.workflow.scheduler.executor_error_callback(WorkflowError(why))
+
+    # --- submission -------------------------------------------------------------------------------------------------
+
+    def run_jobs(self, jobs: list[Any]) -> None:
+        """Run jobs; before the first, prepare what they need."""
+        if not self._prepared:
+            self._prepared = True
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, self._interrupt)
+            with _one_line():
+                self._register_secret()
+        super().run_jobs(jobs)
+
+    def _interrupt(self, *_: Any) -> None:
+        """End as Snakemake ends on Ctrl-C, by cancelling; once that has begun, let it finish."""
+        if not self._ending.is_set():
+            self._ending.set()
+            raise KeyboardInterrupt
+
+    def _register_secret(self) -> None:
+        secret = secret_manifest(self.experiment, self.run_namespace, self.envvars())
+        try:
+            self._cluster.create("secrets", secret)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            found = self._cluster.get("secrets", self.run_namespace)["metadata"].get("labels") or {}
+            if not self.experiment.labels.items() <= found.items():
+                raise HeldError(f"secret {self.run_namespace} exists and is not of this experiment") from None
+            self._cluster.replace("secrets", secret)
+
+    def run_job(self, job: Any) -> None:
+        """Attach to the Job that already does this, or create it."""
+        try:
+            self._refuse_unacknowledged([job])
+        except ValueError as error:
+            self.report_job_error(SubmittedJobInfo(job), msg=f"{error}. ")
+            return
+        settings = self.workflow.executor_settings
+        task = make_task(job)
+        body = finish(
+            draw(self, job),
+            task,
+            dict(job.resources),
+            experiment=self.experiment,
+            patch=self._patch,
+            image=self._image,
+            deadline=settings.active_deadline,
+            ttl=settings.ttl,
+        )
+        if not image_of(body):
+            raise WorkflowError(f"image not set for rule {task.rule}: pass --container-image, or set its resource image")
+        info = SubmittedJobInfo(job, aux={"body": body, "task": task})
+        try:
+            if not self._attach(info):
+                self._create(info)
+        except ApiError as error:
+            if not self._passes(error):
+                if not self._submitted:  # what is wrong with the first is wrong with all
+                    raise WorkflowError(_explain(error)) from None
+                self.report_job_error(info, msg=f"{_explain(error)}. ")
+                return
+            self.logger.warning(f"{task.rule}: not created yet, will try again: {error}")
+        self._submitted = True
+        self.report_job_submission(info)
+
+    @staticmethod
+    def _passes(error: ApiError) -> bool:
+        return error.transient or (error.status == 403 and "exceeded quota" in str(error))
+
+    def _attach(self, info: SubmittedJobInfo) -> bool:
+        """Take over the Job that an earlier controller has left for a task, if it does the same and has not failed."""
+        task: Task = info.aux["task"]
+        left = self._left.get(task.writes)
+        if left is None:
+            return False
+        name = left["metadata"]["name"]
+        fits = self._fits(left, task)
+        if not fits:
+            self._cluster.delete("jobs", name)
+        del self._left[task.writes]
+        if fits:
+            info.external_jobid = name
+            self.logger.info(f"{task.rule}: re-attached to Job {name}")
+        return fits
+
+    def _fits(self, job: Object, task: Task) -> bool:
+        annotations = job["metadata"].get("annotations", {})
+        outcome = judge(job, (), datetime.now(UTC), self._limits)
+        usable = outcome.state != "failed" and "deletionTimestamp" not in job["metadata"] and COLLECTED not in annotations
+        return usable and annotations.get(RECIPE) == task.recipe
+
+    def _create(self, info: SubmittedJobInfo) -> None:
+        """Create the Job of a task; if its name is taken, by an attempt of ours whose answer was lost, attach."""
+        task: Task = info.aux["task"]
+        while True:
+            number = self._numbers[task.writes] + 1
+            name = self.experiment.job_name(task.rule, task.writes, number)
+            body = info.aux["body"]
+            try:
+                self._cluster.create("jobs", body | {"metadata": body["metadata"] | {"name": name}})
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+                self._numbers[task.writes] = number
+                if not self._fits(self._cluster.get("jobs", name), task):
+                    continue
+            self._numbers[task.writes] = number
+            info.external_jobid = name
+            self.logger.info(f"{task.rule}: Job {name}")
+            return
+
+    # --- status -----------------------------------------------------------------------------------------------------
+
+    async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
+        """Settle the jobs that have ended, by one look at all Jobs and one at all pods; yield the others."""
+        if not active_jobs:  # this may be asked before the executor is complete
+            return
+        judged: dict[int, Outcome] = {}
+        try:
+            if not self._ending.is_set():
+                self._clear()
+                judged = self._look(active_jobs)
+        except Exception as error:  # whatever happens, no job is lost
+            self._tell("cluster", f"no status of the Jobs, will ask again: {error or type(error).__name__}")
+        else:
+            self._told.pop("cluster", None)
+        for index, info in enumerate(active_jobs):
+            outcome = judged.get(index)
+            if outcome is None or not outcome.ended or self._ending.is_set():
+                yield info
+            elif outcome.state == "succeeded":
+                self.report_job_success(info)
+                self._unsettled.append((info.job, info.external_jobid))
+            else:
+                self._fail(info, outcome)
+
+    def _look(self, active_jobs: list[SubmittedJobInfo]) -> dict[int, Outcome]:
+        """Return what has become of jobs, by their place in the list."""
+        outcomes = self._send(active_jobs)
+        jobs = {job["metadata"]["name"]: job for job in self._cluster.list("jobs", self.experiment.selector, 1)}
+        pods: dict[str, list[Object]] = defaultdict(list)
+        for pod in self._cluster.list("pods", self.experiment.selector, 1):
+            pods[pod["metadata"]["labels"].get("job-name", "")].append(pod)
+        now = datetime.now(UTC)
+        for index, info in enumerate(active_jobs):
+            name = info.external_jobid
+            if name is None:
+                continue
+            if name in jobs:
+                outcome = judge(jobs[name], pods[name], now, self._limits)
+                if outcome.why and not outcome.ended:
+                    self._tell(name, f"Job {name} waits: {outcome.why}")
+            else:
+                outcome = self._missing(name)
+            outcomes[index] = outcome
+        return outcomes
+
+    def _send(self, active_jobs: list[SubmittedJobInfo]) -> dict[int, Outcome]:
+        """Create the Jobs that could not be created before; return the outcome of those that never can, by their place in the list."""
+        refused = {}
+        for index, info in enumerate(active_jobs):
+            if info.external_jobid is not None:
+                continue
+            try:
+                if not self._attach(info):
+                    self._create(info)
+            except ApiError as error:
+                if self._passes(error):
+                    break  # the others would fare no better now
+                refused[index] = Outcome("failed", _explain(error))
+        return refused
+
+    def _missing(self, name: str) -> Outcome:
+        try:
+            self._cluster.get("jobs", name)
+        except ApiError as error:
+            if error.status == 404:
+                return Outcome("failed", "deleted by someone else while it ran")
+            raise
+        return Outcome("running")
+
+    def _tell(self, key: str, line: str) -> None:
+        """Log a line once for as long as its beginning stays the same."""
+        line = redact(line, self.envvars())
+        gist = line[:60]
+        if self._told.get(key) != gist:
+            self._told[key] = gist
+            self.logger.warning(line)
+
+    def _fail(self, info: SubmittedJobInfo, outcome: Outcome) -> None:
+        """Report a failed job with its pod's log, then delete its Job."""
+        name = info.external_jobid or info.aux["task"].rule
+        logs = []
+        if outcome.pod:
+            self.log_path.mkdir(exist_ok=True, parents=True)
+            log = self.log_path / f"{name}.log"
+            try:
+                text = self._cluster.log(outcome.pod, CONTAINER)
+            except ApiError as error:
+                text = f"(no log of pod {outcome.pod}: {error})\n"
+            log.write_text(redact(text, self.envvars()))
+            logs = [str(log)]
+        self.report_job_error(info, msg=redact(f"Job {name} failed: {outcome.why}. ", self.envvars()), aux_logs=logs)
+        if info.external_jobid:
+            self._drop(name)
+
+    def _clear(self) -> None:
+        """Delete the Jobs of results that Snakemake has filed: until then they are what a next controller would adopt."""
+        waiting = []
+        answers = True
+        for job, name in self._unsettled:
+            answers = answers and (not self.dag.finished(job) or self._drop(name))
+            if not (answers and self.dag.finished(job)):
+                waiting.append((job, name))
+        self._unsettled = waiting
+
+    def _drop(self, name: str) -> bool:
+        """Delete a Job whose end has been reported; return whether that is done."""
+        try:
+            if self.workflow.executor_settings.omit_job_cleanup:
+                self._cluster.annotate("jobs", name, {COLLECTED: "true"})
+            else:
+                self._cluster.delete("jobs", name, 1)
+        except ApiError as error:
+            self.logger.debug(f"Job {name} not deleted yet: {error}")
+            return error.status == 404
+        return True
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:  # noqa: ARG002  those between two lists are meant as well
+        """Delete every Job of the experiment, in one request."""
+        self._ending.set()
+        if self._lease.held:
+            with suppress(ApiError):  # shutdown, which follows, says so
+                self._cluster.delete_all("jobs", self.experiment.selector)
+
+    def shutdown(self) -> None:
+        """Leave nothing behind, unless the experiment is somebody else's by now."""
+        self._ending.set()
+        RemoteExecutor.shutdown(self)
+        if not self._lease.held:
+            return
+        try:
+            if not self.workflow.executor_settings.omit_job_cleanup:
+                self._cluster.delete_all("jobs", self.experiment.selector)
+            self._cluster.delete("secrets", self.run_namespace)
+            self._lease.release()
+        except ApiError as error:
+            self.logger.error(f"Run {self.experiment.run_id} may have left objects on the cluster, tear it down: {_explain(error)}")

@@ -1,0 +1,134 @@
+"""The manifest of a Job: drawn up by the stock executor, finished here."""
+
+import base64
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubernetes import client
+from snakemake_executor_plugin_kubernetes import Executor as StockExecutor
+
+from .names import RECIPE, Experiment, digest, job_labels
+from .patch import merge
+from .status import CONTAINER
+
+Object = dict[str, Any]
+
+
+class Draft:
+    """Stands in for a stock executor while it runs a job: keeps the Job that it would create, sends nothing."""
+
+    def __init__(self, executor: Any):
+        self._executor = executor
+        self.batchapi = self
+        self.logger = logging.getLogger(__name__)
+        self.logger.propagate = False
+        self.body: Object = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def create_namespaced_job(self, _namespace: str, body: Any) -> None:
+        """Keep the Job."""
+        self.body = client.ApiClient().sanitize_for_serialization(body)
+
+    def _kubernetes_retry(self, request: Callable[[], Any]) -> Any:
+        return request()
+
+    def report_job_submission(self, job_info: Any) -> None:
+        """Report nothing: nothing was submitted."""
+
+
+def draw(executor: Any, job: Any) -> Object:
+    """Return the Job that the stock executor would create."""
+    draft = Draft(executor)
+    StockExecutor.run_job(draft, job)
+    return draft.body
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a Snakemake job is to the cluster: its rule, the digest of what it writes and that of how."""
+
+    rule: str
+    wildcards: dict[str, str]
+    writes: str
+    recipe: str
+
+
+def make_task(job: Any) -> Task:
+    """Return the task of a job or of a group of jobs; it is the same in every run that asks for the same."""
+    jobs = list(job.jobs) if job.is_group() else [job]
+    files = sorted(file.storage_object.query if file.is_storage else str(file) for file in job.output)
+    return Task(
+        rule=job.groupid if job.is_group() else job.rule.name,
+        wildcards={} if job.is_group() else dict(job.wildcards_dict),
+        writes=digest([sorted((each.rule.name, sorted(each.wildcards_dict.items())) for each in jobs), files]),
+        recipe=digest(sorted([each.rule.name, list(map(str, each.params)), job.resources.get("image")] for each in jobs)),
+    )
+
+
+def finish(
+    body: Object,
+    task: Task,
+    resources: Mapping[str, Any],
+    *,
+    experiment: Experiment,
+    patch: Object,
+    image: str | None,
+    deadline: int,
+    ttl: int,
+) -> Object:
+    """Return a Job with labels, patch, image, deadline and time to live; its name comes last, when it is known."""
+    labels = job_labels(experiment, task.rule, task.wildcards, task.writes)
+    template = body["spec"]["template"]
+    container = template["spec"]["containers"][0]
+    container.pop("image", None)
+    if image:
+        container["image"] = image
+    template = merge(template, patch)
+    container = next(each for each in template["spec"]["containers"] if each["name"] == CONTAINER)
+    if resources.get("image"):
+        container["image"] = resources["image"]
+    requests = container.get("resources", {}).get("requests", {})
+    limits = {name: amount for name, amount in requests.items() if "/" in name}  # devices: Kubernetes wants a limit that equals the request
+    if limits:
+        container["resources"]["limits"] = limits | container["resources"].get("limits", {})
+    metadata = template.setdefault("metadata", {})
+    metadata["labels"] = metadata.get("labels", {}) | labels
+    annotations = metadata.get("annotations", {}) | {RECIPE: task.recipe}
+    deadline = int(resources["runtime"]) * 60 if resources.get("runtime") else deadline
+    spec = body["spec"] | {"template": template, "ttlSecondsAfterFinished": ttl}
+    return body | {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"labels": dict(metadata["labels"]), "annotations": annotations},
+        "spec": spec | ({"activeDeadlineSeconds": deadline} if deadline else {}),
+    }
+
+
+def image_of(body: Object) -> str | None:
+    """Return the image that a Job's work runs in."""
+    containers = body["spec"]["template"]["spec"]["containers"]
+    image: str | None = next(each for each in containers if each["name"] == CONTAINER).get("image")
+    return image
+
+
+def secret_manifest(experiment: Experiment, name: str, values: Mapping[str, str]) -> Object:
+    """Return the Secret that carries the environment of all jobs."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {"name": name, "labels": experiment.labels},
+        "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},
+    }
+
+
+def redact(text: str, secrets: Mapping[str, str]) -> str:
+    """Return text without the values of secrets."""
+    for value in secrets.values():
+        if len(value) > 3:
+            text = text.replace(value, "***").replace(base64.b64encode(value.encode()).decode(), "***")
+    return text

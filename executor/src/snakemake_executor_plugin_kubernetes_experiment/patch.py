@@ -1,0 +1,120 @@
+"""Strategic merge of a pod patch: what a cluster's owner adds to every pod."""
+
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kubernetes import client
+
+# The lists that Kubernetes merges element by element, and the key that tells their elements apart. It replaces all others whole.
+MERGE_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "ephemeralContainers": "name",
+    "volumes": "name",
+    "imagePullSecrets": "name",
+    "resourceClaims": "name",
+    "schedulingGates": "name",
+    "env": "name",
+    "volumeMounts": "mountPath",
+    "volumeDevices": "devicePath",
+    "ports": "containerPort",
+    "hostAliases": "ip",
+    "topologySpreadConstraints": "topologyKey",
+}
+DIRECTIVE = "$patch"
+
+
+def merge(base: Any, patch: Any, field: str = "") -> Any:
+    """Return base with a patch merged into it as the API server merges a strategic merge patch."""
+    if isinstance(base, dict) and isinstance(patch, dict):
+        return _merge_mappings(base, patch)
+    if isinstance(base, list) and isinstance(patch, list) and field in MERGE_KEYS:
+        return _merge_lists(base, patch, MERGE_KEYS[field])
+    return _without_directives(patch)
+
+
+def _merge_mappings(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    if patch.get(DIRECTIVE) == "replace":
+        return dict(_without_directives(patch))
+    merged = dict(base)
+    for key, value in patch.items():
+        if value is None or (isinstance(value, dict) and value.get(DIRECTIVE) == "delete"):
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), value, key)
+    return merged
+
+
+def _merge_lists(base: list[Any], patch: list[Any], key: str) -> list[Any]:
+    if any(element == {DIRECTIVE: "replace"} for element in patch):
+        return list(_without_directives(patch))
+    merged = {element[key]: element for element in base}
+    for element in patch:
+        if element.get(DIRECTIVE) == "delete":
+            merged.pop(element[key], None)
+        else:
+            merged[element[key]] = merge(merged.get(element[key]), element)
+    return list(merged.values())
+
+
+def _without_directives(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_directives(inner) for key, inner in value.items() if key != DIRECTIVE and inner is not None}
+    if isinstance(value, list):
+        kept = [inner for inner in value if not (isinstance(inner, dict) and inner.get(DIRECTIVE))]
+        return [_without_directives(inner) for inner in kept]
+    return deepcopy(value)
+
+
+def read_patch(path: Path) -> dict[str, Any]:
+    """Return the pod patch of a file, or raise ValueError with one line that says what is wrong with it."""
+    try:
+        patch = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ValueError(f"pod patch {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        raise ValueError(f"pod patch {path}: not YAML{f' (line {where.line + 1})' if where else ''}") from None
+    if not isinstance(patch, dict) or not patch.keys() <= {"metadata", "spec"}:
+        raise ValueError(f"pod patch {path}: not a pod patch, which is a mapping with the keys metadata and spec")
+    for fault in _faults(patch.get("metadata", {}), "V1ObjectMeta", "metadata"), _faults(patch.get("spec", {}), "V1PodSpec", "spec"):
+        if fault:
+            raise ValueError(f"pod patch {path}: not a pod patch: {fault}")
+    return patch
+
+
+def _faults(value: Any, kind: str, place: str) -> str:
+    """Return the first thing that Kubernetes' own types do not allow at a place, or nothing."""
+    if value is None:
+        return ""
+    if outer := re.fullmatch(r"list\[(.*)\]", kind):
+        if not isinstance(value, list):
+            return f"{place} is not a list"
+        key = MERGE_KEYS.get(place.rsplit(".", 1)[-1])
+        for index, element in enumerate(value):
+            if key and not (isinstance(element, dict) and (key in element or DIRECTIVE in element)):
+                return f"{place}[{index}] has no {key}, by which the list is merged"
+            if fault := _faults(element, outer[1], f"{place}[{index}]"):
+                return fault
+        return ""
+    if outer := re.fullmatch(r"dict\((.*), (.*)\)", kind):
+        return "" if isinstance(value, dict) else f"{place} is not a mapping"
+    model = getattr(client, kind, None)
+    if model is None:  # a scalar or free-form
+        if kind in ("str", "int", "bool") and isinstance(value, dict | list):
+            return f"{place} is not a single value"
+        return f"{place} is not text but {value!r}: put it in quotes" if kind == "str" and not isinstance(value, str) else ""
+    if not isinstance(value, dict):
+        return f"{place} is not a mapping"
+    kinds = {model.attribute_map[name]: inner for name, inner in model.openapi_types.items()}
+    for name, inner in value.items():
+        if name == DIRECTIVE:
+            continue
+        if name not in kinds:
+            return f"{place} has no field {name}"
+        if fault := _faults(inner, kinds[name], f"{place}.{name}"):
+            return fault
+    return ""

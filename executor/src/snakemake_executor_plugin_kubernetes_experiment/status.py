@@ -1,0 +1,124 @@
+"""What has become of a Job, told from the Job and its pods."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+CONTAINER = "snakemake"
+HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
+WAITING = HOPELESS | {"ImagePullBackOff", "ErrImagePull", "CreateContainerConfigError", "CreateContainerError", "RegistryUnavailable"}
+DISRUPTIONS = {
+    "DeletionByTaintManager": "node lost",
+    "DeletionByPodGC": "node lost",
+    "PreemptionByScheduler": "preempted",
+    "EvictionByEvictionAPI": "evicted",
+    "TerminationByKubelet": "evicted",
+}
+SETTLING = 30  # seconds that a Job may take to notice that its container has ended
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds after which waiting becomes failure; 0 waits for ever."""
+
+    image_pull: int
+    pending: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The state of a Job: running, succeeded or failed, why in one line, and the pod whose log tells more."""
+
+    state: str
+    why: str = ""
+    pod: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Return whether nothing more will come."""
+        return self.state != "running"
+
+
+def judge(job: Object, pods: Iterable[Object], now: datetime, limits: Limits) -> Outcome:
+    """Return what has become of a Job. The latest pod counts, others were replaced."""
+    status = job.get("status", {})
+    true = {condition["type"]: condition for condition in status.get("conditions") or [] if condition["status"] == "True"}
+    if "Complete" in true:
+        return Outcome("succeeded")
+    pod = max(pods, key=lambda pod: (str(pod["metadata"]["creationTimestamp"]), str(pod["metadata"]["name"])), default=None)
+    name = pod["metadata"]["name"] if pod else None
+    ended = _container(pod).get("state", {}).get("terminated")
+    if ended and ended["exitCode"] == 0 and "Failed" not in true and "FailureTarget" not in true:
+        return Outcome("succeeded")  # whatever else the pod still runs beside it
+    failure = true.get("Failed") or true.get("FailureTarget")
+    if failure:
+        return Outcome("failed", _reason(failure, pod, ended), name)
+    if ended and _seconds(ended.get("finishedAt"), now) > SETTLING:
+        return Outcome("failed", _exit(ended), name)
+    if job.get("spec", {}).get("suspend"):
+        return Outcome("running", "suspended: waits for its queue")
+    return _waiting(job, pod, now, limits)
+
+
+def _reason(failure: Object, pod: Object | None, ended: Object | None) -> str:
+    """Return why a Job has failed, the most telling cause first."""
+    if failure.get("reason") == "DeadlineExceeded":
+        return "deadline exceeded: ran longer than its active deadline"
+    if pod is None:
+        return f"failed without a pod: {failure.get('message') or failure.get('reason')}"
+    status = pod.get("status", {})
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            what = DISRUPTIONS.get(condition.get("reason", ""), "disrupted")
+            return f"{what}: {_line(condition.get('message') or condition.get('reason', ''))}"
+    if status.get("reason") in ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting"):
+        what = {"Evicted": "evicted", "Preempting": "preempted"}.get(status["reason"], "node lost")
+        return f"{what}: {_line(status.get('message', ''))}"
+    if ended:
+        return _exit(ended)
+    return _line(status.get("message") or failure.get("message") or "failed")
+
+
+def _exit(ended: Object) -> str:
+    if ended.get("reason") == "OOMKilled":
+        return "OOMKilled: used more memory than its limit (mem_mb)"
+    return f"exit code {ended['exitCode']}"
+
+
+def _waiting(job: Object, pod: Object | None, now: datetime, limits: Limits) -> Outcome:
+    """Return whether a Job that has not ended still has reason to hope."""
+    if pod is None:
+        begun = job.get("status", {}).get("startTime") or job["metadata"].get("creationTimestamp")
+        if limits.pending and _seconds(begun, now) > limits.pending:
+            return Outcome("failed", f"no pod was created within {limits.pending} s (a quota?)")
+        return Outcome("running")
+    name = pod["metadata"]["name"]
+    waiting = _container(pod).get("state", {}).get("waiting") or {}
+    if waiting.get("reason") in WAITING:
+        begun = pod["status"].get("startTime") or pod["metadata"]["creationTimestamp"]
+        why = f"{waiting['reason']}: {_line(waiting.get('message', ''))}"
+        late = limits.image_pull and _seconds(begun, now) > limits.image_pull
+        return Outcome("failed" if late or waiting["reason"] in HOPELESS else "running", why, name)
+    for condition in pod.get("status", {}).get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            why = f"unschedulable: {_line(condition.get('message', ''))}"
+            late = limits.pending and _seconds(condition.get("lastTransitionTime"), now) > limits.pending
+            return Outcome("failed" if late else "running", why, name)
+    return Outcome("running")
+
+
+def _container(pod: Object | None) -> Object:
+    """Return the status of the container that does the work; it is named differently only if a patch says so."""
+    statuses = (pod or {}).get("status", {}).get("containerStatuses") or []
+    return next((dict(status) for status in statuses if status["name"] == CONTAINER or len(statuses) == 1), {})
+
+
+def _seconds(since: str | None, now: datetime) -> float:
+    return (now - datetime.fromisoformat(since)).total_seconds() if since else 0
+
+
+def _line(text: str) -> str:
+    return " ".join(str(text).split())[:300]

@@ -1,0 +1,21 @@
+"""Take rows of a data set that speculators extracted as training and held-out data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib.draft.dataset import adopt_dataset
+from lib.script import running
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake.log[0]):
+        adopt_dataset(
+            Path(snakemake.input.dataset),
+            Path(snakemake.input.target),
+            {split: Path(snakemake.output[split]) for split in ("train", "heldout")},
+            {split: snakemake.params.features[f"{split}_prompts"] for split in ("train", "heldout")},
+            snakemake.params.aux_layers,
+            snakemake.params.features["seed"],
+        )

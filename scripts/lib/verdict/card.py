@@ -1,0 +1,186 @@
+"""The card of a head that is handed over: what it is, how to serve it, what was measured, and on what."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from lib.arm import Arm
+from lib.files import flat
+from lib.serving.engine import MODULE, Draft, Method, engine_arguments
+from lib.verdict.contest import Side
+from lib.verdict.context import ServingContext
+from lib.verdict.gate import mean_interval
+from lib.verdict.record import ProxyRecord, ServingRecord
+from lib.verdict.served import engine_settings
+from lib.verdict.verdict import Contestant, Verdict
+
+NAMES = {"champion": "champion", "standing": "standing configuration"}
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A head of the contest behind a verdict: whose it is, its folder, its arm, its measurement in vLLM, and its training record."""
+
+    side: Side
+    head: Path
+    arm: Arm
+    serving: ServingRecord
+    training: ProxyRecord
+
+    @property
+    def context(self) -> ServingContext:
+        """The context of the measurement."""
+        assert isinstance(self.serving.context, ServingContext), "it has been served"
+        return self.serving.context
+
+
+def format_card(winner: Winner | None, verdict: Verdict, folder: Path, prompts: Mapping[str, str], records: Sequence[str]) -> str:
+    """Return the card as Markdown, in the shape of a Hugging Face model card.
+
+    Args:
+        winner: the head, None when the contest has none that could be measured.
+        verdict: the verdict it rests on.
+        folder: where the head is handed over, as vLLM is told.
+        prompts: the workload's files by subset.
+        records: where the records behind the verdict are filed.
+    """
+    if winner is None:
+        return f"# No draft head to hand over\n\n**{verdict.summary}**\n\nNo head of the contest could be measured.\n"
+    parts = (_opening(winner, verdict), _serving(winner, folder), _measured(winner, verdict, prompts), _made(winner, verdict, records))
+    return "".join(f"{line}\n" for part in parts for line in part)
+
+
+def serve_command(winner: Winner, folder: Path) -> str:
+    """Return the command that serves the target with the head in `folder` as it was measured, on the port `$PORT`, or 8000."""
+    engine = winner.context.configuration
+    arguments = engine_arguments(
+        Path(winner.context.identity.hf_path),
+        Draft(cast("Method", engine.method), folder, engine.num_speculative_tokens),
+        engine_settings(winner.serving.asked),
+    )
+    switch = "SPEC_DECODE_TUNE=1 " if winner.context.stack.repairs else ""
+    lines = [f'{switch}python -m {MODULE} --port "${{PORT:-8000}}"']
+    for word in map(shlex.quote, arguments):
+        if word.startswith("--"):
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return " \\\n    ".join(lines)
+
+
+def _opening(winner: Winner, verdict: Verdict) -> Iterator[str]:
+    method, target = winner.context.configuration.method, winner.context.identity
+    yield from ("---", f"base_model: {json.dumps(target.hf_path)}", "library_name: vllm")
+    yield from (f"tags: [speculative-decoding, {method}, spec-decode-tune]", "---")
+    yield from (f"# {method.upper()} draft head for {target.model}", "", f"**{verdict.summary}**", "", _whose(winner, verdict), "")
+    yield from (
+        "Of that configuration's fresh trainings it is the first. Which one is handed over was settled before any was measured, so its",
+        "number is not flattered by having chosen it, as that of the arm is by which the search found its champion.",
+        "",
+    )
+
+
+def _whose(winner: Winner, verdict: Verdict) -> str:
+    if verdict.outcome == "improvement":
+        return "This head is one of the champion's: serve it in place of the standing configuration's."
+    if winner.side == "champion":
+        return "This head is one of the champion's, which is **not proven**: of the standing configuration nothing could be measured."
+    return (
+        "This head is **no win**. Nothing that the search found is proven better, so what is handed over is a fresh training of the "
+        "standing configuration, the one in use before."
+    )
+
+
+def _serving(winner: Winner, folder: Path) -> Iterator[str]:
+    yield from ("## Serve it", "", "```bash", serve_command(winner, folder), "```", "")
+    yield f"From the root of the working tree, with its environment's `python`; elsewhere name the target and `{folder}` where they lie."
+    repairs = winner.context.stack.repairs
+    if repairs:
+        yield f"`SPEC_DECODE_TUNE=1` lets the plugin of `vllm-plugin/` repair, as in the measurement: {', '.join(repairs)}."
+    yield ""
+
+
+def _measured(winner: Winner, verdict: Verdict, prompts: Mapping[str, str]) -> Iterator[str]:
+    serving, level = winner.serving, verdict.interval_level
+    assert serving.repeats and serving.acceptance_length and serving.per_position_acceptance
+    yield from ("## What was measured", "")
+    yield "Acceptance length, 1 + accepted / drafts, from vLLM's own counters before and after the workload."
+    yield from ("", f"| | mean | {level:.0%} interval | n | |", "|---|---|---|---|---|")
+    runs = len(serving.repeats)
+    yield _row(
+        "this head", f"{serving.acceptance_length:.4f}", "none", f"1 training, {runs} run{'s' * (runs > 1)} of the workload", "DRAFT"
+    )
+    for name, side in (("champion", verdict.champion), ("standing", verdict.standing)):
+        yield _side(NAMES[name], side, level)
+    if verdict.effect is not None and verdict.interval is not None:
+        low, high = verdict.interval
+        seeds = f"{verdict.champion.n} and {verdict.standing.n} trainings"
+        yield _row("champion less standing", f"{verdict.effect:+.4f}", f"{low:+.4f} to {high:+.4f}", seeds, f"VERDICT: {verdict.outcome}")
+    rates = ", ".join(f"{rate:.3f}" for rate in serving.per_position_acceptance)
+    counted = f"{serving.accepted} of {serving.draft_tokens} drafted tokens accepted in {serving.drafts} drafts"
+    yield from ("", f"This head: {counted}; per position {rates}.")
+    if len(serving.subsets or {}) > 1:
+        yield from ("", "| subset | acceptance length | drafts |", "|---|---|---|")
+        for name, subset in (serving.subsets or {}).items():
+            yield _row(name, f"{subset.acceptance_length:.4f}", str(subset.drafts))
+    yield from ("", "Prompts, sent as they stand: " + ", ".join(f"`{path}` ({name})" for name, path in prompts.items()) + ".", "")
+
+
+def _side(name: str, side: Contestant, level: float) -> str:
+    interval = mean_interval(side.acceptance_lengths, level=level)
+    label = f"{name}: global batch {side.point.global_batch}, lr {side.point.lr:g}, warmup {side.point.warmup:g}"
+    return _row(
+        label,
+        "not measured" if side.mean is None else f"{side.mean:.4f}",
+        "none" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
+        f"{side.n} fresh trainings" + (f", {len(side.failed)} more failed" if side.failed else ""),
+        "VERDICT",
+    )
+
+
+def _made(winner: Winner, verdict: Verdict, records: Sequence[str]) -> Iterator[str]:
+    arm, training = winner.arm, winner.training
+    trained = training.context.model_dump(mode="json")
+    yield from ("## How it was trained", "")
+    yield from _table(
+        {
+            **{"global batch": arm.global_batch, "peak lr": arm.lr, "warmup, share of the horizon": arm.warmup, "seed": arm.seed},
+            **{"ranks": arm.layout.ranks, "micro-batch": arm.layout.micro_batch, "accumulation": arm.layout.accumulation},
+            **{"samples consumed": training.samples, "optimizer steps": training.steps, "last lr": training.last_lr},
+            **{"train loss": training.train_loss, "held-out accuracy, first drafted token (DRAFT)": training.acc0},
+            **{"seconds of the last rung": round(training.wall_seconds, 1)},
+        }
+    )
+    for title, keys in (
+        ("Recipe", trained["configuration"]["recipe"]),
+        ("Head", trained["model"]["draft"]),
+        ("Data", trained["workload"]),
+        ("Hardware and stack of the training", trained["hardware"] | trained["stack"]),
+    ):
+        yield from (f"### {title}", "", *_table(keys))
+    yield from ("## How it was served", "")
+    for title, section in winner.context.model_dump(mode="json").items():
+        yield from (f"### {title.capitalize()}", "", *_table(section))
+    yield from ("## Provenance", "")
+    yield from _table(
+        {
+            **{"verdict": verdict.id, "outcome": verdict.outcome, "search": verdict.search, "side": NAMES[winner.side], "arm": arm.id},
+            **{"head, SHA-256 of its tensors": winner.serving.head_sha256, "target": trained["model"]["target_fingerprint"]},
+            **{"measured at": [repeat.started_at for repeat in winner.serving.repeats or ()], "records": list(records)},
+        }
+    )
+    yield "`manifest.json` beside this card holds the records of this head whole, and the SHA-256 of every file."
+
+
+def _table(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("| | |", "|---|---|")
+    for name, value in flat(dict(values)).items():
+        yield _row(name, ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value))
+    yield ""
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

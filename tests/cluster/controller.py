@@ -1,0 +1,92 @@
+"""A controller: a Snakemake process that runs the small search on the emulated cluster."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cluster.emulator import Server
+
+RUN = ["--kubernetes-experiment-run-id", "r1", "--kubernetes-experiment-workstream", "tests"]
+ACKNOWLEDGED = ["--kubernetes-experiment-ack-train", "r1", "--kubernetes-experiment-ack-serve", "r1"]
+
+
+class Controller:
+    """Starts and ends Snakemake in one working directory, keeps what it prints."""
+
+    def __init__(self, server: Server, work: Path, endpoint: str, bucket: Path, key: tuple[str, str], kubeconfig: Path):
+        self.cluster = server.cluster
+        self.work = work
+        self.bucket = bucket
+        self.kubeconfig = kubeconfig
+        self.environment = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(work),
+            "KUBECONFIG": str(kubeconfig),
+            "SNAKEMAKE_STORAGE_S3_ACCESS_KEY": key[0],
+            "SNAKEMAKE_STORAGE_S3_SECRET_KEY": key[1],
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        self.storage = [
+            "--default-storage-provider",
+            "s3",
+            "--default-storage-prefix",
+            f"s3://{bucket.name}/run",
+            "--storage-s3-endpoint-url",
+            endpoint,
+        ]
+        self.process: subprocess.Popen[str] | None = None
+        self.printed = work / "controller.out"
+
+    def start(self, *more: str, run: list[str] = RUN, acknowledged: list[str] = ACKNOWLEDGED, image: str | None = "tune:1") -> None:
+        """Start Snakemake."""
+        command = [sys.executable, "-m", "snakemake", "--executor", "kubernetes-experiment", "--jobs", "20", "--keep-going", "--nolock"]
+        command += ["--rerun-incomplete", "--seconds-between-status-checks", "1", "--scheduler", "greedy", "--latency-wait", "2"]
+        command += ["--rerun-triggers", "input", "mtime", "params", "--kubernetes-experiment-namespace", self.cluster.namespace]
+        command += ["--container-image", image] if image else []
+        command += [*self.storage, *run, *acknowledged, *more]
+        self.process = subprocess.Popen(
+            command, cwd=self.work, env=self.environment, text=True, stdout=self.printed.open("w"), stderr=subprocess.STDOUT
+        )
+
+    def wait(self, seconds: float = 120) -> int:
+        """Return Snakemake's exit status."""
+        assert self.process
+        return self.process.wait(seconds)
+
+    def run(self, *more: str, **how: object) -> int:
+        """Run Snakemake to its end."""
+        self.start(*more, **how)  # type: ignore[arg-type]
+        return self.wait()
+
+    def until(self, true: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until something is true while Snakemake runs."""
+        assert self.process
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end and self.process.poll() is None, self.output
+            time.sleep(0.05)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to Snakemake."""
+        assert self.process
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill Snakemake the hard way."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+
+    @property
+    def output(self) -> str:
+        """Return what Snakemake has printed."""
+        return self.printed.read_text()
+
+    def result(self, path: str) -> str:
+        """Return a file of the search from the bucket."""
+        return (self.bucket / "run" / "results" / path).read_text()

@@ -1,0 +1,814 @@
+"""A Kubernetes API server, Job controller and kubelet in one process: enough of them to run an executor against.
+
+Each Job's real command runs as a process in a fresh directory with the environment of its Secret. Answers, refusals included, are those of
+a real server as far as `kubernetes-exchanges.json` records them. Faults are injected by the tests, into requests and into pods.
+"""
+
+import base64
+import contextlib
+import functools
+import heapq
+import itertools
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import jsonschema
+from kubernetes_validate.utils import schema_contents
+from referencing import Registry, Resource
+
+VERSION = "1.36.0"
+KINDS = {"jobs": ("batch/v1", "Job"), "pods": ("v1", "Pod"), "secrets": ("v1", "Secret"), "leases": ("coordination.k8s.io/v1", "Lease")}
+ROUTE = re.compile(r"/(?:api|apis/[^/]+)/v1/namespaces/(?P<namespace>[^/]+)/(?P<kind>\w+)(?:/(?P<name>[^/]+))?(?:/(?P<part>status|log))?")
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
+QUANTITY = re.compile(r"([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)")
+
+Object = dict[str, Any]
+
+
+class Refusal(Exception):  # noqa: N818  an answer, not an error of ours
+    """An answer that is not a success."""
+
+    def __init__(self, code: int, reason: str, message: str, **details: Any):
+        super().__init__(message)
+        body = {"apiVersion": "v1", "code": code, "kind": "Status", "message": message, "metadata": {}, "reason": reason}
+        self.code = code
+        self.body: Object = body | {"status": "Failure"} | ({"details": details} if details else {})
+
+
+@dataclass
+class Request:
+    """One request as it arrived."""
+
+    verb: str  # get, list, watch, create, update, patch, delete, deletecollection
+    kind: str
+    name: str
+    path: str
+    query: dict[str, str]
+    body: Object | None
+    at: float = field(default_factory=time.monotonic)
+    status: int = 0
+
+
+@functools.cache
+def _validator(kind: str, strict: bool) -> jsonschema.Draft202012Validator:
+    """Return what checks objects of a kind against Kubernetes' own schema, as kubernetes_validate.validate does but read once."""
+    version, singular = KINDS[kind]
+    folder = f"kubernetes-json-schema/v{VERSION}-local{'-strict' if strict else ''}"
+    group = version.replace(".k8s.io", "").replace("/", "-")
+    schema = schema_contents(f"{folder}/{singular.lower()}-{group}.json", VERSION)
+    definitions = Resource.from_contents(schema_contents(f"{folder}/_definitions.json", VERSION))
+    registry = definitions @ (Resource.from_contents(schema) @ Registry())
+    return jsonschema.Draft202012Validator(schema, registry=registry)
+
+
+def _group(kind: str) -> str:
+    return KINDS[kind][0].rpartition("/")[0]
+
+
+def _full(kind: str) -> str:
+    return f"{kind}.{_group(kind)}" if _group(kind) else kind
+
+
+def _details(kind: str, name: str = "") -> Object:
+    return ({"name": name} if name else {}) | ({"group": _group(kind)} if _group(kind) else {}) | {"kind": kind}
+
+
+def _invalid(kind: str, name: str, where: str, message: str, reason: str = "FieldValueInvalid") -> Refusal:
+    singular, group = KINDS[kind][1], _group(kind)
+    full = f"{singular}.{group}" if group else singular
+    details = {"name": name, "kind": singular, "causes": [{"field": where, "message": message, "reason": reason}]}
+    details |= {"group": group} if group else {}
+    return Refusal(422, "Invalid", f'{full} "{name}" is invalid: {where}: {message}', **details)
+
+
+def now() -> str:
+    """Return the time as Kubernetes writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def matches(labels: dict[str, str], selector: str) -> bool:
+    """Return whether labels satisfy a selector: =, ==, !=, in, notin, exists, !exists."""
+    for term in re.split(r",(?![^(]*\))", selector):
+        term = term.strip()
+        if among := re.fullmatch(r"(\S+)\s+(in|notin)\s+\((.*)\)", term):
+            inside = labels.get(among[1]) in [value.strip() for value in among[3].split(",")]
+            held = inside == (among[2] == "in")
+        elif equation := re.fullmatch(r"([^=!\s]+)\s*(==?|!=)\s*(\S*)", term):
+            held = (labels.get(equation[1]) == equation[3]) == (equation[2] != "!=")
+        else:
+            held = not term or ((term.lstrip("!") in labels) != term.startswith("!"))
+        if not held:
+            return False
+    return True
+
+
+class Cluster:
+    """The objects of a cluster, and what the Job controller and the kubelet do with them."""
+
+    def __init__(self, namespace: str = "tune", processes: bool = True):
+        self.namespace = namespace
+        self.processes = processes
+        self.virtual_seconds = 1.0  # that a pod takes when there are no processes
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.objects: dict[str, dict[str, Object]] = {kind: {} for kind in KINDS}
+        self.events: list[tuple[int, str, str, Object]] = []
+        self.version = 100
+        self.compacted = 0  # versions up to this have been forgotten
+        self.tokens = {"token"}
+        self.forbidden: set[tuple[str, str]] = set()  # (verb, kind)
+        self.requests: list[Request] = []
+        self.faults: list[Callable[[Request], Refusal | int | str | None]] = []
+        self.pod_fault: Callable[[Object], str | None] = lambda _pod: None
+        self.environment: dict[str, str] = {}  # what images bring
+        self.root = Path(tempfile.mkdtemp(prefix="cluster-"))
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.started: list[str] = []  # the names of Jobs whose command was started, in order
+        self._uids = itertools.count(1)
+        self._due: list[tuple[float, int, str]] = []
+        self._timer: threading.Thread | None = None
+        self.closed = False
+
+    # --- objects ---
+
+    def _record(self, event: str, kind: str, item: Object) -> None:
+        self.version += 1
+        item["metadata"]["resourceVersion"] = str(self.version)
+        self.events.append((self.version, event, kind, deepcopy(item)))
+        self.changed.notify_all()
+
+    def update(self, kind: str, name: str, change: Callable[[Object], None]) -> None:
+        """Change an object, if it is still there."""
+        with self.lock:
+            item = self.objects[kind].get(name)
+            if item is not None:
+                change(item)
+                self._record("MODIFIED", kind, item)
+
+    def find(self, kind: str, name: str) -> Object:
+        """Return an object or refuse with 404."""
+        try:
+            return self.objects[kind][name]
+        except KeyError:
+            raise Refusal(404, "NotFound", f'{_full(kind)} "{name}" not found', **_details(kind, name)) from None
+
+    def create(self, kind: str, body: Object, strict: bool) -> Object:
+        """Create an object as a real server would, or refuse to; the path says its kind when the body does not."""
+        body = {"apiVersion": KINDS[kind][0], "kind": KINDS[kind][1]} | body
+        self._check(kind, body, strict)
+        with self.lock:
+            name = body["metadata"]["name"]
+            if name in self.objects[kind]:
+                raise Refusal(409, "AlreadyExists", f'{_full(kind)} "{name}" already exists', **_details(kind, name))
+            item = deepcopy(body)
+            item["metadata"] |= {"namespace": self.namespace, "creationTimestamp": now(), "uid": f"uid-{next(self._uids)}"}
+            if kind == "jobs":
+                self._default_job(item)
+            self.objects[kind][name] = item
+            self._record("ADDED", kind, item)
+            if kind == "jobs":
+                self._start(item)
+            return deepcopy(item)
+
+    def _check(self, kind: str, body: Object, strict: bool) -> None:
+        version, singular = KINDS[kind]
+        if body.get("kind") != singular or body.get("apiVersion") != version:
+            raise Refusal(400, "BadRequest", f"{body.get('apiVersion')}, Kind={body.get('kind')} is not {version}, Kind={singular}")
+        for quantity in _quantities(body):
+            if not QUANTITY.fullmatch(str(quantity)):
+                expected = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+                raise Refusal(400, "BadRequest", f'{singular} in version "v1" cannot be handled as a {singular}: {expected}')
+        error = jsonschema.exceptions.best_match(_validator(kind, strict).iter_errors(body))
+        if error:
+            unknown = re.search(r"\('(\w+)' was unexpected\)", error.message)
+            place = ".".join(map(str, error.absolute_path))
+            what = f'strict decoding error: unknown field "{place}.{unknown[1]}"' if unknown else f"{place}: {error.message[:200]}"
+            raise Refusal(400, "BadRequest", f'{singular} in version "v1" cannot be handled as a {singular}: {what}')
+        name = body["metadata"].get("name", "")
+        if not NAME.fullmatch(name):
+            raise _invalid(
+                kind,
+                name,
+                "metadata.name",
+                f'Invalid value: "{name}": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '
+                "'-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+                "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+            )
+        for value in body["metadata"].get("labels", {}).values():
+            if len(value) > 63:
+                raise _invalid(kind, name, "metadata.labels", f'Invalid value: "{value}": must be no more than 63 bytes')
+            if not LABEL.fullmatch(value):
+                raise _invalid(
+                    kind,
+                    name,
+                    "metadata.labels",
+                    f'Invalid value: "{value}": a valid label must be an empty string or consist of alphanumeric characters, '
+                    "'-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', "
+                    "regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+                )
+        if kind == "jobs":
+            self._check_pod(name, body["spec"]["template"]["spec"])
+
+    @staticmethod
+    def _check_pod(name: str, spec: Object) -> None:
+        volumes = {volume["name"] for volume in spec.get("volumes", [])}
+        for index, container in enumerate(spec["containers"]):
+            place = f"spec.template.spec.containers[{index}]"
+            resources = container.get("resources", {})
+            for device, amount in resources.get("requests", {}).items():
+                if "/" in device and device not in resources.get("limits", {}):
+                    message = "Required value: Limit must be set for non overcommitable resources"
+                    raise _invalid("jobs", name, f"{place}.resources.limits", message, "FieldValueRequired")
+                if "/" in device and str(resources["limits"][device]) != str(amount):
+                    message = f'Invalid value: "{amount}": must be equal to {device} limit of {resources["limits"][device]}'
+                    raise _invalid("jobs", name, f"{place}.resources.requests", message)
+            if not container.get("image"):
+                raise _invalid("jobs", name, f"{place}.image", "Required value", "FieldValueRequired")
+            for number, mount in enumerate(container.get("volumeMounts", [])):
+                if mount["name"] not in volumes:
+                    message = f'Not found: "{mount["name"]}"'
+                    raise _invalid("jobs", name, f"{place}.volumeMounts[{number}].name", message, "FieldValueNotFound")
+
+    @staticmethod
+    def _default_job(job: Object) -> None:
+        uid, name = job["metadata"]["uid"], job["metadata"]["name"]
+        own = {"controller-uid": uid, "job-name": name}
+        own |= {f"batch.kubernetes.io/{key}": value for key, value in own.items()}
+        spec = job["spec"]
+        spec |= {"completions": 1, "parallelism": 1, "completionMode": "NonIndexed", "manualSelector": False}
+        spec |= {"podReplacementPolicy": "TerminatingOrFailed"}
+        spec.setdefault("suspend", False)
+        spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
+        metadata = spec["template"].setdefault("metadata", {})
+        metadata["labels"] = metadata.get("labels", {}) | own
+        pod = spec["template"]["spec"]
+        pod |= {"dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler", "terminationGracePeriodSeconds": 30}
+        pod.setdefault("securityContext", {})
+        for container in pod["containers"]:
+            container.setdefault("imagePullPolicy", "IfNotPresent")
+            container.setdefault("resources", {})
+            container |= {"terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}
+        job["status"] = {}
+
+    def replace(self, kind: str, name: str, body: Object) -> Object:
+        """Replace an object, if the body's version is the one that is stored."""
+        with self.lock:
+            found = self.find(kind, name)
+            wanted = body["metadata"].get("resourceVersion")
+            if wanted and wanted != found["metadata"]["resourceVersion"]:
+                message = (
+                    f'Operation cannot be fulfilled on {_full(kind)} "{name}": the object has been modified; '
+                    "please apply your changes to the latest version and try again"
+                )
+                raise Refusal(409, "Conflict", message, **_details(kind, name))
+            self._check(kind, body, strict=False)
+            kept = {key: found["metadata"][key] for key in ("namespace", "creationTimestamp", "uid")}
+            item = deepcopy(body)
+            item["metadata"] |= kept
+            self.objects[kind][name] = item
+            self._record("MODIFIED", kind, item)
+            return deepcopy(item)
+
+    def patch(self, kind: str, name: str, body: Object) -> Object:
+        """Merge a patch (RFC 7386) into an object."""
+        with self.lock:
+            found = self.find(kind, name)
+            if "template" in body.get("spec", {}):
+                raise _invalid(kind, name, "spec.template", "Invalid value: field is immutable")
+            _merge(found, body)
+            self._record("MODIFIED", kind, found)
+            return deepcopy(found)
+
+    def delete(self, kind: str, name: str, policy: str = "Background") -> Object:
+        """Delete an object: at once, or when what it owns is gone."""
+        with self.lock:
+            item = self.find(kind, name)
+            if kind == "jobs":
+                pods = [pod for pod, each in self.objects["pods"].items() if each["metadata"]["labels"].get("job-name") == name]
+                if policy == "Foreground" and pods:
+                    metadata = {"deletionGracePeriodSeconds": 0, "deletionTimestamp": now(), "finalizers": ["foregroundDeletion"]}
+                    item["metadata"] |= metadata
+                    self._record("MODIFIED", kind, item)
+                    threading.Timer(0.2, self._finish_foreground, (name, pods)).start()
+                    return deepcopy(item)
+                for pod in pods:
+                    self._remove_pod(pod)
+            elif kind == "pods":
+                self._remove_pod(name)
+                return deepcopy(item)
+            self.objects[kind].pop(name)
+            self._record("DELETED", kind, item)
+            return deepcopy(item)
+
+    def _finish_foreground(self, name: str, pods: list[str]) -> None:
+        with self.lock:
+            for pod in pods:
+                self._remove_pod(pod)
+            item = self.objects["jobs"].pop(name, None)
+            if item:
+                self._record("DELETED", "jobs", item)
+
+    def _remove_pod(self, name: str) -> None:
+        process = self.running.pop(name, None)
+        if process:
+            _kill(process)
+        item = self.objects["pods"].get(name)
+        if item:
+            item["metadata"] |= {"deletionTimestamp": now(), "deletionGracePeriodSeconds": 30}
+            self._record("MODIFIED", "pods", item)
+            self.objects["pods"].pop(name)
+            self._record("DELETED", "pods", item)
+            job = item["metadata"]["labels"].get("job-name", "")
+            if not process:
+                return
+            self._fail_job(job, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+
+    # --- Job controller and kubelet ---
+
+    def _start(self, job: Object) -> None:
+        job["status"] = {"active": 1, "ready": 0, "startTime": now(), "terminating": 0, "uncountedTerminatedPods": {}}
+        name = job["metadata"]["name"]
+        template = job["spec"]["template"]
+        pod: Object = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": deepcopy(template["metadata"])
+            | {
+                "name": f"{name[:57]}-{secrets.token_hex(3)[:5]}",
+                "generateName": f"{name}-",
+                "namespace": self.namespace,
+                "creationTimestamp": now(),
+                "finalizers": ["batch.kubernetes.io/job-tracking"],
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}],
+            },
+            "spec": deepcopy(template["spec"]),
+            "status": {"phase": "Pending", "conditions": [], "qosClass": "Burstable"},
+        }
+        pod_name = pod["metadata"]["name"]
+        self.objects["pods"][pod_name] = pod
+        self._record("ADDED", "pods", pod)
+        self._record("MODIFIED", "jobs", job)
+        if deadline := job["spec"].get("activeDeadlineSeconds"):
+            self._later(deadline, f"deadline:{name}")
+        fault = self.pod_fault(pod)
+        if fault == "unschedulable":
+            message = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) had untolerated taint(s)."
+            condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+            self.update("pods", pod_name, lambda item: item["status"]["conditions"].append(condition | {"lastTransitionTime": now()}))
+            return
+        image = pod["spec"]["containers"][0]["image"]
+        if fault == "image_pull":
+            self._waiting(pod_name, "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: pull access denied')
+            return
+        try:
+            environment = self._environment(pod)
+        except Refusal as refusal:
+            self._waiting(pod_name, "CreateContainerConfigError", refusal.body["message"])
+            return
+        self.started.append(name)
+        self._set_container(pod_name, "Running", {"running": {"startedAt": now()}})
+        if not self.processes:
+            self._later(self.virtual_seconds, f"end:{pod_name}")
+            return
+        directory = self.root / pod_name
+        directory.mkdir()
+        container = pod["spec"]["containers"][0]
+        with (self.root / f"{pod_name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*container["command"], *container.get("args", [])],
+                cwd=directory,
+                env=environment | {"HOME": str(directory)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.running[pod_name] = process
+        threading.Thread(target=self._follow, args=(pod_name, process, fault), daemon=True).start()
+
+    def _environment(self, pod: Object) -> dict[str, str]:
+        environment = dict(self.environment)
+        for variable in pod["spec"]["containers"][0].get("env", []):
+            if "value" in variable:
+                environment[variable["name"]] = variable["value"]
+            elif source := variable.get("valueFrom", {}).get("secretKeyRef"):
+                secret = self.find("secrets", source["name"])
+                environment[variable["name"]] = base64.b64decode(secret["data"][source["key"]]).decode()
+        return environment
+
+    def _follow(self, pod: str, process: subprocess.Popen[bytes], fault: str | None) -> None:
+        """Wait for a pod's process, or bring about its fault."""
+        if fault:
+            time.sleep(0.3)
+            with self.lock:
+                self.running.pop(pod, None)
+            _kill(process)
+            with self.lock:
+                faults = {"oom": self._oom, "evicted": self._evict, "node_lost": self._lose_node, "deadline": self._exceed}
+                (faults | {"deleted": self._vanish})[fault](pod)
+            return
+        code = process.wait()
+        with self.lock:
+            if self.running.pop(pod, None) is None:
+                return  # deleted meanwhile
+            self._end(pod, code)
+
+    def _end(self, pod: str, code: int, reason: str = "") -> None:
+        """Let a pod's container end, and its Job with it."""
+        reason = reason or ("Completed" if code == 0 else "Error")
+        ended = {"terminated": {"exitCode": code, "reason": reason, "startedAt": now(), "finishedAt": now()}}
+        self._set_container(pod, "Succeeded" if code == 0 else "Failed", ended)
+        job = self.objects["pods"].get(pod, {"metadata": {"labels": {}}})["metadata"]["labels"].get("job-name", "")
+        if code:
+            self._fail_job(job, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+        else:
+            self._complete_job(job)
+
+    def _oom(self, pod: str) -> None:
+        with self.lock:
+            self._end(pod, 137, "OOMKilled")
+
+    def _exceed(self, pod: str) -> None:
+        job = self.objects["pods"].pop(pod)["metadata"]["labels"]["job-name"]
+        self._fail_job(job, "DeadlineExceeded", "Job was active longer than specified deadline")
+
+    def _vanish(self, pod: str) -> None:
+        self.delete("jobs", self.objects["pods"][pod]["metadata"]["labels"]["job-name"])
+
+    def _evict(self, pod: str) -> None:
+        message = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 51200Ki. "
+        condition = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": message}
+
+        def evict(item: Object) -> None:
+            item["status"] |= {"reason": "Evicted", "message": message}
+            item["status"]["conditions"].append(condition)
+
+        with self.lock:
+            self.update("pods", pod, evict)
+            self._end(pod, 137)
+
+    def _lose_node(self, pod: str) -> None:
+        message = "Taint manager: deleting due to NoExecute taint"
+        condition = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": message}
+
+        def lose(item: Object) -> None:
+            item["metadata"]["deletionTimestamp"] = now()
+            item["status"]["conditions"].append(condition)
+
+        with self.lock:
+            self.update("pods", pod, lose)
+            job = self.objects["pods"][pod]["metadata"]["labels"]["job-name"]
+            self._fail_job(job, "BackoffLimitExceeded", "Job has reached the specified backoff limit", terminating=1)
+
+    def _waiting(self, pod: str, reason: str, message: str) -> None:
+        self._set_container(pod, "Pending", {"waiting": {"reason": reason, "message": message}})
+
+    def _set_container(self, pod: str, phase: str, state: Object) -> None:
+        def change(item: Object) -> None:
+            container = item["spec"]["containers"][0]
+            base = {"name": container["name"], "image": container["image"], "imageID": "", "lastState": {}, "restartCount": 0}
+            status = base | {"ready": "running" in state, "started": "running" in state, "state": state}
+            item["status"] |= {"phase": phase, "containerStatuses": [status]}
+            item["status"].setdefault("startTime", now())
+            if phase in ("Succeeded", "Failed"):
+                item["metadata"].pop("finalizers", None)
+
+        self.update("pods", pod, change)
+
+    def _complete_job(self, name: str) -> None:
+        def complete(job: Object) -> None:
+            reached = {"status": "True", "reason": "CompletionsReached", "message": "Reached expected number of succeeded pods"}
+            job["status"] |= {"succeeded": 1, "ready": 0, "completionTime": now()}
+            job["status"].pop("active", None)
+            job["status"]["conditions"] = [
+                reached | {"type": kind, "lastProbeTime": now(), "lastTransitionTime": now()} for kind in ("SuccessCriteriaMet", "Complete")
+            ]
+            self._expire(job)
+
+        self.update("jobs", name, complete)
+
+    def _fail_job(self, name: str, reason: str, message: str, terminating: int = 0) -> None:
+        def fail(job: Object) -> None:
+            failed = {"status": "True", "reason": reason, "message": message, "lastProbeTime": now(), "lastTransitionTime": now()}
+            job["status"] |= {"failed": 1, "ready": 0, "terminating": terminating}
+            job["status"].pop("active", None)
+            kinds = ("FailureTarget",) if terminating else ("FailureTarget", "Failed")
+            job["status"]["conditions"] = [failed | {"type": kind} for kind in kinds]
+            self._expire(job)
+
+        self.update("jobs", name, fail)
+
+    def _expire(self, job: Object) -> None:
+        if ttl := job["spec"].get("ttlSecondsAfterFinished"):
+            self._later(ttl, f"ttl:{job['metadata']['name']}")
+
+    def _later(self, seconds: float, what: str) -> None:
+        with self.lock:
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._uids), what))
+            if self._timer is None:
+                self._timer = threading.Thread(target=self._tick, daemon=True)
+                self._timer.start()
+
+    def _tick(self) -> None:
+        while not self.closed:
+            with self.lock:
+                while self._due and self._due[0][0] <= time.monotonic():
+                    what, _, name = heapq.heappop(self._due)[2].partition(":")
+                    if what == "end":
+                        if name in self.objects["pods"]:
+                            self._end(name, 0)
+                    elif what == "ttl":
+                        if name in self.objects["jobs"]:
+                            self.delete("jobs", name)
+                    elif self.objects["jobs"].get(name, {}).get("status", {}).get("active"):
+                        self._fail_job(name, "DeadlineExceeded", "Job was active longer than specified deadline")
+                        for pod in [
+                            pod for pod, each in self.objects["pods"].items() if each["metadata"]["labels"].get("job-name") == name
+                        ]:
+                            process = self.running.pop(pod, None)
+                            if process:
+                                _kill(process)
+                            self.objects["pods"].pop(pod)
+            time.sleep(0.02)
+
+    # --- reading ---
+
+    def page(self, kind: str, selector: str, limit: int, token: str) -> Object:
+        """Return a page of the objects that match."""
+        with self.lock:
+            after = ""
+            if token:
+                position = json.loads(base64.b64decode(token))
+                if position["rv"] < self.compacted:
+                    raise Refusal(410, "Expired", "The provided continue parameter is too old to display a consistent list result.")
+                after = position["start"]
+            names = [name for name in sorted(self.objects[kind]) if name > after]
+            items: list[Object] = []
+            more = ""
+            for name in names:
+                item = self.objects[kind][name]
+                if matches(item["metadata"].get("labels", {}), selector):
+                    if limit and len(items) == limit:
+                        last = items[-1]["metadata"]["name"]
+                        more = base64.b64encode(json.dumps({"rv": self.version, "start": last}).encode()).decode()
+                        break
+                    items.append(item)
+            version, singular = KINDS[kind]
+            metadata = {"resourceVersion": str(self.version)} | ({"continue": more} if more else {})
+            return {"apiVersion": version, "kind": f"{singular}List", "metadata": metadata, "items": deepcopy(items)}
+
+    def watch(self, kind: str, selector: str, since: int, seconds: float) -> Iterator[Object]:
+        """Yield events after a version until the time is over."""
+        if since and since < self.compacted:
+            gone = Refusal(410, "Expired", f"too old resource version: {since} ({self.compacted})")
+            yield {"type": "ERROR", "object": gone.body}
+            return
+        end = time.monotonic() + seconds
+        while not self.closed:
+            with self.lock:
+                fresh = [event for event in self.events if event[0] > since and event[2] == kind]
+                if not fresh:
+                    left = end - time.monotonic()
+                    if left <= 0 or not self.changed.wait(left):
+                        return
+                    continue
+            for version, event, _, item in fresh:
+                since = version
+                if matches(item["metadata"].get("labels", {}), selector):
+                    yield {"type": event, "object": item}
+
+    def log(self, name: str, query: dict[str, str]) -> str:
+        """Return a pod's log, or refuse as a kubelet does."""
+        pod = self.find("pods", name)
+        container = query.get("container") or pod["spec"]["containers"][0]["name"]
+        if query.get("previous", "").lower() == "true":
+            raise Refusal(400, "BadRequest", f'previous terminated container "{container}" in pod "{name}" not found')
+        if not pod["status"].get("containerStatuses") or "waiting" in pod["status"]["containerStatuses"][0]["state"]:
+            raise Refusal(400, "BadRequest", f'container "{container}" in pod "{name}" is waiting to start')
+        path = self.root / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def created(self) -> list[str]:
+        """Return what was created, by the log of requests."""
+        return [f"{each.kind}/{each.name}" for each in self.requests if each.verb == "create" and each.status == 201]
+
+    def left(self) -> list[str]:
+        """Return what is there."""
+        return [f"{kind}/{name}" for kind, items in self.objects.items() for name in items]
+
+    def close(self) -> None:
+        """Kill what runs, forget everything."""
+        self.closed = True
+        with self.lock:
+            for process in self.running.values():
+                _kill(process)
+            self.running.clear()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _quantities(value: Any, inside: bool = False) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _quantities(inner, inside or key in ("requests", "limits"))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _quantities(inner, False)
+    elif inside:
+        yield value
+
+
+def _merge(target: Object, patch: Object) -> None:
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = value
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    cluster: Cluster
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _serve(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        split = urlsplit(self.path)
+        query = dict(parse_qsl(split.query))
+        route = ROUTE.fullmatch(split.path)
+        kind, name = (route["kind"], route["name"] or "") if route else ("", "")
+        verb = {"POST": "create", "PUT": "update", "PATCH": "patch"}.get(self.command, "")
+        if self.command == "DELETE":
+            verb = "delete" if name else "deletecollection"
+        elif self.command == "GET":
+            verb = "get" if name else ("watch" if query.get("watch") else "list")
+        request = Request(verb, kind, name or ((body or {}).get("metadata") or {}).get("name", ""), split.path, query, body)
+        self.cluster.requests.append(request)
+        try:
+            for fault in list(self.cluster.faults):
+                what = fault(request)
+                if what == "reset":
+                    request.status = -1
+                    self.connection.close()
+                    self.close_connection = True
+                    return
+                if what == "late":  # done, but the answer gets lost
+                    self._answer(request, route)
+                    request.status = -1
+                    self.close_connection = True
+                    return
+                if isinstance(what, Refusal):
+                    raise what
+                if what == 429:
+                    raise Refusal(429, "TooManyRequests", "the server has received too many requests and has asked us to try again later")
+                if what:
+                    raise Refusal(int(what), "InternalError", "Internal error occurred: injected")
+            code, answer = self._answer(request, route)
+        except Refusal as refusal:
+            code, answer = refusal.code, refusal.body
+        request.status = code
+        if isinstance(answer, Iterator):
+            self._stream(answer)
+        else:
+            self._send(code, answer)
+
+    def _answer(self, request: Request, route: re.Match[str] | None) -> tuple[int, Any]:
+        cluster = self.cluster
+        if self.headers.get("Authorization", "").removeprefix("Bearer ") not in cluster.tokens:
+            raise Refusal(401, "Unauthorized", "Unauthorized")
+        if route is None or request.kind not in KINDS:
+            raise Refusal(404, "NotFound", "the server could not find the requested resource")
+        kind, name, query = request.kind, request.name, request.query
+        part = "/log" if route["part"] == "log" else ""
+        if (request.verb, kind + part) in cluster.forbidden:
+            user = "system:serviceaccount:snakemake:snakemake-runner"
+            message = (
+                f'{_full(kind)} is forbidden: User "{user}" cannot {request.verb} resource "{kind}{part}" in API group "{_group(kind)}" '
+                f'in the namespace "{route["namespace"]}"'
+            )
+            raise Refusal(403, "Forbidden", message, **_details(kind))
+        if route["namespace"] != cluster.namespace:
+            if request.verb == "create":
+                absent = route["namespace"]
+                raise Refusal(404, "NotFound", f'namespaces "{absent}" not found', name=absent, kind="namespaces")
+            if request.verb == "list":
+                version, singular = KINDS[kind]
+                return 200, {"apiVersion": version, "kind": f"{singular}List", "metadata": {"resourceVersion": "1"}, "items": []}
+            raise Refusal(404, "NotFound", f'{_full(kind)} "{name}" not found', **_details(kind, name))
+        selector = query.get("labelSelector", "")
+        match request.verb:
+            case "list":
+                return 200, cluster.page(kind, selector, int(query.get("limit", 0)), query.get("continue", ""))
+            case "watch":
+                since = int(query.get("resourceVersion", 0))
+                return 200, cluster.watch(kind, selector, since, float(query.get("timeoutSeconds", 60)))
+            case "get" if part:
+                return 200, cluster.log(name, query)
+            case "get":
+                with cluster.lock:
+                    return 200, deepcopy(cluster.find(kind, name))
+            case "create":
+                return 201, cluster.create(kind, request.body or {}, query.get("fieldValidation") == "Strict")
+            case "update":
+                return 200, cluster.replace(kind, name, request.body or {})
+            case "patch":
+                return 200, cluster.patch(kind, name, request.body or {})
+            case "delete":
+                policy = query.get("propagationPolicy") or (request.body or {}).get("propagationPolicy") or "Background"
+                return 200, cluster.delete(kind, name, policy)
+            case _:
+                with cluster.lock:
+                    doomed = cluster.page(kind, selector, 0, "")
+                    for item in doomed["items"]:
+                        cluster.delete(kind, item["metadata"]["name"])
+                return 200, doomed
+
+    def _send(self, code: int, answer: Any) -> None:
+        text = isinstance(answer, str)
+        data = answer.encode() if text else json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "text/plain" if text else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        if code == 429:
+            self.send_header("Retry-After", "1")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _stream(self, events: Iterator[Object]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        try:
+            for event in events:
+                self.wfile.write(json.dumps(event).encode() + b"\n")
+                self.wfile.flush()
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815  the names http.server looks for
+
+
+class Server:
+    """The emulator behind HTTP on a port of its own, and a kubeconfig that leads to it."""
+
+    def __init__(self, cluster: Cluster):
+        self.cluster = cluster
+        handler = type("Handler", (_Handler,), {"cluster": cluster})
+        ThreadingHTTPServer.request_queue_size = 64
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def write_kubeconfig(self, path: Path, token: str = "token") -> Path:
+        """Write a kubeconfig with a token."""
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "emulator", "cluster": {"server": self.url}}],
+            "users": [{"name": "user", "user": {"token": token}}],
+            "contexts": [{"name": "emulator", "context": {"cluster": "emulator", "user": "user", "namespace": self.cluster.namespace}}],
+            "current-context": "emulator",
+        }
+        path.write_text(json.dumps(config))
+        return path
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._http.shutdown()
+        self._http.server_close()
+        self.cluster.close()
+
+
+def ago(seconds: float) -> str:
+    """Return a time in the past as Kubernetes writes it."""
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

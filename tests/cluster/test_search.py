@@ -1,0 +1,353 @@
+"""The small search through the genuine executor: undisturbed, through faults, killed and begun again."""
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.cluster.controller import RUN, Controller
+from tests.cluster.emulator import Cluster, Object, Refusal, Request
+
+pytestmark = pytest.mark.slow
+TWO_ARMS = ("--config", "arms=a,b")
+FLAG = "--kubernetes-experiment-"
+
+
+def assert_champion(controller: Controller, code: int) -> None:
+    assert code == 0, controller.output
+    assert controller.result("champion.txt") == "a 1\n"
+    assert controller.cluster.left() == []
+
+
+def labels(job: Object) -> dict[str, str]:
+    return dict(job["metadata"]["labels"])
+
+
+def test_a_search_with_a_failing_arm_runs_to_its_champion_and_leaves_nothing(cluster: Cluster, controller: Controller) -> None:
+    code = controller.run("--retries", "1", "--config", "arms=a,b,flaky")
+    assert_champion(controller, code)
+    assert "failed: exit code 1" in controller.output
+    assert not [each for each in cluster.requests if "previous" in each.query]
+    for request in cluster.requests:
+        if request.verb == "create":
+            name, body = request.name, request.body or {}
+            assert name.startswith("sdt-r1")
+            assert {"experiment": "r1", "workstream": "tests"}.items() <= labels(body).items()
+            if request.kind == "jobs":
+                pod = body["spec"]["template"]["metadata"]["labels"]
+                assert labels(body) == pod
+                assert {"rule", "arm"} <= pod.keys()
+
+
+def test_an_arm_that_always_fails_ends_the_run_with_an_error_and_the_rest_is_done(cluster: Cluster, controller: Controller) -> None:
+    assert controller.run("--config", "arms=a,broken") == 1
+    assert controller.result("a/rung0.acc") == "a 0\n"
+    logs = list((controller.work / ".snakemake/auxiliary/kubernetes-logs").iterdir())
+    assert len(logs) == 1
+    assert "token none" in logs[0].read_text()
+    assert cluster.left() == []
+
+
+@pytest.mark.parametrize("fault", [500, 429, "reset", "late"])
+def test_a_server_that_fails_every_fourth_request_changes_nothing(cluster: Cluster, controller: Controller, fault: int | str) -> None:
+    dice = random.Random(7)
+    cluster.faults.append(lambda _request: fault if dice.random() < 0.25 else None)
+    code = controller.run(*TWO_ARMS)
+    assert_champion(controller, code)
+    assert len(cluster.started) >= 6
+
+
+def test_a_server_that_is_away_for_a_while_changes_nothing(cluster: Cluster, controller: Controller) -> None:
+    controller.start("--config", "arms=a,b", "seconds=2")
+    controller.until(lambda: len(cluster.started) >= 1)
+    cluster.faults.append(lambda _request: "reset")
+    threading.Timer(15, cluster.faults.clear).start()
+    code = controller.wait()
+    assert_champion(controller, code)
+    assert len(cluster.started) >= 6
+
+
+def test_a_quota_that_is_used_up_is_waited_for(cluster: Cluster, controller: Controller) -> None:
+    message = 'jobs.batch "x" is forbidden: exceeded quota: gpus, requested: count/jobs.batch=1, used: 1, limited: 1'
+
+    def quota(request: Request) -> Refusal | None:
+        full = any(job["status"].get("active") for job in list(cluster.objects["jobs"].values()))
+        return Refusal(403, "Forbidden", message) if is_job(request) and full else None
+
+    cluster.faults.append(quota)
+    code = controller.run(*TWO_ARMS)
+    assert_champion(controller, code)
+    assert "not created yet, will try again" in controller.output
+
+
+def test_a_job_that_the_server_finds_invalid_is_one_clear_line(cluster: Cluster, controller: Controller) -> None:
+    (controller.work / "pod.yaml").write_text("spec: {containers: [{name: snakemake, volumeMounts: [{name: none, mountPath: /none}]}]}")
+    assert controller.run(*TWO_ARMS, f"{FLAG}pod-patch", "pod.yaml") == 1
+    assert 'volumeMounts[1].name: Not found: "none"' in controller.output
+    assert "Traceback" not in controller.output
+    assert cluster.left() == []
+
+
+def test_a_token_that_expires_is_read_again(cluster: Cluster, controller: Controller) -> None:
+    controller.start("--config", "arms=a,b", "seconds=2")
+    controller.until(lambda: len(cluster.started) >= 2)
+    controller.kubeconfig.write_text(controller.kubeconfig.read_text().replace('"token": "token"', '"token": "fresh"'))
+    cluster.tokens = {"fresh"}
+    code = controller.wait()
+    assert_champion(controller, code)
+    assert any(each.status == 401 for each in cluster.requests)
+
+
+REASONS = {
+    "oom": "OOMKilled: used more memory than its limit",
+    "evicted": "evicted: The node was low on resource: memory",
+    "node_lost": "node lost: Taint manager",
+    "deadline": "deadline exceeded",
+    "image_pull": "ImagePullBackOff: Back-off pulling image",
+    "unschedulable": "unschedulable: 0/2 nodes are available",
+    "deleted": "deleted by someone else while it ran",
+}
+
+
+def test_every_way_a_pod_can_fail_is_told_apart_and_retried(cluster: Cluster, controller: Controller) -> None:
+    seen: Counter[str] = Counter()
+
+    def first_attempt(pod: Object) -> str | None:
+        arm = labels(pod).get("arm", "")
+        seen[arm] += 1
+        return arm.removeprefix("x-") if arm.startswith("x-") and seen[arm] == 1 else None
+
+    cluster.pod_fault = first_attempt
+    arms = ",".join(["a", *(f"x-{fault}" for fault in REASONS)])
+    code = controller.run("--retries", "1", "--config", f"arms={arms}", f"{FLAG}image-pull-grace", "2", f"{FLAG}pending-limit", "2")
+    assert_champion(controller, code)
+    for reason in REASONS.values():
+        assert controller.output.count(f"failed: {reason}") == 1, controller.output
+
+
+PHASES: dict[str, Callable[[Cluster], bool]] = {
+    "first Job created": lambda cluster: len(cluster.objects["jobs"]) >= 1,
+    "rung 0 runs": lambda cluster: len(cluster.started) >= 3,
+    "rung 1 runs": lambda cluster: len(cluster.started) >= 5,
+    "heads are measured": lambda cluster: len(cluster.started) >= 7,
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_killed_controller_is_followed_by_one_that_starts_nothing_twice(cluster: Cluster, controller: Controller, phase: str) -> None:
+    search = ("--config", "arms=a,b,c", "seconds=3")
+    controller.start(*search)
+    controller.until(lambda: PHASES[phase](cluster))
+    controller.kill()
+    code = controller.run(*search)
+    assert_champion(controller, code)
+    assert "re-attached to Job" in controller.output
+    assert len(cluster.started) == len({name.rsplit("-", 1)[0] for name in cluster.started}) == 7
+
+
+def test_what_was_finished_while_no_controller_was_there_is_adopted(cluster: Cluster, controller: Controller) -> None:
+    search = ("--config", "arms=a,b,c", "seconds=1")
+    controller.start(*search)
+    controller.until(lambda: len(cluster.started) >= 3)
+    controller.kill()
+    controller.start("--version")
+    while any("completionTime" not in job["status"] for job in list(cluster.objects["jobs"].values())):
+        controller.wait()
+    assert len(cluster.objects["jobs"]) == 3
+    code = controller.run(*search)
+    assert_champion(controller, code)
+    assert controller.output.count("re-attached to Job") == 3
+    assert len(cluster.started) >= 7
+
+
+def test_what_was_left_is_not_adopted_when_its_parameters_have_changed(cluster: Cluster, controller: Controller) -> None:
+    controller.start("--config", "arms=a,b", "seconds=30")
+    controller.until(lambda: len(cluster.started) >= 2)
+    controller.kill()
+    code = controller.run("--config", "arms=a,b", "seconds=0")
+    assert_champion(controller, code)
+    assert "re-attached" not in controller.output
+
+
+def test_a_second_controller_is_refused_and_the_first_goes_on(cluster: Cluster, controller: Controller) -> None:
+    search = ("--config", "arms=a,b", "seconds=3")
+    controller.start(*search)
+    controller.until(lambda: len(cluster.started) >= 2)
+    first, printed = controller.process, controller.printed
+    controller.printed = controller.work / "second.out"
+    before = len(cluster.created())
+    assert controller.run(*search) == 1
+    assert "run r1 is controlled by process" in controller.output
+    assert len(cluster.created()) == before
+    controller.process, controller.printed = first, printed
+    code = controller.wait()
+    assert_champion(controller, code)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_and_leaves_nothing(cluster: Cluster, controller: Controller, number: int) -> None:
+    controller.start("--config", "arms=a,b", "seconds=60")
+    controller.until(lambda: len(cluster.started) >= 2)
+    controller.signal(number)
+    assert controller.wait(20) == 1
+    assert cluster.left() == []
+    assert not cluster.running
+
+
+def test_a_planted_secret_appears_nowhere(cluster: Cluster, controller: Controller) -> None:
+    secret = "hush-hush-4711"
+    controller.environment["TOKEN"] = secret
+    cluster.faults.append(lambda request: 500 if request.kind == "secrets" and len(cluster.requests) % 2 else None)
+    assert controller.run("--verbose", "--envvars", "TOKEN", "--config", "arms=a,broken") == 1
+    logs = list((controller.work / ".snakemake/auxiliary/kubernetes-logs").iterdir())
+    assert "token ***" in logs[0].read_text()
+    for path in controller.work.rglob("*"):
+        if path.is_file():
+            for value in (secret, controller.environment["SNAKEMAKE_STORAGE_S3_SECRET_KEY"]):
+                assert value.encode() not in path.read_bytes(), path
+    for request in cluster.requests:
+        assert request.kind == "secrets" or secret not in str(request)
+
+
+def test_a_dry_run_asks_the_cluster_nothing(cluster: Cluster, controller: Controller) -> None:
+    controller.kubeconfig.unlink()
+    assert controller.run("--dry-run", run=[], acknowledged=[], image=None) == 0, controller.output
+    assert cluster.requests == []
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "not acknowledged": (
+        [f"{FLAG}ack-serve", "r1"],
+        "training not acknowledged: would run 3 x train_rung with 12 GPUs; to let it run, pass --kubernetes-experiment-ack-train=r1",
+    ),
+    "of another run": ([f"{FLAG}ack-train", "r0"], "training acknowledged is 'r0', not this run: would run 3 x train_rung with 12 GPUs"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_without_its_acknowledgement_nothing_is_created(cluster: Cluster, controller: Controller, case: str) -> None:
+    acknowledged, message = REFUSED[case]
+    assert controller.run(acknowledged=acknowledged) == 1
+    assert message in controller.output
+    assert cluster.requests == []
+
+
+def test_serving_is_refused_when_only_training_is_acknowledged_and_training_is_kept(cluster: Cluster, controller: Controller) -> None:
+    assert controller.run(*TWO_ARMS, acknowledged=[f"{FLAG}ack-train", "r1"]) == 1
+    assert "to let it run, pass --kubernetes-experiment-ack-serve=r1" in controller.output
+    assert controller.result("a/rung1.acc") == "a 1\n"
+    assert not [name for name in cluster.created() if "measure" in name]
+    assert cluster.left() == []
+
+
+BAD: dict[str, tuple[dict[str, object], str]] = {
+    "run id": ({"run": [f"{FLAG}run-id", "Run_1", f"{FLAG}workstream", "w"]}, "run id 'Run_1' cannot name Kubernetes objects"),
+    "no run id": ({"run": [f"{FLAG}workstream", "w"]}, "run id not set: pass --kubernetes-experiment-run-id"),
+    "no workstream": ({"run": [f"{FLAG}run-id", "r1"]}, "workstream not set: pass --kubernetes-experiment-workstream"),
+    "no patch": ({"run": [*RUN, f"{FLAG}pod-patch", "absent.yaml"]}, "pod patch absent.yaml: No such file or directory"),
+    "no pod patch": ({"run": [*RUN, f"{FLAG}pod-patch", "Snakefile"]}, "pod patch Snakefile: not "),
+    "namespace": ({"run": [*RUN, f"{FLAG}namespace", "absent"]}, 'namespace missing: namespaces "absent" not found'),
+    "image": ({"image": None}, "image not set for rule train_rung: pass --container-image, or set its resource image"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(cluster: Cluster, controller: Controller, case: str) -> None:
+    how, message = BAD[case]
+    if case in ("run id", "no run id"):
+        how = how | {"acknowledged": [f"{FLAG}ack-train", "Run_1", f"{FLAG}ack-serve", "Run_1"]}
+    assert controller.run(*TWO_ARMS, **how) == 1
+    assert message in controller.output
+    assert "Traceback" not in controller.output
+    assert cluster.left() == []
+
+
+def test_without_a_kubeconfig_one_line_says_so(cluster: Cluster, controller: Controller) -> None:
+    controller.kubeconfig.unlink()
+    assert controller.run() == 1
+    assert "no cluster: no usable kubeconfig in $KUBECONFIG or ~/.kube/config" in controller.output
+    assert "Traceback" not in controller.output
+    assert cluster.requests == []
+
+
+@pytest.mark.parametrize(("verb", "kind"), [("list", "jobs"), ("create", "leases"), ("create", "secrets"), ("create", "jobs")])
+def test_a_missing_permission_is_named_by_verb_and_resource(cluster: Cluster, controller: Controller, verb: str, kind: str) -> None:
+    cluster.forbidden.add((verb, kind))
+    assert controller.run(*TWO_ARMS) == 1
+    assert "no permission" in controller.output
+    assert f'cannot {verb} resource "{kind}"' in controller.output
+    assert "Traceback" not in controller.output
+    assert cluster.left() == []
+
+
+@pytest.mark.parametrize("slug", ["sdt", "other"])
+def test_a_run_id_of_another_workstream_is_refused(cluster: Cluster, controller: Controller, slug: str) -> None:
+    lease = {"name": f"{slug}-r1", "labels": {"experiment": "r1", "workstream": "theirs"}}
+    cluster.create("leases", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": lease, "spec": {}}, strict=True)
+    assert controller.run(*TWO_ARMS) == 1
+    assert "run id r1 belongs to workstream theirs, not to tests" in controller.output
+    assert cluster.created() == []
+
+
+def test_a_pod_patch_and_an_image_of_a_rule_reach_the_pod(cluster: Cluster, controller: Controller) -> None:
+    (controller.work / "pod.yaml").write_text(
+        """
+        metadata: {labels: {kueue.x-k8s.io/queue-name: gpus}}
+        spec:
+          priorityClassName: batch
+          imagePullSecrets: [{name: registry}]
+          volumes: [{name: shm, emptyDir: {medium: Memory, sizeLimit: 64Gi}}]
+          resourceClaims: [{name: channel, resourceClaimTemplateName: compute-domain}]
+          tolerations: [{operator: Exists}]
+          containers:
+          - name: snakemake
+            volumeMounts: [{name: shm, mountPath: /dev/shm}]
+            securityContext: {capabilities: {add: [IPC_LOCK]}}
+            resources: {limits: {rdma/ib: 1}, requests: {rdma/ib: 1}, claims: [{name: channel}]}
+        """
+    )
+    images = ("--set-resources", 'measure_serving:image="serve:2"', "train_rung:runtime=5")
+    code = controller.run(*TWO_ARMS, *images, f"{FLAG}pod-patch", "pod.yaml", f"{FLAG}active-deadline", "77")
+    assert_champion(controller, code)
+    jobs: dict[str, Object] = {labels(each.body or {})["rule"]: each.body or {} for each in cluster.requests if each.name and is_job(each)}
+    train = jobs["train_rung"]
+    pod = train["spec"]["template"]["spec"]
+    assert labels(train)["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert [volume["name"] for volume in pod["volumes"]] == ["workdir", "shm"]
+    assert [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]] == ["/workdir", "/dev/shm"]
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "4", "rdma/ib": 1}
+    assert pod["resourceClaims"][0]["name"] == "channel"
+    assert pod["containers"][0]["image"] == "tune:1"
+    assert train["spec"]["activeDeadlineSeconds"] == 300
+    assert jobs["measure_serving"]["spec"]["template"]["spec"]["containers"][0]["image"] == "serve:2"
+    assert jobs["measure_serving"]["spec"]["activeDeadlineSeconds"] == 77
+
+
+def is_job(request: Request) -> bool:
+    return request.verb == "create" and request.kind == "jobs"
+
+
+def test_teardown_removes_what_a_killed_controller_left_and_can_be_repeated(cluster: Cluster, controller: Controller) -> None:
+    controller.start("--config", "arms=a,b", "seconds=60")
+    controller.until(lambda: len(cluster.started) >= 2)
+    controller.kill()
+    command = [sys.executable, "-m", "snakemake_executor_plugin_kubernetes_experiment.teardown", "--run-id", "r1", "--namespace", "tune"]
+
+    def teardown(workstream: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, "--workstream", workstream], env=controller.environment, text=True, capture_output=True)
+
+    refused = teardown("theirs")
+    assert refused.returncode == 1
+    assert "belongs to workstream tests, not to theirs: nothing was deleted" in refused.stderr
+    assert len(cluster.objects["jobs"]) == 2
+    done = teardown("tests")
+    assert done.returncode == 0, done.stderr
+    assert "secrets/sdt-r1-env" in done.stdout
+    assert cluster.left() == []
+    assert not cluster.running
+    assert teardown("tests").returncode == 0

@@ -1,0 +1,59 @@
+"""Rungs as tests run them: an arm over the tiny target, and a process of its own that can be killed."""
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lib.arm import Arm, Layout
+from lib.config import Draft, Streaming, Training
+from lib.draft.rung import Places, run_rung
+from lib.verdict.record import ProxyRecord, read_record
+
+ALONE, TWO_RANKS = Layout(1, 2, 2), Layout(2, 2, 1)
+SCRIPT = """
+import pickle, sys
+from pathlib import Path
+from lib.draft.rung import run_rung
+from lib.script import running
+arm, rung, places, streaming = pickle.loads(Path(sys.argv[1]).read_bytes())
+with running(places.log):
+    run_rung(arm, rung, places, streaming)
+"""
+
+
+def make_arm(layout: Layout, lr: float = 2e-3, method: str = "eagle3", rungs: tuple[int, ...] = (10, 24)) -> Arm:
+    recipe = {
+        "features": "f",
+        "target": "t",
+        "draft": Draft(method=method, aux_layers=(1, 2, 3), anchors=6).model_dump(mode="json"),
+        "training": Training().model_dump(mode="json", exclude={"ranks", "micro_batch_limit"}),
+        "rungs": list(rungs),
+    }
+    return Arm(layout.ranks * layout.micro_batch * layout.accumulation, lr, 0.0, 0, layout, recipe)
+
+
+def run(arm: Arm, rung: int, places: Places, streaming: Streaming | None = None) -> ProxyRecord:
+    run_rung(arm, rung, places, streaming or Streaming())
+    return read_record(places.acc_out, ProxyRecord)
+
+
+def start(arm: Arm, rung: int, places: Places, streaming: Streaming, **environment: str) -> "subprocess.Popen[str]":
+    """Run a rung in a process group of its own; what it says goes to stdout and stderr together."""
+    job = places.log.with_suffix(".job")
+    job.parent.mkdir(parents=True, exist_ok=True)
+    job.write_bytes(pickle.dumps((arm, rung, places, streaming)))
+    paths = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "scripts")} | environment
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(job)], env=paths, start_new_session=True, **pipes)
+
+
+def wait_until(there: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,169 @@
+"""A rung that is killed goes on from its last state, here or on a machine that has nothing but the store; nothing damaged is trusted."""
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lib.config import Streaming
+from lib.draft.rung import Places
+from lib.draft.state import load_state, read_state
+from lib.draft.stream import Stream, forget, recover
+from lib.draft.trainer import Tally, Training, train_rung
+from lib.errors import UserError
+from lib.store import Store, open_store
+
+from tests.s3 import BUCKET, S3Server, s3_server  # noqa: F401 - a fixture
+from tests.unit.draft.rungs import ALONE, make_arm, run, start, wait_until
+
+Start = Callable[..., Training]
+At = Callable[..., Places]
+RUNGS = 4, 640
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["eagle3", "dflash"])
+def test_another_machine_goes_on_from_s3_bit_for_bit(method: str, places: At, s3_server: S3Server) -> None:  # noqa: F811
+    """The first is killed for good in the middle of the rung; its state and its log are in the bucket, and no key in the log."""
+    arm, first, second = make_arm(ALONE, method=method, rungs=RUNGS), places("first"), places("second")
+    streaming = Streaming(every_s=0.2, url=s3_server.url("side"))
+    bucket = s3_server.root / BUCKET / f"side/{arm.id}/rung1.stream"
+    process = start(arm, 1, first, streaming)
+    wait_until(lambda: len(list(bucket.glob("0*/manifest.json"))) == 2, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not first.acc_out.exists() and not first.state_out.exists()
+    (log,) = bucket.glob("logs/*.log")
+    assert "copied to streaming.url" in log.read_text()
+    assert "planted" not in first.log.read_text()
+    resumed, straight = run(arm, 1, second, streaming), run(arm, 1, places("straight"))
+    assert (resumed.samples, resumed.resumed_from_samples, resumed.head_sha256) == (640, 0, straight.head_sha256)
+    assert (resumed.train_loss, resumed.accuracies) == (straight.train_loss, straight.accuracies)
+    for name in ("head/model.safetensors", "optimizer.safetensors", "manifest.json"):
+        assert (second.state_out / name).read_bytes() == (places("straight").state_out / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_same_machine_goes_on_from_its_own_folder(places: At) -> None:
+    arm, torn = make_arm(ALONE, rungs=RUNGS), places("torn")
+    process = start(arm, 1, torn, Streaming(every_s=0.1))
+    wait_until(lambda: any(torn.stream(1).glob("0*")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    held = recover(torn.stream(1), None)
+    assert held and 0 < read_state(held).samples < 640
+    assert run(arm, 1, torn).head_sha256 == run(arm, 1, places("straight")).head_sha256
+    assert not torn.stream(1).exists()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "here/rung1.stream"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def keep(training: Training, samples: list[int], folder: Path, store: Store | None) -> Tally:
+    """Train on, and keep a state at each of the `samples`."""
+    tally = Tally(first=training.samples)
+    (folder.parent).mkdir(parents=True, exist_ok=True)
+    (folder.parent / "log").write_text("what was said\n")
+    for cap in samples:
+        train_rung(training, cap, tally)
+        stream = Stream(folder, folder.parent / "log", 1e-9, store, 100.0)
+        stream(training, tally)
+        stream.close()
+    return tally
+
+
+def elsewhere(folder: Path) -> Path:
+    return folder.parent.with_name("elsewhere") / folder.name
+
+
+def test_two_states_are_kept_and_the_newest_comes_back(start: Start, folder: Path, store: Store) -> None:
+    training = start()
+    tally = keep(training, [4, 8, 12], folder, store)
+    assert [path.name for path in sorted(folder.iterdir())] == ["000000000008", "000000000012"]
+    for place in (folder, elsewhere(folder)):
+        found = recover(place, store)
+        assert found == place / "000000000012"
+        assert read_state(found).tally == tally and 100 < tally.seconds < 200 and tally.steps == 3
+    kept = {name.split("/")[1] for name in store.names(folder.name)}
+    assert kept == {"000000000008", "000000000012", "logs"}
+
+
+def damage_head(state: Path) -> None:
+    file = state / "head/model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_head,
+        lambda state: (state / "manifest.json").unlink(),  # the copy was cut off
+        lambda state: (state / "optimizer.safetensors").unlink(),
+        lambda state: (state / "manifest.json").write_text("{"),
+    ],
+)
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    damage: Callable[[Path], None], stored: bool, start: Start, folder: Path, store: Store, tmp_path: Path
+) -> None:
+    training = start()
+    keep(training, [4, 8], folder, store if stored else None)
+    damage((tmp_path / "store" / folder.name if stored else folder) / "000000000008")
+    place = elsewhere(folder) if stored else folder
+    found = recover(place, store if stored else None)
+    assert found == place / "000000000004" and not (place / "000000000008").exists()
+    resumed = start()
+    tally = load_state(found, resumed)
+    assert train_rung(resumed, 8, tally).head == train_rung(training, 8).head
+    keep(resumed, [8], place, store if stored else None)
+    assert recover(place, store if stored else None) == place / "000000000008"
+
+
+def test_without_a_whole_state_there_is_none(start: Start, folder: Path, store: Store) -> None:
+    assert recover(folder, store) is None
+    keep(start(), [4], folder, None)
+    damage_head(folder / "000000000004")
+    assert recover(folder, None) is None
+
+
+def test_a_state_of_another_training_is_passed_over(places: At, start_head: Start, both_specs: list, caplog) -> None:
+    arm, here = make_arm(ALONE), places("here")
+    keep(start_head(both_specs[0]), [4], here.stream(1), None)
+    with caplog.at_level(logging.WARNING):
+        record = run(arm, 1, here)
+    assert "is of another training" in caplog.text
+    assert record.head_sha256 == run(arm, 1, places("straight")).head_sha256
+
+
+def test_a_store_that_is_gone_does_not_stop_training_but_starting(start: Start, folder: Path, tmp_path: Path, caplog) -> None:
+    (tmp_path / "file").write_text("no folder")
+    broken = open_store(str(tmp_path / "file/states"))
+    with caplog.at_level(logging.WARNING):
+        keep(start(), [4], folder, broken)
+    assert "could not copy state and log to streaming.url (" in caplog.text
+    assert recover(folder, None)
+
+    class Down:
+        def names(self, folder: str) -> list[str]:
+            raise ConnectionError(f"no {folder}")
+
+    with pytest.raises(UserError, match=r"^streaming\.url: the states there cannot be read \(no rung1\.stream\); try again, or change it$"):
+        recover(folder, Down())
+
+
+def test_states_below_are_forgotten_and_logs_are_not(start: Start, folder: Path, store: Store) -> None:
+    keep(start(), [4], folder, store)
+    forget(folder, store)
+    assert not folder.exists()
+    (log,) = store.names(folder.name)
+    assert log.startswith("rung1.stream/logs/") and log.endswith(".log")

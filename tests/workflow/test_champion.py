@@ -1,0 +1,49 @@
+"""The head that a verdict hands over is served by its card's own command, and gives what was recorded."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lib.script import ENVIRONMENT
+from lib.serving.counters import parse_counters
+from lib.serving.engine import Server, mortal_group, reserved_port
+from lib.serving.workload import run
+from lib.verdict.served import make_bench
+
+from tests.workflow.clones import Clone, clone
+
+pytestmark = pytest.mark.slow
+
+EASILY = ("--config", "verdict={confidence: 0.6}")
+"""So little confidence that the small run's champion is an improvement."""
+
+
+def test_the_winner_served_by_its_cards_command_gives_the_recorded_acceptance(finished: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path / "clone", adopt=finished, results=True)
+    one.snakemake("results/champion", "results/verdict.json", *EASILY)
+    verdict, manifest = (one.records(name)[name] for name in ("verdict.json", "champion/manifest.json"))
+    recorded = manifest["serving"]
+    assert (verdict["outcome"], manifest["side"], manifest["verdict"]) == ("improvement", "champion", verdict["id"])
+    assert recorded["arm"] == verdict["champion"]["arms"][0]
+    card = (one.root / "results/champion/README.md").read_text()
+    command = re.search(r"```bash\n(.*?)\n```", card, re.DOTALL)
+    assert command and f"**{verdict['summary']}**" in card and f"| this head | {recorded['acceptance_length']:.4f} |" in card
+    bench, log = make_bench(one.experiment(), 1, 1), tmp_path / "server.log"
+    with contextlib.chdir(one.root), reserved_port() as port, log.open("wb") as output, mortal_group() as group:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        variables = os.environ | ENVIRONMENT | {"PORT": str(port), "PATH": path}
+        with subprocess.Popen(
+            ["bash", "-c", command.group(1)], stdout=output, stderr=output, env=variables, process_group=group
+        ) as process:
+            server = Server(process, port, str(bench.target), log)
+            server.wait_until_ready(300)
+            before = parse_counters(server.ask("/metrics"))
+            run(server, bench.workload, "serving", log)
+            counted = parse_counters(server.ask("/metrics")).since(before)
+            process.terminate()
+    assert (counted.drafts, counted.accepted) == (recorded["drafts"], recorded["accepted"])
+    assert counted.acceptance_length == recorded["acceptance_length"] > 1
