@@ -18,18 +18,19 @@ def test_diverged_and_oom_arms_are_ranked_last_and_the_search_completes(finished
         "tests/configs/small-space.yaml", parameters={"global_batch": [8, 1024], "lr": [3e-3, 1e8]}, rungs={"samples": [1024, 2048]}
     )
     one.configure("tests/configs/small.yaml", training={"micro_batch_limit": 1024})
-    one.snakemake(one.champion(), prefix=("prlimit", f"--as={ADDRESS_SPACE}"))
+    one.snakemake(one.finalists(), prefix=("prlimit", f"--as={ADDRESS_SPACE}"))
     records = one.records("*/rung*.acc")
     failed = {record["arm"]: record["status"] for record in records.values() if record["status"] != "ok"}
     assert set(failed.values()) == {"diverged", "oom"}
     assert all(failed[arm] == "oom" for arm in failed if arm.startswith("gb1024"))
     dropped = {}
     for decision in one.records("search/*/rung*.json").values():
-        assert not set(decision["arms"]) & set(failed) or "points" in decision
+        assert not set(decision["arms"]) & set(failed) or "dropped" not in decision, "only a first cohort knows nothing of them"
         dropped |= {arm: reason for arm, reason in decision.get("dropped", {}).items() if arm in failed}
     assert set(dropped) == set(failed)
     assert all(reason.startswith(f"{failed[arm]}: ") for arm, reason in dropped.items())
-    assert one.records("champion.json")["champion.json"]["arm"] not in failed
+    (finalists,) = one.records("search/finalists-*/rung1.json").values()
+    assert finalists["arms"] and not set(finalists["arms"]) & set(failed)
     start_afresh_where_a_lower_rung_failed(one, next(record for record in records.values() if record["status"] == "diverged"))
 
 

@@ -44,15 +44,27 @@ def kill_during(one: Clone, logs: str, line: str, *arguments: str) -> None:
         time.sleep(0.1)
 
 
-def test_a_controller_killed_in_training_promotion_and_serving_changes_nothing(finished: Clone, tmp_path: Path) -> None:
+def test_a_controller_killed_in_training_and_promotion_changes_nothing(finished: Clone, tmp_path: Path) -> None:
     one = clone(tmp_path, adopt=finished)
     kill_during(one, "train_rung/*.log", "samples")
     kill_during(one, "decide_cohort/s1*.rung1.log", "")
+    one.snakemake(one.finalists())
+    assert decisions(one) == decisions(finished)
+    standing = finished.records("champion.json")["champion.json"]["standing"]["arm"]
+    searched = {path for path in heads(finished) if "-s0-" in path and not path.startswith(standing)}
+    assert heads(one).items() <= heads(finished).items() and searched <= heads(one).keys()
+    assert "Nothing to be done" in one.snakemake(one.finalists()).stdout
+
+
+def test_a_controller_killed_while_it_serves_measures_again_and_finds_the_same_champion(finished: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=finished, results=True)
+    champion = finished.records("champion.json")["champion.json"]
+    for path in (f"results/{champion['arm']}/serving.json", f"results/logs/measure_serving/{champion['arm']}.log", one.champion()):
+        (one.root / path).unlink()
     kill_during(one, "measure_serving/*.log", "ready")
     one.snakemake(one.champion())
-    assert decisions(one) == decisions(finished)
-    assert heads(one).items() <= heads(finished).items() and len(heads(one)) == len([path for path in heads(finished) if "-s0-" in path])
-    assert one.records("champion.json")["champion.json"]["arm"] == finished.records("champion.json")["champion.json"]["arm"]
+    assert decisions(one) == decisions(finished) and heads(one) == heads(finished)
+    assert one.records("champion.json")["champion.json"]["arm"] == champion["arm"]
     assert "Nothing to be done" in one.snakemake(one.champion()).stdout
 
 

@@ -1,0 +1,104 @@
+"""Every command of the documentation is run here, is run by another test that is named, or stands in a list with the reason why not."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.unit.test_docs import FENCE, FILES
+from tests.workflow.clones import ROOT, Clone, clone
+
+DRY_RUN = {
+    ".venv/bin/snakemake --dry-run",
+    ".venv/bin/snakemake --config space=config/spaces/dflash-draft.yaml",
+    ".venv/bin/snakemake --config strategy=tpe 'search={arms: 12}'",
+}
+"""Run as they stand, with --dry-run where they lack it."""
+
+HELP = {".venv/bin/python -m benchmarks.search.run --peer-python /path/to/peers/bin/python"}
+"""A benchmark of many minutes: here it only says what it takes."""
+
+OWN_PROMPTS = "tests/workflow/test_bring_your_own.py::test_a_model_and_prompts_become_a_search"
+OWN_DATASET = "tests/workflow/test_bring_your_own.py::test_a_model_and_a_speculators_dataset_become_a_search"
+
+ELSEWHERE = {
+    "make tune": "tests/workflow/conftest.py::finished",
+    "make report": "tests/workflow/test_report.py::test_make_report_draws_and_then_reports",
+    "make status": "tests/workflow/test_run.py::test_status_tells_a_finished_an_interrupted_and_no_search_apart",
+    ".venv/bin/snakemake --config ack_publish=<id> 'publish={lake: lake}'": "tests/workflow/test_verdict.py::"
+    "test_an_improvement_is_recorded_once_and_only_with_its_acknowledgement",
+    "cp results/ledger.parquet known.parquet; .venv/bin/snakemake --config seed_from=known.parquet seed=1": "tests/workflow/test_run.py::"
+    "test_the_ledger_of_one_search_seeds_another",
+    ".venv/bin/snakemake --config 'target={path: models/my-model}' 'features={prompts: my-prompts.jsonl}'": OWN_PROMPTS,
+    ".venv/bin/snakemake --configfile my-prompts.yaml --dry-run": OWN_PROMPTS,
+    ".venv/bin/snakemake --configfile my-prompts.yaml": OWN_PROMPTS,
+    ".venv/bin/snakemake --configfile my-dataset.yaml --dry-run": OWN_DATASET,
+    ".venv/bin/snakemake --configfile my-dataset.yaml": OWN_DATASET,
+}
+"""The test or fixture that runs what the command runs."""
+
+LOCKED = "--format freeze --exclude pip --exclude spec-decode-tune-vllm"
+
+NOT_RUN = {
+    "make install": "it needs a package index and minutes",
+    "make lint": "it is the other half of .ci/run",
+    "make test": "it is this run",
+    "make test ARGS='-m \"not slow\" tests/unit'": "it is part of this run",
+    ".venv/bin/python benchmarks/verdict/run.py": "it simulates for minutes; tests/unit/benchmarks/test_verdict.py runs its parts",
+    ".venv/bin/python benchmarks/executor/run.py": "it runs for minutes; tests/cluster runs the executor",
+    "python3.11 -m venv /path/to/peers": "it needs a package index",
+    "/path/to/peers/bin/pip install --no-deps -r benchmarks/search/peers.lock": "it needs a package index",
+    f".venv/bin/python -m pip list {LOCKED} | tr A-Z_ a-z- | LC_ALL=C sort": "it is for a new lock file",
+}
+
+COMMENT = re.compile(r"\s+# .*$")
+
+
+def commands() -> set[str]:
+    """Return every command of the documentation, without its comment."""
+    found = set()
+    for path in FILES:
+        prose = FENCE.sub("", path.read_text())
+        fenced = [body for language, body in FENCE.findall(path.read_text()) if language in ("bash", "sh", "console")]
+        for line in [*re.findall(r"^    (\S.*)$", prose, re.MULTILINE), *"\n".join(fenced).splitlines()]:
+            found.add(COMMENT.sub("", line).strip())
+    return found - {""}
+
+
+def test_every_command_of_the_documentation_is_accounted_for_and_no_other() -> None:
+    assert commands() == {*DRY_RUN, *HELP, *ELSEWHERE, *NOT_RUN}
+
+
+@pytest.mark.parametrize("place", ELSEWHERE.values())
+def test_the_tests_that_run_a_command_exist(place: str) -> None:
+    file, name = place.split("::")
+    assert f"def {name}(" in (ROOT / file).read_text()
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which nothing ever runs."""
+    return clone(tmp_path_factory.mktemp("fresh"), small=False)
+
+
+@pytest.mark.parametrize("command", sorted(DRY_RUN))
+def test_a_command_plans_a_search(fresh: Clone, command: str) -> None:
+    program, *words = shlex.split(command)
+    assert program == ".venv/bin/snakemake"
+    assert "Plan of search " in fresh.snakemake(*words, *({"--dry-run"} - {*words})).stdout
+
+
+@pytest.mark.parametrize("command", sorted(HELP))
+def test_a_benchmark_says_what_it_takes(command: str) -> None:
+    _, *words = shlex.split(command)
+    done = subprocess.run([sys.executable, *words, "--help"], cwd=ROOT, text=True, capture_output=True, check=True)
+    options = [word for word in words if word.startswith("--")]
+    assert done.stdout.startswith("usage: ") and all(option in done.stdout for option in options)
+
+
+@pytest.mark.parametrize("command", sorted(command for command in (*ELSEWHERE, *NOT_RUN) if command.startswith("make ")))
+def test_a_make_command_parses(command: str) -> None:
+    program, *words = shlex.split(command)
+    subprocess.run([program, "--dry-run", *words], cwd=ROOT, check=True, capture_output=True)
