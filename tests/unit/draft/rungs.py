@@ -15,10 +15,13 @@ from lib.verdict.record import ProxyRecord, read_record
 
 ALONE, TWO_RANKS = Layout(1, 2, 2), Layout(2, 2, 1)
 SCRIPT = """
-import pickle, sys
+import pickle, sys, time
 from pathlib import Path
+from lib.draft import rung as module
 from lib.draft.rung import run_rung
 from lib.script import running
+train_rung = module.train_rung
+module.train_rung = lambda *arguments: train_rung(*arguments[:-1], lambda *step: (arguments[-1](*step), time.sleep(0.1)))
 arm, rung, places, streaming = pickle.loads(Path(sys.argv[1]).read_bytes())
 with running(places.log):
     run_rung(arm, rung, places, streaming)
@@ -42,7 +45,10 @@ def run(arm: Arm, rung: int, places: Places, streaming: Streaming | None = None)
 
 
 def start(arm: Arm, rung: int, places: Places, streaming: Streaming) -> "subprocess.Popen[bytes]":
-    """Run a rung in a process group of its own; what it says goes to a file beside its log, with the suffix .out."""
+    """Run a rung in a process group of its own, a single rank at ten steps a second at most, so that it can be met midway.
+
+    What it says goes to a file beside its log, with the suffix .out.
+    """
     job = places.log.with_suffix(".job")
     job.parent.mkdir(parents=True, exist_ok=True)
     job.write_bytes(pickle.dumps((arm, rung, places, streaming)))

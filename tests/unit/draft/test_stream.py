@@ -20,7 +20,7 @@ from tests.unit.draft.rungs import ALONE, make_arm, run, start, wait_until
 
 Start = Callable[..., Training]
 At = Callable[..., Places]
-RUNGS = 4, 1280
+RUNGS = 4, 320
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_another_machine_goes_on_from_s3_bit_for_bit(method: str, places: At, s3
     assert any(bucket.glob("0*/manifest.json"))
     assert "planted" not in first.log.read_text()
     resumed, straight = run(arm, 1, second, streaming), run(arm, 1, places("straight"))
-    assert (resumed.samples, resumed.resumed_from_samples, resumed.head_sha256) == (1280, 0, straight.head_sha256)
+    assert (resumed.samples, resumed.resumed_from_samples, resumed.head_sha256) == (320, 0, straight.head_sha256)
     assert (resumed.train_loss, resumed.accuracies) == (straight.train_loss, straight.accuracies)
     for name in ("head/model.safetensors", "optimizer.safetensors", "manifest.json"):
         assert (second.state_out / name).read_bytes() == (places("straight").state_out / name).read_bytes()
@@ -52,7 +52,7 @@ def test_the_same_machine_goes_on_from_its_own_folder(places: At) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     held = recover(torn.stream(1), None)
-    assert held and 0 < read_state(held).samples < 1280
+    assert held and 0 < read_state(held).samples < 320
     assert run(arm, 1, torn).head_sha256 == run(arm, 1, places("straight")).head_sha256
     assert not torn.stream(1).exists()
 
