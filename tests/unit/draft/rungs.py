@@ -15,10 +15,13 @@ from lib.verdict.record import ProxyRecord, read_record
 
 ALONE, TWO_RANKS = Layout(1, 2, 2), Layout(2, 2, 1)
 SCRIPT = """
-import pickle, sys
+import pickle, sys, time
 from pathlib import Path
+from lib.draft import rung as module
 from lib.draft.rung import run_rung
 from lib.script import running
+train_rung = module.train_rung
+module.train_rung = lambda *arguments: train_rung(*arguments[:-1], lambda *step: (arguments[-1](*step), time.sleep(0.1)))
 arm, rung, places, streaming = pickle.loads(Path(sys.argv[1]).read_bytes())
 with running(places.log):
     run_rung(arm, rung, places, streaming)
@@ -41,19 +44,22 @@ def run(arm: Arm, rung: int, places: Places, streaming: Streaming | None = None)
     return read_record(places.acc_out, ProxyRecord)
 
 
-def start(arm: Arm, rung: int, places: Places, streaming: Streaming, **environment: str) -> "subprocess.Popen[str]":
-    """Run a rung in a process group of its own; what it says goes to stdout and stderr together."""
+def start(arm: Arm, rung: int, places: Places, streaming: Streaming) -> "subprocess.Popen[bytes]":
+    """Run a rung in a process group of its own, a single rank at ten steps a second at most, so that it can be met midway.
+
+    What it says goes to a file beside its log, with the suffix .out.
+    """
     job = places.log.with_suffix(".job")
     job.parent.mkdir(parents=True, exist_ok=True)
     job.write_bytes(pickle.dumps((arm, rung, places, streaming)))
-    paths = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "scripts")} | environment
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(job)], env=paths, start_new_session=True, **pipes)
+    paths = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "scripts")}
+    with places.log.with_suffix(".out").open("w") as out:
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(job)], env=paths, start_new_session=True, stdout=out, stderr=out)
 
 
-def wait_until(there: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 300) -> None:
+def wait_until(there: Callable[[], bool], process: "subprocess.Popen[bytes]", seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not there():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, "it ended"
         assert time.monotonic() < deadline
         time.sleep(0.02)
