@@ -175,7 +175,7 @@ def test_what_was_left_is_not_adopted_when_its_parameters_have_changed(cluster: 
 
 
 def test_a_second_controller_is_refused_and_the_first_goes_on(cluster: Cluster, controller: Controller) -> None:
-    search = ("--config", "arms=a,b", "seconds=3")
+    search = ("--config", "arms=a,b", "seconds=15")
     controller.start(*search)
     controller.until(lambda: len(cluster.started) >= 2)
     first, printed = controller.process, controller.printed
