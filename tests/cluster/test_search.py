@@ -175,7 +175,7 @@ def test_what_was_left_is_not_adopted_when_its_parameters_have_changed(cluster: 
 
 
 def test_a_second_controller_is_refused_and_the_first_goes_on(cluster: Cluster, controller: Controller) -> None:
-    search = ("--config", "arms=a,b", "seconds=3")
+    search = ("--config", "arms=a,b", "seconds=15")
     controller.start(*search)
     controller.until(lambda: len(cluster.started) >= 2)
     first, printed = controller.process, controller.printed
@@ -187,6 +187,16 @@ def test_a_second_controller_is_refused_and_the_first_goes_on(cluster: Cluster, 
     controller.process, controller.printed = first, printed
     code = controller.wait()
     assert_champion(controller, code)
+
+
+def test_a_controller_that_has_lost_its_experiment_stops_and_touches_nothing(cluster: Cluster, controller: Controller) -> None:
+    controller.start("--config", "arms=a,b", "seconds=60")
+    controller.until(lambda: len(cluster.started) >= 2)
+    cluster.update("leases", "sdt-r1", lambda lease: lease["spec"].update(holderIdentity="elsewhere/boot.1/7"))
+    assert controller.wait() == 1
+    assert "lost control of run r1: run r1 was taken by another controller just now" in controller.output
+    assert len(cluster.running) == 2
+    assert {"leases/sdt-r1", "secrets/sdt-r1-env"} < set(cluster.left())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
