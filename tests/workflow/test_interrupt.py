@@ -59,8 +59,9 @@ def test_a_controller_killed_in_training_and_promotion_changes_nothing(finished:
 def test_a_controller_killed_while_it_serves_measures_again_and_finds_the_same_champion(finished: Clone, tmp_path: Path) -> None:
     one = clone(tmp_path, adopt=finished, results=True)
     champion = finished.records("champion.json")["champion.json"]
-    for path in (f"results/{champion['arm']}/serving.json", f"results/logs/measure_serving/{champion['arm']}.log", one.champion()):
-        (one.root / path).unlink()
+    logs = (one.root / "results/logs/measure_serving").glob(f"{champion['arm']}*.log")
+    for path in (one.root / f"results/{champion['arm']}/serving.json", one.root / one.champion(), *logs):
+        path.unlink()
     kill_during(one, "measure_serving/*.log", "ready")
     one.snakemake(one.champion())
     assert decisions(one) == decisions(finished) and heads(one) == heads(finished)
