@@ -21,7 +21,7 @@ from lib.draft import rung as module
 from lib.draft.rung import run_rung
 from lib.script import running
 train_rung = module.train_rung
-module.train_rung = lambda *arguments: train_rung(*arguments[:-1], lambda *step: (arguments[-1](*step), time.sleep(0.1)))
+module.train_rung = lambda *arguments: train_rung(*arguments[:-1], lambda *step: (arguments[-1](*step), time.sleep(0.5)))
 arm, rung, places, streaming = pickle.loads(Path(sys.argv[1]).read_bytes())
 with running(places.log):
     run_rung(arm, rung, places, streaming)
@@ -45,7 +45,7 @@ def run(arm: Arm, rung: int, places: Places, streaming: Streaming | None = None)
 
 
 def start(arm: Arm, rung: int, places: Places, streaming: Streaming) -> "subprocess.Popen[bytes]":
-    """Run a rung in a process group of its own, a single rank at ten steps a second at most, so that it can be met midway.
+    """Run a rung in a process group of its own, a single rank at two steps a second at most, so that it can be met midway.
 
     What it says goes to a file beside its log, with the suffix .out.
     """
