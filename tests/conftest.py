@@ -2,7 +2,17 @@
 
 import pytest
 
-FIRST = ("unit/serving/test_measure", "workflow/test_run", "workflow/test_verdict", "workflow/test_interrupt", "workflow/test_failures")
+FIRST = (
+    "unit/serving/test_measure",
+    "workflow/test_run",
+    "cluster/test_search",
+    "workflow/test_verdict",
+    "unit/draft/test_rung",
+    "workflow/test_interrupt",
+    "workflow/test_failures",
+    "unit/draft/test_stream",
+    "workflow/test_bring_your_own",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
