@@ -39,7 +39,7 @@ ELSEWHERE = {
 }
 """The test or fixture that runs what the command runs."""
 
-LOCKED = "--format freeze --exclude pip --exclude spec-decode-tune-vllm"
+LOCKED = "--format freeze --exclude pip --exclude spec-decode-tune-vllm --exclude snakemake-executor-plugin-kubernetes-experiment"
 
 NOT_RUN = {
     "make install": "it needs a package index and minutes",
