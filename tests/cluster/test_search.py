@@ -161,8 +161,8 @@ def test_what_was_finished_while_no_controller_was_there_is_adopted(cluster: Clu
     assert len(cluster.objects["jobs"]) == 3
     code = controller.run(*search)
     assert_champion(controller, code)
-    assert controller.output.count("re-attached to Job") == 3
-    assert len(cluster.started) >= 7
+    assert controller.output.count("re-attached to Job") >= 2  # the third is filed already if the kill came before it was noted as begun
+    assert len(cluster.started) == 7
 
 
 def test_what_was_left_is_not_adopted_when_its_parameters_have_changed(cluster: Cluster, controller: Controller) -> None:
