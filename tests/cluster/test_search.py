@@ -59,7 +59,7 @@ def test_a_server_that_fails_every_fourth_request_changes_nothing(cluster: Clust
     cluster.faults.append(lambda _request: fault if dice.random() < 0.25 else None)
     code = controller.run(*TWO_ARMS)
     assert_champion(controller, code)
-    assert len(cluster.started) >= 6
+    assert len(cluster.started) == 6
 
 
 def test_a_server_that_is_away_for_a_while_changes_nothing(cluster: Cluster, controller: Controller) -> None:
@@ -69,7 +69,7 @@ def test_a_server_that_is_away_for_a_while_changes_nothing(cluster: Cluster, con
     threading.Timer(15, cluster.faults.clear).start()
     code = controller.wait()
     assert_champion(controller, code)
-    assert len(cluster.started) >= 6
+    assert len(cluster.started) == 6
 
 
 def test_a_quota_that_is_used_up_is_waited_for(cluster: Cluster, controller: Controller) -> None:
@@ -161,8 +161,8 @@ def test_what_was_finished_while_no_controller_was_there_is_adopted(cluster: Clu
     assert len(cluster.objects["jobs"]) == 3
     code = controller.run(*search)
     assert_champion(controller, code)
-    assert controller.output.count("re-attached to Job") == 3
-    assert len(cluster.started) >= 7
+    assert controller.output.count("re-attached to Job") >= 2  # the third is filed already if the kill came before it was noted as begun
+    assert len(cluster.started) == 7
 
 
 def test_what_was_left_is_not_adopted_when_its_parameters_have_changed(cluster: Cluster, controller: Controller) -> None:
