@@ -5,7 +5,6 @@ import pytest
 FIRST = (
     "unit/serving/test_measure",
     "workflow/test_run",
-    "cluster/test_search",
     "workflow/test_verdict",
     "unit/draft/test_rung",
     "workflow/test_interrupt",

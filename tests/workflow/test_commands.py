@@ -45,6 +45,7 @@ NOT_RUN = {
     "make install": "it needs a package index and minutes",
     "make lint": "it is the other half of .ci/run",
     "make test": "it is this run",
+    "make test-cluster": "it is another part of .ci/run",
     "make test ARGS='-m \"not slow\" tests/unit'": "it is part of this run",
     ".venv/bin/python benchmarks/verdict/run.py": "it simulates for minutes; tests/unit/benchmarks/test_verdict.py runs its parts",
     ".venv/bin/python benchmarks/executor/run.py": "it runs for minutes; tests/cluster runs the executor",
