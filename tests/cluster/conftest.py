@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,33 +11,18 @@ import pytest
 
 from tests.cluster.controller import Controller
 from tests.cluster.emulator import Cluster, Server
+from tests.s3 import serving
 
 HERE = Path(__file__).parent
 KEY = "tester", "open-sesame-s3"
-
-
-def _rclone() -> str:
-    beside = Path(sys.executable).parent / "rclone"
-    return str(beside) if beside.exists() else shutil.which("rclone") or pytest.skip("rclone is not installed")
 
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Return the address of an S3 server and the folder that it serves."""
     folder = tmp_path_factory.mktemp("s3")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [_rclone(), "serve", "s3", "--auth-key", ",".join(KEY), "--addr", address, "--vfs-cache-mode", "off", str(folder)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", int(address.split(":")[1]))) == 0:
-                break
-        time.sleep(0.1)
-    yield f"http://{address}", folder
-    process.terminate()
-    process.wait()
+    with serving(folder, *KEY) as (port, _):
+        yield f"http://127.0.0.1:{port}", folder
 
 
 @pytest.fixture
