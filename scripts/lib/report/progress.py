@@ -76,7 +76,8 @@ class Progress:
             yield f"best acceptance length so far {lengths[arm]:.3f} (DRAFT), {arm}"
         elif best := found.best():
             arm, rung, value = best
-            yield f"best {self._search.space.proxy} so far {value:.4f} (DRAFT), rung {rung} of {self._search.top_rung}, {arm}"
+            named = f"{arm}, the standing configuration" if arm == self._search.standing.id else arm
+            yield f"best {self._search.space.proxy} so far {value:.4f} (DRAFT), rung {rung} of {self._search.top_rung}, {named}"
 
 
 def _duration(seconds: float) -> str:
