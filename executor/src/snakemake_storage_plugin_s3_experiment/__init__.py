@@ -46,6 +46,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
 
     Attributes:
         offline: Ask the bucket nothing; what was last known of it and the local files answer.
+        listed: Whether `known` came from a listing; until then every file is asked for by itself.
         known: Modification time, in seconds since the epoch, of every object by its path below the prefix.
     """
 
@@ -53,6 +54,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         super().__post_init__()
         self.local_prefix = Path.cwd()
         self.offline = False
+        self.listed = False
         self.known: dict[str, float] = {}
 
     @classmethod
@@ -68,7 +70,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
 
     def go_offline(self) -> None:
         """Ask the bucket nothing from now on."""
-        self.offline = True
+        self.offline = self.listed = True
         self.known = json.loads(LISTING.read_text()) if LISTING.exists() else {}
 
     def pull(self, prefix: str) -> None:
@@ -91,6 +93,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
             raise WorkflowError(f"bucket {bucket} cannot be read: {error}; check its name, the endpoint and the credentials") from None
         self.known |= listing
+        self.listed = True
         LISTING.parent.mkdir(exist_ok=True)
         fresh = LISTING.with_suffix(".new")
         fresh.write_text(json.dumps(listing))
@@ -155,7 +158,9 @@ class StorageObject(S3Object):  # type: ignore[misc]
         return None
 
     async def inventory(self, cache: IOCacheStorageInterface) -> None:
-        """Answer from the last listing."""
+        """Answer from the last listing, if there has been one."""
+        if not self.provider.listed:
+            return
         modified = self.provider.known.get(self.path, self.provider.known.get(f"{self.path}/{WHOLE}"))
         cache.exists_in_storage[self.cache_key()] = self.provider.knows(self.path)
         if modified is not None:

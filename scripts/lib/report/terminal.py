@@ -12,7 +12,6 @@ from pathlib import Path
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from lib.errors import UserError
 from lib.report.progress import Progress
 from lib.script import fault
 
@@ -78,7 +77,7 @@ class Terminal(logging.Handler):
                 handled = handlers[event](record)
             else:
                 handled = event in SILENT or (event is None and str(record.msg).startswith(CHATTER)) or TOLD_TWICE.search(str(record.msg))
-        except (UserError, OSError, ValueError, KeyError):  # a broken file is reported by the job that needs it
+        except Exception:  # a broken file is reported by the job that needs it, and words must never end a run
             handled = record.levelno < logging.WARNING
         if not handled:
             self._shown.handle(record)
