@@ -33,6 +33,15 @@ def test_a_directory_replaces_its_predecessor_at_once(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
+def assert_killed_and_cleared_up_by_the_next_writer(program: str, path: Path) -> None:
+    scripts = Path(__file__).parents[2] / "scripts"
+    killed = subprocess.run([sys.executable, "-c", program, str(path)], env=os.environ | {"PYTHONPATH": str(scripts)}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not path.exists()
+    with whole_directory(path) as temporary:
+        (temporary / "file").write_text("y")
+
+
 def test_a_killed_writer_leaves_no_file_and_the_next_one_clears_up(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom lib.files import whole_directory\n"
@@ -40,12 +49,7 @@ def test_a_killed_writer_leaves_no_file_and_the_next_one_clears_up(tmp_path: Pat
         "    (temporary / 'half').write_text('x')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     path = tmp_path / "state"
-    scripts = Path(__file__).parents[2] / "scripts"
-    killed = subprocess.run([sys.executable, "-c", program, str(path)], env=os.environ | {"PYTHONPATH": str(scripts)}, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert not path.exists()
-    with whole_directory(path) as temporary:
-        (temporary / "file").write_text("y")
+    assert_killed_and_cleared_up_by_the_next_writer(program, path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
@@ -57,12 +61,7 @@ def test_a_directory_that_is_discarded_is_never_half_there(tmp_path: Path) -> No
     path = tmp_path / "champion"
     path.mkdir()
     (path / "head").touch()
-    scripts = Path(__file__).parents[2] / "scripts"
-    killed = subprocess.run([sys.executable, "-c", program, str(path)], env=os.environ | {"PYTHONPATH": str(scripts)}, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert not path.exists()
-    with whole_directory(path) as temporary:
-        (temporary / "file").write_text("y")
+    assert_killed_and_cleared_up_by_the_next_writer(program, path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["champion"]
 
 

@@ -125,7 +125,11 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
 
     def knows(self, path: str) -> bool:
         """Return whether a file, or a whole directory, was there when the bucket was last looked at."""
-        return path in self.known or f"{path}/{WHOLE}" in self.known or (self.offline and (self.local_prefix / path).exists())
+        return self.modified(path) is not None or (self.offline and (self.local_prefix / path).exists())
+
+    def modified(self, path: str) -> float | None:
+        """Return when a file, or a directory as a whole, was written, in seconds since the epoch; None when it was not there."""
+        return self.known.get(path, self.known.get(f"{path}/{WHOLE}"))
 
     def _connect(self) -> Any:
         """Return a connection of its own, which a thread needs."""
@@ -161,7 +165,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
         """Answer from the last listing, if there has been one."""
         if not self.provider.listed:
             return
-        modified = self.provider.known.get(self.path, self.provider.known.get(f"{self.path}/{WHOLE}"))
+        modified = self.provider.modified(self.path)
         cache.exists_in_storage[self.cache_key()] = self.provider.knows(self.path)
         if modified is not None:
             cache.mtime[self.cache_key()] = Mtime(storage=modified)
@@ -178,7 +182,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
     def mtime(self) -> float:
         """Return when the file, or the directory as a whole, was written, in seconds since the epoch."""
         if self.provider.offline:
-            listed = self.provider.known.get(self.path, self.provider.known.get(f"{self.path}/{WHOLE}"))
+            listed = self.provider.modified(self.path)
             return float(listed if listed is not None else self.local_path().stat().st_mtime)
         found = self._found()
         if found is None:
