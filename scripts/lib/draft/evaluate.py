@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lib.draft.data import FeatureSet
 from lib.draft.heads import HeadSpec, Pack, pack_samples, run_head
+from lib.draft.memory import together
 
 
 @dataclass(frozen=True)
@@ -44,25 +45,27 @@ def evaluate_head(model: Any, spec: HeadSpec, features: FeatureSet, batch: int) 
     Several ranks share the samples and count together, so that each returns the accuracy over all.
     EAGLE3 drafts from every start, fed with the answer's own tokens; DFlash from `max_anchors_per_sample` evenly spaced starts in a sample.
     With a reduced draft vocabulary an answer's token outside it counts as missed, as it is at serving.
+    Where memory does not suffice every rank raises, as `lib.draft.memory.out_of_memory` tells.
     """
     was_training = model.training
     model.eval()
     longest = max(features.lengths)
     counted = torch.zeros(1 + spec.k, dtype=torch.long, device=model.device)  # drafts, and those right up to each token
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    for first in range(rank * batch, len(features), ranks * batch):
-        samples = [features.sample(index) for index in range(first, min(first + batch, len(features)))]
-        starts = [_draft_starts(sample["loss_mask"], spec) for sample in samples]
-        pack = pack_samples(spec, samples, starts if spec.method == "dflash" else None, longest, model.device)
-        if spec.method == "dflash":
-            hits, positions = _dflash_hits(model, spec, pack)
-        else:
-            hits, positions = _eagle3_hits(model, spec, pack, samples, starts)
-        if model.t2d is not None:
-            ahead = positions[:, None] + 1 + torch.arange(spec.k, device=positions.device)
-            hits = hits & model.t2d[pack.inputs["input_ids"][0, ahead]]
-        counted[0] += len(hits)
-        counted[1:] += hits.long().cumprod(1).sum(0)
+    with together(model.device):
+        for first in range(rank * batch, len(features), ranks * batch):
+            samples = [features.sample(index) for index in range(first, min(first + batch, len(features)))]
+            starts = [_draft_starts(sample["loss_mask"], spec) for sample in samples]
+            pack = pack_samples(spec, samples, starts if spec.method == "dflash" else None, longest, model.device)
+            if spec.method == "dflash":
+                hits, positions = _dflash_hits(model, spec, pack)
+            else:
+                hits, positions = _eagle3_hits(model, spec, pack, samples, starts)
+            if model.t2d is not None:
+                ahead = positions[:, None] + 1 + torch.arange(spec.k, device=positions.device)
+                hits = hits & model.t2d[pack.inputs["input_ids"][0, ahead]]
+            counted[0] += len(hits)
+            counted[1:] += hits.long().cumprod(1).sum(0)
     model.train(was_training)
     if ranks > 1:
         dist.all_reduce(counted)

@@ -188,9 +188,16 @@ def pack_samples(
     return Pack(inputs, slots.flatten().to(device))
 
 
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """Return what forward and backward pass are computed in: bfloat16 on a GPU. Weights, gradients and moments are fp32 everywhere."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def run_head(model: Any, pack: Pack, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """Run speculators' training forward with its `options`; return its loss, a mean over the pack's targets, and its metrics."""
-    with torch.autocast("cuda", torch.bfloat16, enabled=pack.inputs["input_ids"].is_cuda):
+    device = pack.inputs["input_ids"].device
+    dtype = compute_dtype(device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         if pack.anchors is None:
             _, loss, metrics = model(**pack.inputs, **options)
         else:

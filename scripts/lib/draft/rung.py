@@ -7,7 +7,8 @@ import shutil
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from lib.arm import Arm, reachable
 from lib.config import Streaming
 from lib.draft.data import FeatureSet
 from lib.draft.evaluate import HeldOutAccuracy, evaluate_head
-from lib.draft.heads import HeadSpec
+from lib.draft.heads import HeadSpec, compute_dtype
+from lib.draft.memory import out_of_memory, said
 from lib.draft.state import load_state, save_state
 from lib.draft.stream import Stream, forget, recover
 from lib.draft.trainer import Recipe, RungOutcome, Tally, Training, Trial, start_training, train_rung
@@ -115,27 +117,37 @@ def _run_rank(arm: Arm, rung: int, places: Places, streaming: Streaming, streame
     tally = _resume(training, streamed, places.state)
     seconds_before = tally.seconds
     cap = reachable(arm.recipe["rungs"][rung], arm.global_batch)
-    if _is_first_rank():
-        stream = Stream(places.stream(rung), places.log, streaming.every_s, _store(arm, streaming), seconds_before)
-        try:
-            outcome = train_rung(training, cap, tally, stream)
-        finally:
-            stream.close()
-    else:
-        outcome = train_rung(training, cap, tally)
-    if outcome.status == "ok":
-        accuracy = evaluate_head(training.model, training.spec, unseen, EVALUATION_BATCH)
-        save_state(places.state_out, training)
-    else:
-        accuracy = None
-        logger.warning("%s: %s", outcome.status, outcome.reason)
-        if _is_first_rank():
-            with whole_directory(places.state_out) as folder:
-                write_json(folder / FAILURE, {"status": outcome.status, "reason": outcome.reason})
-    if _is_first_rank():
-        context = _context(arm, training, features, unseen)
-        seconds = seconds_before + time.monotonic() - started
-        write_record(places.acc_out, _record(arm, rung, outcome, accuracy, context, seconds=seconds, resumed_from=tally.first))
+    first = _is_first_rank()
+    with (
+        # Closed last: the other ranks have nothing to wait for by then, however slow the store is.
+        closing(Stream(places.stream(rung), places.log, streaming.every_s, _store(arm, streaming), seconds_before))
+        if first
+        else nullcontext()
+    ) as stream:
+        outcome, accuracy = _evaluated(train_rung(training, cap, tally, stream), training, unseen)
+        if outcome.status == "ok":
+            save_state(places.state_out, training)
+        else:
+            logger.warning("%s: %s", outcome.status, outcome.reason)
+            if first:
+                with whole_directory(places.state_out) as folder:
+                    write_json(folder / FAILURE, {"status": outcome.status, "reason": outcome.reason})
+        if first:
+            context = _context(arm, training, features, unseen)
+            seconds = seconds_before + time.monotonic() - started
+            write_record(places.acc_out, _record(arm, rung, outcome, accuracy, context, seconds=seconds, resumed_from=tally.first))
+
+
+def _evaluated(outcome: RungOutcome, training: Training, unseen: FeatureSet) -> tuple[RungOutcome, HeldOutAccuracy | None]:
+    """Return the held-out accuracy of a rung that went well, and what became of the rung: memory may not suffice for that either."""
+    if outcome.status != "ok":
+        return outcome, None
+    try:
+        return outcome, evaluate_head(training.model, training.spec, unseen, EVALUATION_BATCH)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return replace(outcome, status="oom", reason=f"in the evaluation: {said(error)}"), None
 
 
 def _resume(training: Training, streamed: Path | None, below: Path | None) -> Tally:
@@ -219,6 +231,7 @@ def _record(
 
 def _context(arm: Arm, training: Training, features: FeatureSet, unseen: FeatureSet) -> TrainingContext:
     cuda = training.device.type == "cuda"
+    dtype = str(compute_dtype(training.device)).removeprefix("torch.")
     return TrainingContext(
         model=TrainedModel(target_fingerprint=features.target, draft=asdict(training.spec)),
         hardware=TrainingHardware(
@@ -228,7 +241,7 @@ def _context(arm: Arm, training: Training, features: FeatureSet, unseen: Feature
             devices=arm.layout.ranks,
             threads=torch.get_num_threads(),
         ),
-        configuration=TrainingConfiguration(recipe=asdict(training.recipe), trial=asdict(training.trial)),
+        configuration=TrainingConfiguration(recipe=asdict(training.recipe) | {"compute_dtype": dtype}, trial=asdict(training.trial)),
         workload=HeldOut(
             features=arm.recipe["features"],
             train_samples=len(features),

@@ -9,10 +9,12 @@ import logging
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 from lib.draft.manifest import MANIFEST, CorruptState, read_manifest
 from lib.draft.state import save_state
@@ -24,26 +26,29 @@ from lib.store import Store
 KEPT = 2
 """States kept of a rung in progress."""
 
+PATIENCE_S = 60.0
+"""How long the end of a rung waits for what is still being copied."""
+
 logger = logging.getLogger(__name__)
 
 
 def recover(folder: Path, store: Store | None) -> Path | None:
     """Return the newest whole state of a rung in `folder`, fetched from `store` if that has a newer one; None when there is none.
 
-    Whatever is damaged or half written is removed, here and there. Raises UserError when the store cannot be read, for it may hold what
-    this job would otherwise train again.
+    Whatever is damaged or half written is removed, here and there. Raises UserError when the store or the folder cannot be read, for they
+    may hold what this job would otherwise train again; it names what failed.
     """
-    for leftover in folder.glob(".*.tmp"):
-        shutil.rmtree(leftover)
     stored: dict[str, list[str]] = {}
-    try:
-        if store:
+    with _or_refused(f"{folder}: the states there cannot be listed or cleared", "make the folder accessible"):
+        for leftover in folder.glob(".*.tmp"):
+            shutil.rmtree(leftover)
+        here = {path.name for path in folder.glob("[0-9]*")}
+    if store:
+        with _or_refused("streaming.url: the states there cannot be listed", "try again, or change it"):
             stored = {state: names for state, names in _states(store.names(folder.name)).items() if names[0].endswith(f"/{MANIFEST}")}
-        for state in sorted({path.name for path in folder.glob("[0-9]*")} | stored.keys(), reverse=True):
-            if _is_whole(folder / state) or (store and state in stored and _fetch(folder / state, stored[state], store)):
-                return folder / state
-    except Exception as error:
-        raise UserError(f"streaming.url: the states there cannot be read ({error}); try again, or change it") from error
+    for state in sorted(here | stored.keys(), reverse=True):
+        if _is_whole(folder / state) or (store and state in stored and _fetch(folder / state, stored[state], store)):
+            return folder / state
     return None
 
 
@@ -58,8 +63,8 @@ def forget(folder: Path, store: Store | None) -> None:
 class Stream:
     """Keeps the state of a training every `every_s` seconds in `folder`, and copies it and `log` to `store` while training goes on.
 
-    Nothing that goes wrong here ends a training: it is logged, and the next state is tried in its turn. While one is still being copied
-    no other is kept, so a job that dies loses the interval and the time of a copy.
+    Nothing that goes wrong here ends a training: it is logged, and the next state is tried in its turn. A state that comes while another is
+    being copied stays here alone: a job that dies loses the interval, and a machine that dies the time of a copy besides.
     """
 
     def __init__(self, folder: Path, log: Path, every_s: float, store: Store | None, seconds: float) -> None:
@@ -68,14 +73,16 @@ class Stream:
         self._log_name = f"{folder.name}/logs/{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{socket.gethostname()}.log"
         self._started = self._last = time.monotonic()
         self._seconds = seconds
-        self._copier = ThreadPoolExecutor(1, "stream")
-        self._copying: Future[None] | None = None
-        self._copier.submit(self._copy, None)
+        self._copying: Path | None = None
+        self._copies: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._copier = Thread(target=self._work, name="stream", daemon=True)  # a pool's thread would be waited for when the process ends
+        self._copier.start()
+        self._copies.put(self._copy_log)
 
     def __call__(self, training: Training, tally: Tally) -> None:
         """Keep the state after a step, if it is time."""
         now = time.monotonic()
-        if now - self._last < self._every_s or (self._copying and not self._copying.done()):
+        if now - self._last < self._every_s:
             return
         self._last = now
         state = self._folder / f"{training.samples:012d}"
@@ -83,21 +90,29 @@ class Stream:
             tally.seconds = self._seconds + now - self._started
             save_state(state, training, tally)
             logger.info("state at %d samples kept in %.1f s", training.samples, time.monotonic() - now)
+            if self._copying is None:
+                self._copying = state
+                self._copies.put(partial(self._copy, state))
             for old in sorted(self._folder.glob("[0-9]*"), reverse=True)[KEPT:]:
-                shutil.rmtree(old)
-            self._copying = self._copier.submit(self._copy, state)
+                if old != self._copying:
+                    shutil.rmtree(old)
 
-    def close(self) -> None:
-        """Copy the log once more, after what is being copied now."""
-        self._copier.submit(self._copy, None)
-        self._copier.shutdown()
+    def close(self, patience_s: float = PATIENCE_S) -> None:
+        """Copy the log once more, after what is being copied now. What that leaves undone after `patience_s` is given up."""
+        self._copies.put(self._copy_log)
+        self._copies.put(None)
+        self._copier.join(patience_s)
+        if self._copier.is_alive():
+            logger.warning("streaming.url: a copy is not done after %.0f s and is given up", patience_s)
 
-    def _copy(self, state: Path | None) -> None:
-        if self._store is None:
-            return
-        started = time.monotonic()
-        with _not_vital("copy state and log to streaming.url"):
-            if state:
+    def _work(self) -> None:
+        while copy := self._copies.get():
+            copy()
+
+    def _copy(self, state: Path) -> None:
+        if self._store:
+            started = time.monotonic()
+            with _not_vital("copy the state to streaming.url"):
                 name = f"{self._folder.name}/{state.name}"
                 _remove(self._store, [self._store.names(name)])
                 for file in sorted(filter(Path.is_file, state.rglob("*")), key=lambda file: file.name == MANIFEST):
@@ -105,7 +120,12 @@ class Stream:
                 stored = _states(self._store.names(self._folder.name))
                 _remove(self._store, [stored[old] for old in sorted(stored, reverse=True)[KEPT:]])
                 logger.info("%s copied to streaming.url in %.1f s", name, time.monotonic() - started)
-            if self._log.exists():
+        self._copying = None
+        self._copy_log()
+
+    def _copy_log(self) -> None:
+        if self._store and self._log.exists():
+            with _not_vital("copy the log to streaming.url"):
                 self._store.put(self._log, self._log_name)
 
 
@@ -128,28 +148,39 @@ def _is_whole(state: Path) -> bool:
     """Return whether a state is there with every digest right; remove it when it is damaged."""
     if not state.exists():
         return False
-    try:
-        read_manifest(state)
-    except CorruptState as damage:
-        logger.warning("passed over: %s", damage)
-        shutil.rmtree(state)
-        return False
+    with _or_refused(f"{state}: the state there cannot be read or removed", "make the folder accessible"):
+        try:
+            read_manifest(state)
+        except CorruptState as damage:
+            logger.warning("passed over: %s", damage)
+            shutil.rmtree(state)
+            return False
     return True
 
 
 def _fetch(state: Path, names: list[str], store: Store) -> bool:
     """Copy a state from the store and return whether it is whole there; remove it there when it is not."""
     started = time.monotonic()
-    with whole_directory(state) as fresh:
+    what = f"streaming.url: {state.parent.name}/{state.name} cannot be fetched to {state}"
+    with _or_refused(what, "make room there, or try again"), whole_directory(state) as fresh:
         for name in names:
             file = fresh / Path(name).relative_to(*Path(name).parts[:2])
             file.parent.mkdir(parents=True, exist_ok=True)
             store.get(name, file)
     if not _is_whole(state):
-        store.remove(names)
+        with _or_refused(f"streaming.url: {state.parent.name}/{state.name} is damaged and cannot be removed", "remove it by hand"):
+            store.remove(names)
         return False
     logger.info("state at %d samples fetched from streaming.url in %.1f s", int(state.name), time.monotonic() - started)
     return True
+
+
+@contextmanager
+def _or_refused(what: str, cure: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each library has its own
+        raise UserError(f"{what} ({type(error).__name__}: {error}); {cure}") from error
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from lib.draft.data import FeatureSet
 from lib.draft.heads import HeadSpec, Pack, build_head, head_hash, pack_samples, run_head
+from lib.draft.memory import out_of_memory, said, together
 from lib.errors import UserError
 from lib.target.load import target_fingerprint
 
@@ -165,7 +166,8 @@ def start_training(spec: HeadSpec, recipe: Recipe, trial: Trial, target: Path, f
             raise UserError(f"training.ranks={trial.ranks} but this machine has {gpus} GPUs; lower it or ask for more")
         torch.cuda.set_device(device)
     if trial.ranks > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # NCCL connects now, not when a rank that is out of memory has to say so.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
     model = build_head(spec, target, features, trial.seed).to(device)
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -194,12 +196,14 @@ def train_rung(
     try:
         while training.samples < cap and status == "ok":
             lr = learning_rate(recipe, trial, training.samples)
-            loss, norm = _gradients(training, clock)
-            if reason := divergence(training, loss, norm):
+            loss = _gradients(training, clock)
+            with clock("update"), together(training.device):
+                norm = float(torch.nn.utils.get_total_norm([parameter.grad for parameter in _trained(training)]))
+                if not (reason := divergence(training, loss, norm)):
+                    _update(training, lr, norm)
+            if reason:
                 status = "diverged"
             else:
-                with clock("update"):
-                    _update(training, lr, norm)
                 tally.loss += loss
                 tally.steps += 1
             training.samples += trial.global_batch
@@ -207,9 +211,9 @@ def train_rung(
             if after_step and status == "ok" and training.samples < cap:
                 after_step(training, tally)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
-        status, reason = "oom", str(error).splitlines()[0]
+        status, reason = "oom", said(error)
         training.samples += trial.global_batch
     return RungOutcome(
         status=status,
@@ -284,17 +288,16 @@ def _micro_batches(training: Training) -> Iterator[Pack]:
         yield pack_samples(spec, samples, anchors, training.longest, training.device)
 
 
-def _gradients(training: Training, clock: "_Clock") -> tuple[float, float]:
-    """Leave the gradient of the next global batch's loss in the weights; return that loss and the gradient's norm.
+def _gradients(training: Training, clock: "_Clock") -> float:
+    """Leave the gradient of the next global batch's loss in the weights; return that loss.
 
     The loss is a mean over the targets of the whole global batch: a pack's mean counts by its targets, whatever pack and rank they are in.
     """
-    ranks = training.trial.ranks
-    sums = torch.zeros(3, device=training.device)  # loss, targets, ranks out of memory
+    sums = torch.zeros(2, device=training.device)  # loss, targets
     options = _loss_options(training)
     counted = "full_acc_0_total" if training.spec.method == "eagle3" else "full_acc_total"
     packs = _micro_batches(training)
-    try:
+    with together(training.device):
         for _ in range(training.trial.accumulation):
             with clock("data"):
                 pack = next(packs)
@@ -302,23 +305,16 @@ def _gradients(training: Training, clock: "_Clock") -> tuple[float, float]:
                 loss, metrics = run_head(training.model, pack, **options)
                 targets = metrics[counted]
                 torch.autograd.backward(loss * targets)
-                sums[:2] += torch.stack([loss.detach() * targets, targets])
-    except (MemoryError, RuntimeError) as error:
-        if ranks == 1 or not _out_of_memory(error):
-            raise
-        sums[2] = 1  # the other ranks wait for this one's share: tell them instead of leaving
+                sums += torch.stack([loss.detach() * targets, targets])
     with clock("update"):
-        if ranks > 1:
+        if training.trial.ranks > 1:
             dist.all_reduce(sums)
-            if sums[2]:
-                raise MemoryError(f"{int(sums[2])} of {ranks} ranks are out of memory")
         targets = sums[1].clamp(min=1)
-        gradients = [parameter.grad for parameter in _trained(training)]
-        for gradient in gradients:
-            if ranks > 1:
-                dist.all_reduce(gradient)
-            gradient /= targets
-        return float(sums[0] / targets), float(torch.nn.utils.get_total_norm(gradients))
+        for parameter in _trained(training):
+            if training.trial.ranks > 1:
+                dist.all_reduce(parameter.grad)
+            parameter.grad /= targets
+        return float(sums[0] / targets)
 
 
 def _update(training: Training, lr: float, norm: float) -> None:
@@ -347,10 +343,6 @@ def _loss_options(training: Training) -> dict[str, Any]:
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -2,11 +2,14 @@
 
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lib.arm import Arm, Layout
 from lib.config import Draft, Streaming, Training
@@ -63,3 +66,24 @@ def wait_until(there: Callable[[], bool], process: "subprocess.Popen[bytes]", se
         assert process.poll() is None, "it ended"
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def in_no_memory(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that runs where no tensor finds room: what is free is taken first, and given back at the end."""
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used, hard))
+        taken = []
+        try:
+            for size in (2**20, 2**16, 2**12):
+                with suppress(MemoryError):
+                    while True:
+                        taken.append(bytearray(size))
+            return function(*arguments, **options)
+        finally:
+            taken.clear()
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+    return run

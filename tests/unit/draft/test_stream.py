@@ -1,10 +1,14 @@
 """A rung that is killed goes on from its last state, here or on a machine that has nothing but the store; nothing damaged is trusted."""
 
 import logging
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lib.config import Streaming
@@ -149,15 +153,92 @@ def test_a_store_that_is_gone_does_not_stop_training_but_starting(start: Start, 
     broken = open_store(str(tmp_path / "file/states"))
     with caplog.at_level(logging.WARNING):
         keep(start(), [4], folder, broken)
-    assert "could not copy state and log to streaming.url (" in caplog.text
+    assert "could not copy the state to streaming.url (" in caplog.text
     assert recover(folder, None)
 
     class Down:
         def names(self, folder: str) -> list[str]:
             raise ConnectionError(f"no {folder}")
 
-    with pytest.raises(UserError, match=r"^streaming\.url: the states there cannot be read \(no rung1\.stream\); try again, or change it$"):
+    with pytest.raises(UserError) as refusal:
         recover(folder, Down())
+    assert (
+        str(refusal.value) == "streaming.url: the states there cannot be listed (ConnectionError: no rung1.stream); try again, or change it"
+    )
+
+
+def test_what_fails_on_this_machine_is_not_laid_to_the_store(start: Start, folder: Path, store: Store) -> None:
+    keep(start(), [4], folder, store)
+    place = elsewhere(folder)
+    place.parent.mkdir(parents=True)
+    place.write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=rf"^streaming.url: rung1.stream/000000000004 cannot be fetched to {place}/000000000004 \("):
+        recover(place, store)
+    (folder / "000000000004/manifest.json").unlink()
+    (folder / "000000000004/manifest.json").mkdir()
+    with pytest.raises(UserError, match=rf"^{folder}/000000000004: the state there cannot be read or removed \(IsADirectoryError"):
+        recover(folder, None)
+
+
+class Slow:
+    """A local store that keeps what it is given waiting until it is let go."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.let_go, self.asked = store, threading.Event(), threading.Event()
+
+    def put(self, file: Path, name: str) -> None:
+        """Store a log at once, a file of a state when it is let go."""
+        if "/logs/" not in name:
+            self.asked.set()
+            self.let_go.wait()
+        self._store.put(file, name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_a_slow_copy_holds_up_neither_the_states_here_nor_itself(start: Start, folder: Path, store: Store) -> None:
+    """The state that is being copied stays until it is; a state that comes meanwhile is not copied, the one after it is."""
+    training, slow, tally = start(), Slow(store), Tally()
+    stream = Stream(folder, folder.parent / "log", 1e-9, slow, 0.0)
+    for cap in (4, 8, 12, 16):
+        train_rung(training, cap, tally)
+        stream(training, tally)
+        assert slow.asked.wait(60)
+    assert [path.name for path in sorted(folder.iterdir())] == [f"{samples:012d}" for samples in (4, 12, 16)]
+    assert recover(elsewhere(folder), store) is None
+    slow.let_go.set()
+    wait_for(lambda: (found := recover(elsewhere(folder), store)) is not None and found.name == "000000000004")
+    wait_for(lambda: stream._copying is None)
+    train_rung(training, 20, tally)
+    stream(training, tally)
+    stream.close()
+    assert [path.name for path in sorted(folder.iterdir())] == ["000000000016", "000000000020"]
+    assert recover(elsewhere(folder), store) == elsewhere(folder) / "000000000020"
+
+
+def wait_for(there: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_copy_that_never_ends_is_given_up_and_the_process_ends(start: Start, folder: Path, store: Store) -> None:
+    def work() -> None:
+        training, tally = start(), Tally()
+        stream = Stream(folder, folder.parent / "log", 1e-9, Slow(store), 0.0)
+        train_rung(training, 4, tally)
+        stream(training, tally)
+        began = time.monotonic()
+        stream.close(patience_s=0.2)
+        assert time.monotonic() - began < 5
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert recover(folder, None)
 
 
 def test_states_below_are_forgotten_and_logs_are_not(start: Start, folder: Path, store: Store) -> None:

@@ -13,13 +13,21 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from lib.arm import Arm
+from lib.config import Streaming
+from lib.draft import evaluate, heads, trainer
 from lib.draft.data import FeatureSet
 from lib.draft.evaluate import evaluate_head
 from lib.draft.heads import HeadSpec, head_tensors
+from lib.draft.rung import FAILURE, Places, _run_rank
 from lib.draft.state import load_state, optimizer_hash, optimizer_tensors, save_state
 from lib.draft.trainer import Recipe, Training, Trial, divergence, learning_rate, sample_at, train_rung
 from lib.errors import UserError
+from lib.files import read_json
+from lib.verdict.record import ProxyRecord, read_record
 from safetensors.torch import load_file
+
+from tests.unit.draft.rungs import ALONE, TWO_RANKS, in_no_memory, make_arm
 
 Start = Callable[..., Training]
 
@@ -110,6 +118,22 @@ def test_rungs_may_be_cut_anywhere(start: Start) -> None:
     assert optimizer_hash(whole) == optimizer_hash(cut)
     assert last.lr == outcome.lr
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_computing_in_bfloat16_keeps_weights_and_moments_in_fp32(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, but on the CPU: the loss is that of fp32 to rounding, and a training resumes to the same bits."""
+    exact = train_rung(start(), 32)
+    monkeypatch.setattr(heads, "compute_dtype", lambda _: torch.bfloat16)
+    whole, cut, resumed = start(), start(), start()
+    outcome = train_rung(whole, 32)
+    assert outcome.train_loss == pytest.approx(exact.train_loss, rel=1e-2) and outcome.head != exact.head
+    kept = [*head_tensors(whole.model).values(), *optimizer_tensors(whole).values()]
+    assert {tensor.dtype for tensor in kept if tensor.is_floating_point()} == {torch.float32}
+    train_rung(cut, 12)
+    save_state(tmp_path / "state", cut)
+    load_state(tmp_path / "state", resumed)
+    assert train_rung(resumed, 32).head == outcome.head
+    assert optimizer_hash(resumed) == optimizer_hash(whole)
 
 
 def test_the_seed_changes_the_course(start: Start) -> None:
@@ -243,13 +267,7 @@ def test_what_counts_as_divergence(loss: float, grad_norm: float, samples: int, 
 def test_running_out_of_memory_is_a_result(ranks: int, start: Start, tmp_path: Path) -> None:
     """For real, under a limit on the address space; with two ranks only the second meets it and both say so."""
     batch = {"global_batch": 192, "ranks": ranks, "micro_batch": 192 // ranks, "accumulation": 1}
-    if ranks == 2:
-        _on_two_ranks(_train_in_little_memory, start, batch, tmp_path)
-    else:
-        child = multiprocessing.get_context("fork").Process(target=_train_in_little_memory, args=(start, batch, tmp_path))
-        child.start()
-        child.join(120)
-        assert child.exitcode == 0
+    _on_ranks(ranks, _train_in_little_memory, start, batch, tmp_path)
     outcomes = sorted(tmp_path.iterdir())
     assert [outcome.read_text().split(":")[0] for outcome in outcomes] == ["oom 192"] * ranks
 
@@ -262,3 +280,46 @@ def _train_in_little_memory(start: Start, batch: dict[str, int], out: Path) -> N
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, used + 2**24))
     outcome = train_rung(training, 192)
     (out / str(rank)).write_text(f"{outcome.status} {outcome.samples}: {outcome.reason}")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_running_out_of_memory_in_the_first_update_is_a_result(ranks: int, start: Start, tmp_path: Path) -> None:
+    """AdamW takes its moments then; the second of two ranks finds no room for them."""
+    batch = {"ranks": ranks, "micro_batch": 4 // ranks, "accumulation": 1}
+    _on_ranks(ranks, _update_in_no_memory, start, batch, tmp_path)
+    assert [path.read_text().split(":")[0] for path in sorted(tmp_path.iterdir())] == ["oom 4"] * ranks
+
+
+def _update_in_no_memory(start: Start, batch: dict[str, int], out: Path) -> None:
+    training = start(**batch)
+    rank = dist.get_rank() if batch["ranks"] > 1 else 0
+    if rank == batch["ranks"] - 1:
+        trainer._update = in_no_memory(trainer._update)
+    outcome = train_rung(training, 960)
+    (out / str(rank)).write_text(f"{outcome.status} {outcome.samples}: {outcome.reason}")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_running_out_of_memory_in_the_evaluation_is_a_result(ranks: int, places: Callable[..., Places]) -> None:
+    arm, at = make_arm(TWO_RANKS if ranks == 2 else ALONE), places("short")
+    _on_ranks(ranks, _evaluate_in_no_memory, arm, at, ranks)
+    record = read_record(at.acc_out, ProxyRecord)
+    assert (record.status, record.samples, record.acc0, record.head_sha256) == ("oom", 24, None, None)
+    assert record.reason.startswith("in the evaluation: " + ("1 of 2 ranks are out of memory" if ranks == 2 else ""))
+    assert read_json(at.state_out / FAILURE) == {"status": "oom", "reason": record.reason}
+
+
+def _evaluate_in_no_memory(arm: Arm, at: Places, ranks: int) -> None:
+    if os.environ.get("RANK", "0") == str(ranks - 1):
+        evaluate.run_head = in_no_memory(evaluate.run_head)
+    _run_rank(arm, 1, at, Streaming(), None)
+
+
+def _on_ranks(ranks: int, task: Callable[..., None], *arguments: Any) -> None:
+    if ranks == 2:
+        _on_two_ranks(task, *arguments)
+        return
+    child = multiprocessing.get_context("fork").Process(target=task, args=arguments)
+    child.start()
+    child.join(120)
+    assert child.exitcode == 0
