@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.config import parse_config
+from lib.described import require_described
 from lib.draft.dataset import adopt_dataset
 from lib.script import running
 
@@ -11,8 +13,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
+        config = parse_config(snakemake.config)
+        require_described(config, dataset=True)
         adopt_dataset(
-            Path(snakemake.input.dataset),
+            Path(config.features.dataset or ""),  # where every job sees it, never a copy of it
             Path(snakemake.input.target),
             {split: Path(snakemake.output[split]) for split in ("train", "heldout")},
             {split: snakemake.params.features[f"{split}_prompts"] for split in ("train", "heldout")},

@@ -209,6 +209,11 @@ class Config(Section):
         None, min_length=1, description="file of `publish.baselines` that replaces `standing` of the space; empty: the space's own"
     )
     target: Target = Field(Target(), description="the target model")
+    manifest: str | None = Field(
+        None,
+        min_length=1,
+        description="what scripts/describe.py prints where target.path and features.dataset are mounted, as a file; empty: look there",
+    )
     features: Features = Field(Features(), description="prompts and offline training data")
     training: Training = Field(Training(), description="the recipe every arm shares")
     streaming: Streaming = Field(Streaming(), description="the state of a rung in progress")
@@ -223,6 +228,12 @@ class Config(Section):
             raise ValueError("features.dataset holds the hidden states of one target; name it with target.path")
         if self.features.dataset and not self.serving.workload.path:
             raise ValueError("features.dataset sets no prompts aside to be served; name some with serving.workload.path")
+        return self
+
+    @model_validator(mode="after")
+    def _manifest_describes_something(self) -> "Config":
+        if self.manifest and not self.target.path:
+            raise ValueError("manifest describes a model of yours; name it with target.path, or leave manifest empty")
         return self
 
     @model_validator(mode="after")

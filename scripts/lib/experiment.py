@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import Config, Features, Point, Space, load_space, parse_config
-from lib.draft.dataset import check_dataset, dataset_fingerprint
+from lib.described import Description, find_description, find_unknown
+from lib.draft.dataset import check_dataset
 from lib.errors import UserError
 from lib.files import digest
 from lib.prompts import read_prompts
 from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
 from lib.serving.workload import find_subsets
-from lib.target.load import check_target, target_fingerprint
 from lib.verdict.baseline import check_folder, read_baseline, require_same_context
-from lib.verdict.ceilings import load_ceiling, require_dense
+from lib.verdict.ceilings import load_ceiling
 
 
 @dataclass(frozen=True)
@@ -33,47 +33,42 @@ class Experiment:
     subsets: dict[str, str]
     asked: dict[str, Any]
     """The serving settings that decide what a measurement means: prompts by their content, not by where they lie."""
+    provisional: tuple[str, ...] = ()
+    """Why the names are not those of the search to come, a line each: what they follow from is not on this machine."""
 
 
-def load_experiment(values: dict[str, Any]) -> Experiment:
+def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Experiment:
     """Check a whole configuration, the search space and the named target included, and derive every name from it.
+
+    A `provisional` one, for a plan that is only looked at, may name a target, a data set or a manifest that is not here: its names follow
+    from the paths, and what only their content could show is not checked.
 
     Raises:
         UserError: one line per fault, naming key, value and cure.
     """
     config = parse_config(values)
     space = load_space(Path(config.space))
-    vocab_size, layers, positions = _check_target(config)
-    if space.draft.draft_vocab_size is not None and space.draft.draft_vocab_size > vocab_size:
-        raise UserError(
-            f"{config.space}: draft.draft_vocab_size = {space.draft.draft_vocab_size} is larger than the target's vocabulary of "
-            f"{vocab_size}; lower it, or leave it empty for the whole vocabulary"
-        )
-    outside = [layer for layer in space.draft.aux_layers if not 0 <= layer < layers]
-    if outside:
-        raise UserError(f"{config.space}: draft.aux_layers = {outside[0]} is outside the target's layers 0 to {layers - 1}; choose within")
+    unknown = find_unknown(config) if provisional else ()
+    if unknown and config.seed_from:
+        unknown += (f"seed_from={config.seed_from} is left out of this plan: which prior arms fit is known only when all is described",)
+    described = find_description(config) if config.target.path and not unknown else None
+    if not unknown:
+        _check_fit(config, space, described)
     if len(set(space.draft.aux_layers)) < len(space.draft.aux_layers):
         raise UserError(f"{config.space}: draft.aux_layers = {list(space.draft.aux_layers)} repeat; list each layer once")
     ahead = max(space.objective.draft_tokens, space.draft.ttt_steps, space.draft.block_size)
-    longest = config.serving.max_model_len
-    if not config.features.dataset:
-        longest = max(longest, config.features.prompt_tokens + config.features.response_tokens)
-        if config.features.response_tokens <= ahead:
-            raise UserError(
-                f"features.response_tokens = {config.features.response_tokens} leaves no room to draft {ahead} tokens ahead; raise it"
-            )
-    if longest > positions:
+    if not config.features.dataset and config.features.response_tokens <= ahead:
         raise UserError(
-            f"sequences of {longest} tokens do not fit the target's {positions} positions; lower features.prompt_tokens, "
-            "features.response_tokens or serving.max_model_len"
+            f"features.response_tokens = {config.features.response_tokens} leaves no room to draft {ahead} tokens ahead; raise it"
         )
     if config.target.path:
-        target, target_id = config.target.path, target_fingerprint(Path(config.target.path))
-        model = Path(target).resolve().name
+        target = config.target.path
+        target_id = described.target.fingerprint if described else digest(["unknown", target], 12)
+        model = described.target.name if described else Path(target).name
     else:
         target_id = digest([config.target.tiny.model_dump(), platform.python_version()])
         target, model = f"resources/target/{target_id}", f"tiny-llama-{target_id}"
-    features_id = digest([target_id, *_samples(config, space), space.draft.aux_layers])
+    features_id = digest([target_id, *_samples(config, described), space.draft.aux_layers])
     recipe = {
         "target": target_id,
         "features": features_id,
@@ -82,10 +77,11 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
         "rungs": list(space.rungs.samples),
     }
     features = f"resources/features/{features_id}"
-    subsets, asked = _serving(config, space, features)
+    subsets, asked = _serving(config, space, features, described)
     if config.baseline:
         baseline = read_baseline(Path(config.baseline))
-        require_same_context(Path(config.baseline), baseline, recipe, asked)
+        if not unknown:
+            require_same_context(Path(config.baseline), baseline, recipe, asked)
         space = space.model_copy(update={"standing": Point.model_validate(baseline.current["point"])})
     k = space.objective.draft_tokens
     if config.verdict.smallest_effect >= k:
@@ -102,7 +98,7 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
         from lib.store import check_store  # fsspec, which few configurations need here
 
         check_store(config.streaming.url, "streaming.url")
-    priors, refused = load_priors(Path(config.seed_from), space, config.training, recipe) if config.seed_from else ((), ())
+    priors, refused = load_priors(Path(config.seed_from), space, config.training, recipe) if config.seed_from and not unknown else ((), ())
     search = Search(
         space=space,
         training=config.training,
@@ -114,10 +110,36 @@ def load_experiment(values: dict[str, Any]) -> Experiment:
         priors=priors,
     )
     search.check()
-    return Experiment(config, space, search, refused, target, model, features, subsets, asked)
+    return Experiment(config, space, search, refused, target, model, features, subsets, asked, unknown)
 
 
-def _serving(config: Config, space: Space, features: str) -> tuple[dict[str, str], dict[str, Any]]:
+def _check_fit(config: Config, space: Space, described: Description | None) -> None:
+    """Refuse a head, sequences or a data set that do not fit the target."""
+    tiny = config.target.tiny
+    vocab_size, layers, positions = tiny.vocab_size, tiny.layers, tiny.context
+    if described:
+        facts = described.target.facts
+        vocab_size, layers, positions = facts.vocab_size, facts.num_layers, facts.max_positions
+    if space.draft.draft_vocab_size is not None and space.draft.draft_vocab_size > vocab_size:
+        raise UserError(
+            f"{config.space}: draft.draft_vocab_size = {space.draft.draft_vocab_size} is larger than the target's vocabulary of "
+            f"{vocab_size}; lower it, or leave it empty for the whole vocabulary"
+        )
+    outside = [layer for layer in space.draft.aux_layers if not 0 <= layer < layers]
+    if outside:
+        raise UserError(f"{config.space}: draft.aux_layers = {outside[0]} is outside the target's layers 0 to {layers - 1}; choose within")
+    lengths = {"serving.max_model_len": config.serving.max_model_len}
+    if not config.features.dataset:
+        lengths["features.prompt_tokens + features.response_tokens"] = config.features.prompt_tokens + config.features.response_tokens
+    for key, length in lengths.items():
+        if length > positions:
+            raise UserError(f"{key} = {length} is more than the target's {positions} positions; lower it")
+    if described and described.dataset:
+        wanted = config.features.train_prompts + config.features.heldout_prompts
+        check_dataset(described.dataset.path, described.dataset.facts, described.target.facts, space.draft.aux_layers, wanted)
+
+
+def _serving(config: Config, space: Space, features: str, described: Description | None) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the prompt files by subset, and the settings that are asked for."""
     serving, workload = config.serving, config.serving.workload
     if workload.path:
@@ -135,8 +157,11 @@ def _serving(config: Config, space: Space, features: str) -> tuple[dict[str, str
                 f"serving.sol_ceiling = {serving.sol_ceiling!r}: with serving.workload.concurrency = {workload.concurrency} decoding is "
                 "not bound by memory bandwidth alone; set it to 1, or leave sol_ceiling empty"
             )
-        if config.target.path:
-            require_dense(Path(config.target.path), serving.sol_ceiling)
+        if described and not described.target.dense:
+            raise UserError(
+                f"serving.sol_ceiling = {serving.sol_ceiling!r}: the target {described.target.path} has experts, of which a step reads "
+                "only some, or no .safetensors weights to count; leave it empty"
+            )
     asked = {
         **serving.model_dump(exclude={"top_k", "start_timeout_s", "workload"}),
         "workload": {**workload.model_dump(exclude={"path"}), "subsets": contents},
@@ -145,23 +170,13 @@ def _serving(config: Config, space: Space, features: str) -> tuple[dict[str, str
     return files, asked
 
 
-def _check_target(config: Config) -> tuple[int, int, int]:
-    """Return the target's vocabulary size, number of layers and positions."""
-    if config.target.path:
-        facts = check_target(Path(config.target.path))
-        return facts.vocab_size, facts.num_layers, facts.max_positions
-    tiny = config.target.tiny
-    return tiny.vocab_size, tiny.layers, tiny.context
-
-
-def _samples(config: Config, space: Space) -> tuple[dict[str, Any], Any]:
+def _samples(config: Config, described: Description | None) -> tuple[dict[str, Any], Any]:
     """Return the settings of the features that count, and what the samples depend on."""
     features = config.features
     if not features.dataset:
         return features.model_dump(exclude={"prompts", "dataset"}), _prompts(features)
-    facts = check_target(Path(config.target.path or ""))
-    check_dataset(Path(features.dataset), facts, space.draft.aux_layers, features.train_prompts + features.heldout_prompts)
-    return features.model_dump(include={"train_prompts", "heldout_prompts", "seed"}), dataset_fingerprint(Path(features.dataset))
+    source = described.dataset.facts.fingerprint if described and described.dataset else ["unknown", features.dataset]
+    return features.model_dump(include={"train_prompts", "heldout_prompts", "seed"}), source
 
 
 def _prompts(features: Features) -> list[str] | str:

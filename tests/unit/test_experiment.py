@@ -6,9 +6,11 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lib.errors import UserError
 from lib.experiment import load_experiment
+from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,8 +28,8 @@ def target(tmp_path: Path) -> str:
     folder.mkdir()
     facts = {"hidden_size": 64, "num_hidden_layers": 4, "vocab_size": 512, "max_position_embeddings": 512}
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", **facts}))
-    for name in ("model.safetensors", "tokenizer.json"):
-        (folder / name).write_text(name)
+    (folder / "tokenizer.json").write_text("{}")
+    save_file({"lm_head.weight": np.zeros((512, 64), np.float32)}, folder / "model.safetensors")
     return str(folder)
 
 
@@ -81,3 +83,19 @@ def test_a_bad_prompt_file_of_the_workload_is_named_by_its_key(tmp_path: Path) -
     (tmp_path / "qa.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r'serving\.workload\.path=.*qa\.jsonl line 1 is not \{"prompt": "some text"\}'):
         load_experiment({"serving": {"workload": {"path": str(tmp_path)}}})
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"serving": {"max_model_len": 600}}, "serving.max_model_len = 600 is more than the target's 512 positions; lower it"),
+        (
+            {"features": {"prompt_tokens": 400, "response_tokens": 113}, "serving": {"max_model_len": 512}},
+            "features.prompt_tokens + features.response_tokens = 513 is more than the target's 512 positions; lower it",
+        ),
+    ],
+)
+def test_what_is_too_long_for_the_target_is_named(target: str, change: dict, line: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        load_experiment({"target": {"path": target}} | change)
+    assert str(refusal.value) == line

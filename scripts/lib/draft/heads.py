@@ -122,8 +122,7 @@ def frequent_vocabulary(features: FeatureSet, size: int, target_size: int) -> Vo
     """Return the draft vocabulary of the `size` tokens most frequent in the answers, ties to the lower id."""
     counts: Counter[int] = Counter()
     for index in range(len(features)):
-        sample = features.sample(index)
-        counts.update(sample["input_ids"][sample["loss_mask"].bool()].tolist())
+        counts.update(features.answer(index))
     d2t, t2d = build_vocab_mappings_from_distribution(counts, size, target_size)
     return t2d, d2t
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from lib.draft import dataset as module
 from lib.draft.data import FeatureSet
-from lib.draft.dataset import adopt_dataset, check_dataset, dataset_fingerprint
+from lib.draft.dataset import adopt_dataset, check_dataset, dataset_fingerprint, read_dataset
 from lib.errors import UserError
 from lib.target.load import check_target
 from safetensors.torch import load_file, save_file
@@ -45,7 +46,6 @@ def sequences(features: FeatureSet) -> list[tuple[int, ...]]:
 
 
 def test_rows_become_two_splits_that_share_nothing_with_their_own_states(dataset: Path, target: Path) -> None:
-    before = (dataset / "hidden_states/hs_0.safetensors").stat()
     adopted = adopt(dataset, target)
     train, heldout = map(sequences, adopted.values())
     assert (len(train), len(heldout)) == (5, 3) and len({*train, *heldout}) == 8 and (50, 51, 52, 53) not in train + heldout
@@ -54,9 +54,31 @@ def test_rows_become_two_splits_that_share_nothing_with_their_own_states(dataset
             sample = features.sample(index)
             assert {*sample["hidden_states"].flatten().tolist()} <= {float(tokens[0]), 8.0}
             assert sample["hidden_states"].shape == (4, 3 * 64) and sample["loss_mask"].tolist() == [0, 0, 1, 1]
-    assert (dataset / "hidden_states/hs_0.safetensors").stat().st_mode == before.st_mode
     fewer = adopt(dataset, target, train=2)
     assert sequences(fewer["heldout"]) == heldout and sequences(fewer["train"]) == train[:2]
+
+
+def test_hidden_states_stay_where_they_are(dataset: Path, target: Path, tmp_path: Path) -> None:
+    """A split is small, says where the data set lies, and is the same split wherever that is; its answers cost no hidden states."""
+    adopted = adopt(dataset, target)
+    here = {split: tmp_path / split for split in adopted}
+    assert not [file for folder in here.values() for file in folder.rglob("*.safetensors")]
+    manifest = json.loads((here["train"] / "manifest.json").read_text())
+    assert manifest["dataset"]["path"] == str(dataset)
+    rows = [sample["row"] for sample in manifest["dataset"]["samples"]]
+    assert [tuple(ROWS[row]) for row in rows] == sequences(adopted["train"])
+    moved = Path(shutil.copytree(dataset, tmp_path / "elsewhere/data"))
+    assert adopt(moved, target)["train"].sha256 == adopted["train"].sha256
+    shutil.rmtree(moved / "hidden_states")
+    adopted = adopt(dataset, target)
+    shutil.rmtree(dataset / "hidden_states")
+    assert [adopted["train"].answer(index) for index in range(5)] == [[7, 9]] * 5
+    with pytest.raises(UserError) as refusal:
+        FeatureSet(here["train"])
+    assert (
+        str(refusal.value)
+        == f"features.dataset={dataset}, of which {here['train']} has rows, is not on this machine; mount it where jobs run"
+    )
 
 
 def test_the_fingerprint_follows_content_not_place(dataset: Path, tmp_path: Path) -> None:
@@ -68,9 +90,39 @@ def test_the_fingerprint_follows_content_not_place(dataset: Path, tmp_path: Path
     assert len({dataset_fingerprint(dataset), changed, dataset_fingerprint(copy)}) == 3
 
 
-def rewrite(row: int, **tensors: torch.Tensor) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        file = folder / f"hidden_states/hs_{row}.safetensors"
+def test_the_fingerprint_of_many_large_files_reads_the_ends_of_64(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the states between those 64 it knows name and size, of the middle of a file nothing."""
+    states = dataset / "hidden_states"
+    for row in range(10, 200):
+        (states / f"hs_{row}.safetensors").write_bytes(bytes([row]) * 300_000)
+    read: list[str] = []
+    ends = module._ends
+    monkeypatch.setattr(module, "_ends", lambda file: read.append(file.name) or ends(file))
+    fingerprints = [dataset_fingerprint(dataset)]
+    names = sorted(file.name for file in states.iterdir())
+    looked_at = [name for name in read if name in names]
+    assert len(set(looked_at)) == 64 and {names[0], names[-1]} <= set(looked_at)
+
+    def changed(name: str, place: int) -> bool:
+        content = bytearray((states / name).read_bytes())
+        content[place] ^= 1
+        (states / name).write_bytes(content)
+        fingerprints.append(dataset_fingerprint(dataset))
+        return fingerprints[-1] != fingerprints[-2]
+
+    large = [name for name in looked_at if (states / name).stat().st_size == 300_000]
+    passed_over = next(name for name in names if name not in looked_at)
+    assert changed(large[0], 0) and changed(large[0], -1) and changed(large[0], 2**16 - 1)
+    assert not changed(large[0], 2**16) and not changed(passed_over, 0)
+    (states / passed_over).write_bytes(b"shorter")
+    assert dataset_fingerprint(dataset) != fingerprints[-1]
+
+
+def rewrite(row: int | None = None, **tensors: torch.Tensor) -> Callable[..., None]:
+    """Return a function that changes tensors of a row's file, or of the row it is called with."""
+
+    def change(folder: Path, chosen: int | None = row) -> None:
+        file = folder / f"hidden_states/hs_{chosen}.safetensors"
         save_file(load_file(file) | tensors, file)
 
     return change
@@ -113,7 +165,7 @@ def all_of(change: Callable[..., Callable[[Path], None]], **tensors: Any) -> Cal
 def test_what_does_not_fit_is_refused_before_any_work(dataset: Path, target: Path, damage: Callable[[Path], None], says: str) -> None:
     damage(dataset)
     with pytest.raises(UserError) as refusal:
-        check_dataset(dataset, check_target(target), LAYERS, 8)
+        check_dataset(str(dataset), read_dataset(dataset), check_target(target), LAYERS, 8)
     line = str(refusal.value)
     assert line.startswith("features.dataset") and str(dataset) in line and says in line and "\n" not in line
 
@@ -122,8 +174,11 @@ def test_what_does_not_fit_is_refused_before_any_work(dataset: Path, target: Pat
     ("damage", "says"),
     [
         (all_of(rewrite, token_ids=torch.tensor([1, 1, 1, 1])), "is of other tokens than its row"),
-        (all_of(rewrite, hidden_states=torch.full((4, 4, 64), torch.inf)), "finite ones; let speculators generate it again"),
         (all_of(rewrite, hidden_states=torch.zeros(3, 4, 64)), "holds [3, 4, 64] values, not [4, 4, 64]"),
+        (
+            lambda folder: [(folder / f"hidden_states/hs_{row}.safetensors").write_text("x") for row in range(10)] and None,
+            "cannot be read (",
+        ),
     ],
 )
 def test_a_row_that_does_not_fit_is_refused_when_it_is_taken(
@@ -136,6 +191,40 @@ def test_a_row_that_does_not_fit_is_refused_when_it_is_taken(
     assert not list(dataset.parent.glob("heldout*"))
 
 
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (
+            lambda folder, row: (folder / f"hidden_states/hs_{row}.safetensors").unlink(),
+            "cannot be read ([Errno 2] No such file or directory",
+        ),
+        (rewrite(token_ids=torch.tensor([1, 1, 1, 1])), "is of other tokens than its row"),
+        (rewrite(hidden_states=torch.zeros(4, 4, 64, dtype=torch.bfloat16)), "is not what it was when its row was taken; restore it"),
+        (rewrite(hidden_states=torch.zeros(4, 3, 64)), "holds [4, 3, 64] values, not [4, 4, 64]"),
+    ],
+)
+def test_a_sample_that_has_changed_since_is_refused_when_it_is_read(
+    dataset: Path, target: Path, damage: Callable[[Path, int], None], says: str
+) -> None:
+    train = adopt(dataset, target)["train"]
+    sample = json.loads((train.path / "manifest.json").read_text())["dataset"]["samples"][1]
+    damage(dataset, sample["row"])
+    again = FeatureSet(train.path)
+    again.sample(0)
+    with pytest.raises(UserError) as refusal:
+        again.sample(1)
+    line = str(refusal.value)
+    assert (
+        line.startswith(f"features.dataset: {dataset}/hidden_states/hs_{sample['row']}.safetensors ") and says in line and "\n" not in line
+    )
+
+
+def test_infinite_states_are_refused_when_they_are_read(dataset: Path, target: Path) -> None:
+    all_of(rewrite, hidden_states=torch.full((4, 4, 64), torch.inf))(dataset)
+    with pytest.raises(UserError, match=r"holds \[4, 4, 64\] values, not \[4, 4, 64\] finite ones; let speculators generate it again"):
+        adopt(dataset, target)["train"].sample(0)
+
+
 def test_a_target_of_a_smaller_vocabulary_is_refused(dataset: Path, target: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(target, tmp_path / "other"))
     config = json.loads((other / "config.json").read_text())
@@ -146,6 +235,6 @@ def test_a_target_of_a_smaller_vocabulary_is_refused(dataset: Path, target: Path
 
 def test_too_few_rows_are_refused_with_and_without_repeats(dataset: Path, target: Path) -> None:
     with pytest.raises(UserError, match=r"holds 10 rows, but features.train_prompts \+ heldout_prompts = 11"):
-        check_dataset(dataset, check_target(target), LAYERS, 11)
+        check_dataset(str(dataset), read_dataset(dataset), check_target(target), LAYERS, 11)
     with pytest.raises(UserError, match="holds 8 different rows with an answer"):
         adopt(dataset, target, train=6)

@@ -1,0 +1,37 @@
+"""Print what a search has to know of target.path and features.dataset, for `manifest`. Run by hand where they are mounted."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lib.config import parse_config
+from lib.controller import refuse
+from lib.described import describe
+from lib.errors import UserError
+
+
+def read_values(files: list[Path]) -> dict[str, Any]:
+    """Return the keys of configuration files, later ones over earlier ones. Raises UserError for one that cannot be read."""
+    values: dict[str, Any] = {}
+    for file in files:
+        try:
+            values = _merged(values, yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            said = " ".join(str(error).split())
+            raise UserError(f"{file} cannot be read as a configuration ({said}); name a YAML file of keys") from None
+    return values
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` with `changes` made, section by section, as Snakemake merges configuration files."""
+    both = {key for key, value in changes.items() if isinstance(value, dict) and isinstance(values.get(key), dict)}
+    return values | changes | {key: _merged(values[key], changes[key]) for key in both}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--configfile", nargs="+", type=Path, default=[Path("config/config.yaml")], help="configuration, as for snakemake")
+    arguments = parser.parse_args()
+    with refuse():
+        print(describe(parse_config(read_values(arguments.configfile))).model_dump_json(indent=2))
