@@ -5,6 +5,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,8 +78,8 @@ def write_prompts(path: Path, lines: slice) -> None:
 def commands(configuration: str) -> list[list[str]]:
     """Return the guide's commands that use a configuration, dry run first, without the program."""
     found = [shlex.split(line) for line in re.findall(r"^    (\S.*)$", GUIDE, re.MULTILINE)]
-    assert all(program == ".venv/bin/snakemake" for program, *_ in found)
-    dry, wet = [words for _, *words in found if configuration in words]
+    assert {program for program, *_ in found} == {".venv/bin/snakemake", ".venv/bin/python"}
+    dry, wet = [words for program, *words in found if program == ".venv/bin/snakemake" and configuration in words]
     assert dry == [*wet, "--dry-run"]
     return [dry, wet]
 
@@ -126,6 +128,24 @@ def test_a_model_and_prompts_become_a_search(searched: Clone) -> None:
     (decision,) = searched.records("search/finalists-*/rung0.json").values()
     assert (trained["status"], decision["arms"]) == ("ok", [trained["arm"]])
     assert trained["context"]["workload"]["train_samples"] == 12
+
+
+def test_described_where_it_is_the_search_is_known_where_it_is_not(searched: Clone, dataset: Path) -> None:
+    """The guide's command; then model and data set are out of reach, and every name is the same."""
+    ((_, *words, _, saved),) = [shlex.split(line) for line in re.findall(r"^    (\.venv/bin/python .*)$", GUIDE, re.MULTILINE)]
+    printed = subprocess.run([sys.executable, *words], cwd=searched.root, check=True, capture_output=True, text=True).stdout
+    (searched.root / saved).write_text(printed)
+    values = yaml.safe_load((searched.root / "my-dataset.yaml").read_text())
+    with contextlib.chdir(searched.root):
+        here = load_experiment(values)
+        for folder in (dataset, searched.root / "models"):
+            folder.rename(folder.with_suffix(".away"))
+        try:
+            away = load_experiment(values | {"manifest": saved})
+        finally:
+            for folder in (dataset, searched.root / "models"):
+                folder.with_suffix(".away").rename(folder)
+    assert (away.search.id, away.features, away.model) == (here.search.id, here.features, "my-model")
 
 
 def test_a_model_and_a_speculators_dataset_become_a_search(searched: Clone, dataset: Path) -> None:
