@@ -67,9 +67,11 @@ class Stream:
     being copied stays here alone: a job that dies loses the interval, and a machine that dies the time of a copy besides.
     """
 
-    def __init__(self, folder: Path, log: Path, every_s: float, store: Store | None, seconds: float) -> None:
-        """Count `seconds` of earlier attempts to what the rung takes."""
-        self._folder, self._log, self._every_s, self._store = folder, log, every_s, store
+    def __init__(
+        self, folder: Path, log: Path, every_s: float, store: Store | None, seconds: float, patience_s: float = PATIENCE_S
+    ) -> None:
+        """Count `seconds` of earlier attempts to what the rung takes; at its end wait `patience_s` for what is still being copied."""
+        self._folder, self._log, self._every_s, self._store, self._patience_s = folder, log, every_s, store, patience_s
         self._log_name = f"{folder.name}/logs/{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{socket.gethostname()}.log"
         self._started = self._last = time.monotonic()
         self._seconds = seconds
@@ -97,13 +99,13 @@ class Stream:
                 if old != self._copying:
                     shutil.rmtree(old)
 
-    def close(self, patience_s: float = PATIENCE_S) -> None:
-        """Copy the log once more, after what is being copied now. What that leaves undone after `patience_s` is given up."""
+    def close(self) -> None:
+        """Copy the log once more, after what is being copied now, or give up on both in the end."""
         self._copies.put(self._copy_log)
         self._copies.put(None)
-        self._copier.join(patience_s)
+        self._copier.join(self._patience_s)
         if self._copier.is_alive():
-            logger.warning("streaming.url: a copy is not done after %.0f s and is given up", patience_s)
+            logger.warning("streaming.url: a copy is not done after %.0f s and is given up", self._patience_s)
 
     def _work(self) -> None:
         while copy := self._copies.get():

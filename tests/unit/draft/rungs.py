@@ -1,8 +1,10 @@
 """Rungs as tests run them: an arm over the tiny target, and a process of its own that can be killed."""
 
+import multiprocessing
 import os
 import pickle
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from lib.arm import Arm, Layout
 from lib.config import Draft, Streaming, Training
 from lib.draft.rung import Places, run_rung
@@ -87,3 +90,25 @@ def in_no_memory(function: Callable[..., Any]) -> Callable[..., Any]:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
     return run
+
+
+def on_ranks(ranks: int, task: Callable[..., None], *arguments: Any) -> None:
+    """Run `task` in one process, or in several under the variables that torchrun sets. Forked: the imports are there already."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_as_rank, args=(rank, ranks, port, task, arguments)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+
+
+def _as_rank(rank: int, ranks: int, port: int, task: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    task(*arguments)
+    if ranks > 1:
+        dist.destroy_process_group()

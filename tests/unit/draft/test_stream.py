@@ -1,26 +1,28 @@
 """A rung that is killed goes on from its last state, here or on a machine that has nothing but the store; nothing damaged is trusted."""
 
 import logging
-import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lib.config import Streaming
+from lib.draft import rung
 from lib.draft.rung import Places
 from lib.draft.state import load_state, read_state
 from lib.draft.stream import Stream, forget, recover
 from lib.draft.trainer import Tally, Training, train_rung
 from lib.errors import UserError
 from lib.store import Store, open_store
+from lib.verdict.record import ProxyRecord, read_record
 
 from tests.s3 import BUCKET, S3Server, s3_server  # noqa: F401 - a fixture
-from tests.unit.draft.rungs import ALONE, make_arm, run, start, wait_until
+from tests.unit.draft.rungs import ALONE, TWO_RANKS, make_arm, on_ranks, run, start, wait_until
 
 Start = Callable[..., Training]
 At = Callable[..., Places]
@@ -225,20 +227,33 @@ def wait_for(there: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_a_copy_that_never_ends_is_given_up_and_the_process_ends(start: Start, folder: Path, store: Store) -> None:
-    def work() -> None:
-        training, tally = start(), Tally()
-        stream = Stream(folder, folder.parent / "log", 1e-9, Slow(store), 0.0)
-        train_rung(training, 4, tally)
-        stream(training, tally)
-        began = time.monotonic()
-        stream.close(patience_s=0.2)
-        assert time.monotonic() - began < 5
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    process.join(60)
-    assert process.exitcode == 0
+    on_ranks(1, _copy_for_ever, start, folder, store)
     assert recover(folder, None)
+
+
+def _copy_for_ever(start: Start, folder: Path, store: Store) -> None:
+    training, tally = start(), Tally()
+    stream = Stream(folder, folder.parent / "log", 1e-9, Slow(store), 0.0, patience_s=0.2)
+    train_rung(training, 4, tally)
+    stream(training, tally)
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 5
+
+
+def test_no_rank_waits_for_a_slow_store(places: At, store: Store) -> None:
+    """The other one is done, evaluation included, while the first still hopes for its copy and has written its results."""
+    at = places("slow")
+    on_ranks(2, _run_against_a_slow_store, at, store)
+    ended = [float((at.acc_out.parent / f"rank{rank}").read_text()) for rank in range(2)]
+    assert read_record(at.acc_out, ProxyRecord).samples == 24
+    assert ended[0] - ended[1] > 3
+
+
+def _run_against_a_slow_store(at: Places, store: Store) -> None:
+    rung.Stream, rung._store = partial(Stream, patience_s=4.0), lambda *_: Slow(store)
+    rung._run_rank(make_arm(TWO_RANKS), 1, at, Streaming(every_s=1e-9), None)
+    (at.acc_out.parent / f"rank{os.environ['RANK']}").write_text(str(time.monotonic()))
 
 
 def test_states_below_are_forgotten_and_logs_are_not(start: Start, folder: Path, store: Store) -> None:

@@ -1,10 +1,8 @@
 """Training: the schedule, the stream of samples, what must not change the result, and the two ways to fail that are results."""
 
-import multiprocessing
 import os
 import re
 import resource
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from lib.files import read_json
 from lib.verdict.record import ProxyRecord, read_record
 from safetensors.torch import load_file
 
-from tests.unit.draft.rungs import ALONE, TWO_RANKS, in_no_memory, make_arm
+from tests.unit.draft.rungs import ALONE, TWO_RANKS, in_no_memory, make_arm, on_ranks
 
 Start = Callable[..., Training]
 
@@ -166,8 +164,8 @@ def test_two_ranks_equal_one_and_resume_exactly(start: Start, tmp_path: Path) ->
     alone = start()
     train_rung(alone, 32)
     split = {"ranks": 2, "micro_batch": 1}
-    _on_two_ranks(_train_and_save, start, split, [(None, 32, tmp_path / "whole")])
-    _on_two_ranks(_train_and_save, start, split, [(None, 12, tmp_path / "part"), (tmp_path / "part", 32, tmp_path / "resumed")])
+    on_ranks(2, _train_and_save, start, split, [(None, 32, tmp_path / "whole")])
+    on_ranks(2, _train_and_save, start, split, [(None, 12, tmp_path / "part"), (tmp_path / "part", 32, tmp_path / "resumed")])
     whole, resumed = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "resumed"))
     _assert_close(head_tensors(alone.model), whole)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -184,7 +182,7 @@ def test_two_ranks_have_the_gradients_of_one(start: Start, tmp_path: Path) -> No
     for micro, accumulation in ((4, 1), (2, 2), (1, 4)):
         split = {"global_batch": 8, "ranks": 2, "micro_batch": micro, "accumulation": accumulation}
         out = tmp_path / str(micro)
-        _on_two_ranks(_train_and_save, start, split, [(None, 8, out)])
+        on_ranks(2, _train_and_save, start, split, [(None, 8, out)])
         shared = load_file(out / "optimizer.safetensors")
         for name, gradient in gradients.items():
             torch.testing.assert_close(shared[name], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max()), msg=name)
@@ -193,7 +191,7 @@ def test_two_ranks_have_the_gradients_of_one(start: Start, tmp_path: Path) -> No
 def test_ranks_share_the_held_out_samples(start: Start, heldout: FeatureSet, tmp_path: Path) -> None:
     alone = start()
     score = evaluate_head(alone.model, alone.spec, heldout, 2)
-    _on_two_ranks(_evaluate, start, heldout, tmp_path)
+    on_ranks(2, _evaluate, start, heldout, tmp_path)
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == [str(score)] * 2
 
 
@@ -212,26 +210,6 @@ def _train_and_save(start: Start, split: dict[str, int], legs: list[tuple[Path |
         if dist.get_rank() == 0:
             torch.save(head_tensors(training.model), out.with_suffix(".pt"))
         dist.barrier()
-
-
-def _on_two_ranks(task: Callable[..., None], *arguments: Any) -> None:
-    """Run `task` in two processes under the variables that torchrun sets. Forked: the imports are there already."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=_as_rank, args=(rank, port, task, arguments)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        assert process.exitcode == 0
-
-
-def _as_rank(rank: int, port: int, task: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    task(*arguments)
-    dist.destroy_process_group()
 
 
 def test_ranks_that_nobody_started_are_refused(start: Start) -> None:
@@ -267,7 +245,7 @@ def test_what_counts_as_divergence(loss: float, grad_norm: float, samples: int, 
 def test_running_out_of_memory_is_a_result(ranks: int, start: Start, tmp_path: Path) -> None:
     """For real, under a limit on the address space; with two ranks only the second meets it and both say so."""
     batch = {"global_batch": 192, "ranks": ranks, "micro_batch": 192 // ranks, "accumulation": 1}
-    _on_ranks(ranks, _train_in_little_memory, start, batch, tmp_path)
+    on_ranks(ranks, _train_in_little_memory, start, batch, tmp_path)
     outcomes = sorted(tmp_path.iterdir())
     assert [outcome.read_text().split(":")[0] for outcome in outcomes] == ["oom 192"] * ranks
 
@@ -286,7 +264,7 @@ def _train_in_little_memory(start: Start, batch: dict[str, int], out: Path) -> N
 def test_running_out_of_memory_in_the_first_update_is_a_result(ranks: int, start: Start, tmp_path: Path) -> None:
     """AdamW takes its moments then; the second of two ranks finds no room for them."""
     batch = {"ranks": ranks, "micro_batch": 4 // ranks, "accumulation": 1}
-    _on_ranks(ranks, _update_in_no_memory, start, batch, tmp_path)
+    on_ranks(ranks, _update_in_no_memory, start, batch, tmp_path)
     assert [path.read_text().split(":")[0] for path in sorted(tmp_path.iterdir())] == ["oom 4"] * ranks
 
 
@@ -302,7 +280,7 @@ def _update_in_no_memory(start: Start, batch: dict[str, int], out: Path) -> None
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_running_out_of_memory_in_the_evaluation_is_a_result(ranks: int, places: Callable[..., Places]) -> None:
     arm, at = make_arm(TWO_RANKS if ranks == 2 else ALONE), places("short")
-    _on_ranks(ranks, _evaluate_in_no_memory, arm, at, ranks)
+    on_ranks(ranks, _evaluate_in_no_memory, arm, at, ranks)
     record = read_record(at.acc_out, ProxyRecord)
     assert (record.status, record.samples, record.acc0, record.head_sha256) == ("oom", 24, None, None)
     assert record.reason.startswith("in the evaluation: " + ("1 of 2 ranks are out of memory" if ranks == 2 else ""))
@@ -313,13 +291,3 @@ def _evaluate_in_no_memory(arm: Arm, at: Places, ranks: int) -> None:
     if os.environ.get("RANK", "0") == str(ranks - 1):
         evaluate.run_head = in_no_memory(evaluate.run_head)
     _run_rank(arm, 1, at, Streaming(), None)
-
-
-def _on_ranks(ranks: int, task: Callable[..., None], *arguments: Any) -> None:
-    if ranks == 2:
-        _on_two_ranks(task, *arguments)
-        return
-    child = multiprocessing.get_context("fork").Process(target=task, args=arguments)
-    child.start()
-    child.join(120)
-    assert child.exitcode == 0
