@@ -1,7 +1,7 @@
 """One rung of one arm.
 
 Inputs:   results/{arm}/rung<lower>.state, features, the target
-Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/, and once for all rungs results/{arm}/arm.json; while it trains
+Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/; while it trains
           results/{arm}/rung<r>.stream/, from which an attempt that was cut short is taken up
 """
 

@@ -5,14 +5,12 @@ import gc
 
 gc.disable()  # collecting while these modules load takes a fifth of the seconds they take
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
 from lib.config import parse_config
 from lib.draft.rung import Places, run_rung
-from lib.files import write_json
 from lib.script import running
 
 gc.enable()
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake.log[0]):
         arm = Arm.from_record(snakemake.params.arm)
-        with suppress(FileNotFoundError):  # one file for all rungs of the arm: another that writes the same may just take its place
-            write_json(Path(snakemake.output.acc).with_name("arm.json"), arm.record())
         run_rung(
             arm,
             int(snakemake.wildcards.rung),
