@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from lib.arm import Arm
 from lib.config import Cost, Point
-from lib.files import write_json
 from lib.report.plan import measured_pace, stated_pace
 from lib.search.search import Search
 from lib.verdict.record import write_record

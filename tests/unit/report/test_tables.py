@@ -42,5 +42,5 @@ def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measur
     assert served["acceptance_length"].to_dict() == {"selection": 2.0, "contest-y, 1, champion": 2.1, "contest-y, 2, standing": 2.2}
     assert set(table["rigor"]) == {"DRAFT"}
     (tmp_path / fresh.id / "rung0.acc").unlink()
-    with pytest.raises(UserError, match="is not under .*; copy its folder back"):
+    with pytest.raises(UserError, match=r"is not under .*; copy its folder back"):
         ledger(tmp_path)
