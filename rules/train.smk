@@ -12,7 +12,7 @@ rule train_rung:
         unpack(
             until(
                 ["results/{arm}/rung{rung}.acc", "results/{arm}/rung{rung}.state"],
-                target=experiment.target,
+                **made_target,
                 train=f"{experiment.features}/train",
                 heldout=f"{experiment.features}/heldout",
                 state=state_below,
@@ -26,6 +26,8 @@ rule train_rung:
     conda:
         "../envs/laptop.yaml"
     threads: settings.training.ranks
+    resources:
+        **takes("train", settings.training.ranks),
     params:
         arm=arm_record,
     script:
