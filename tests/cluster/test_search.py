@@ -12,6 +12,7 @@ import pytest
 
 from tests.cluster.controller import RUN, Controller
 from tests.cluster.emulator import Cluster, Object, Refusal, Request
+from tests.s3 import SECRET
 
 pytestmark = pytest.mark.slow
 TWO_ARMS = ("--config", "arms=a,b")
@@ -218,7 +219,7 @@ def test_a_planted_secret_appears_nowhere(cluster: Cluster, controller: Controll
     assert "token ***" in logs[0].read_text()
     for path in controller.work.rglob("*"):
         if path.is_file():
-            for value in (secret, controller.environment["SNAKEMAKE_STORAGE_S3_SECRET_KEY"]):
+            for value in (secret, SECRET):
                 assert value.encode() not in path.read_bytes(), path
     for request in cluster.requests:
         assert request.kind == "secrets" or secret not in str(request)
