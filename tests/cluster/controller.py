@@ -1,5 +1,6 @@
 """A controller: a Snakemake process that runs the small search on the emulated cluster."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from tests.s3 import BUCKET, S3Server
 
 RUN = ["--kubernetes-experiment-run-id", "r1", "--kubernetes-experiment-workstream", "tests"]
 ACKNOWLEDGED = ["--kubernetes-experiment-ack-train", "r1", "--kubernetes-experiment-ack-serve", "r1"]
+LEASE = "snakemake_executor_plugin_kubernetes_experiment.lease"
 
 
 class Controller:
@@ -32,10 +34,25 @@ class Controller:
         self.process: subprocess.Popen[str] | None = None
         self.printed = work / "controller.out"
 
-    def start(self, *more: str, run: list[str] = RUN, acknowledged: list[str] = ACKNOWLEDGED, image: str | None = "tune:1") -> None:
-        """Start Snakemake."""
-        command = [sys.executable, "-m", "snakemake", "--executor", "kubernetes-experiment", "--jobs", "20", "--keep-going", "--nolock"]
-        command += ["--rerun-incomplete", "--seconds-between-status-checks", "1", "--scheduler", "greedy", "--latency-wait", "2"]
+    def beside(self) -> "Controller":
+        """Return a second controller for the same experiment."""
+        other = copy.copy(self)
+        other.process, other.printed = None, self.work / "second.out"
+        return other
+
+    def start(
+        self,
+        *more: str,
+        run: list[str] = RUN,
+        acknowledged: list[str] = ACKNOWLEDGED,
+        image: str | None = "tune:1",
+        lease: float | None = None,
+    ) -> None:
+        """Start Snakemake, with Leases of so many seconds."""
+        program = f"import {LEASE} as it; it.DURATION = {lease}; from snakemake.cli import main; main()"
+        command = [sys.executable, *(["-c", program] if lease else ["-m", "snakemake"]), "--executor", "kubernetes-experiment"]
+        command += ["--jobs", "20", "--keep-going", "--nolock"]
+        command += ["--ignore-incomplete", "--seconds-between-status-checks", "1", "--scheduler", "greedy", "--latency-wait", "2"]
         command += ["--rerun-triggers", "input", "mtime", "params", "--kubernetes-experiment-namespace", self.cluster.namespace]
         command += ["--container-image", image] if image else []
         command += ["--default-storage-provider", "s3-experiment", "--default-storage-prefix", self.store.url("run/."), *run]

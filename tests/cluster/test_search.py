@@ -1,6 +1,7 @@
 """The small search through the genuine executor: undisturbed, through faults, killed and begun again."""
 
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -179,13 +180,12 @@ def test_a_second_controller_is_refused_and_the_first_goes_on(cluster: Cluster, 
     search = ("--config", "arms=a,b", "seconds=15")
     controller.start(*search)
     controller.until(lambda: len(cluster.started) >= 2)
-    first, printed = controller.process, controller.printed
-    controller.printed = controller.work / "second.out"
+    second = controller.beside()
     before = len(cluster.created())
-    assert controller.run(*search) == 1
-    assert "run r1 is controlled by process" in controller.output
+    assert second.run(*search) == 1
+    assert "will see within 30 s whether it is alive" in second.output
+    assert re.search(r"run r1 is controlled by process \d+ on \S+, which has just renewed its hold; stop it, or let it end", second.output)
     assert len(cluster.created()) == before
-    controller.process, controller.printed = first, printed
     code = controller.wait()
     assert_champion(controller, code)
 
@@ -198,6 +198,68 @@ def test_a_controller_that_has_lost_its_experiment_stops_and_touches_nothing(clu
     assert "lost control of run r1: run r1 was taken by another controller just now" in controller.output
     assert len(cluster.running) == 2
     assert {"leases/sdt-r1", "secrets/sdt-r1-env"} < set(cluster.left())
+
+
+@pytest.mark.parametrize("then", [None, signal.SIGINT])
+def test_a_controller_that_was_suspended_touches_nothing_of_its_successor(
+    cluster: Cluster, controller: Controller, then: int | None
+) -> None:
+    search = ("--config", "arms=a,b", "seconds=60")
+    controller.start(*search, lease=2)
+    controller.until(lambda: len(cluster.started) >= 2)
+    controller.signal(signal.SIGSTOP)
+    second = controller.beside()
+    try:
+        second.start(*search, lease=2)
+        second.until(lambda: second.output.count("re-attached to Job") == 2)
+        before = sorted(cluster.left())
+        if then:
+            controller.signal(then)
+        controller.signal(signal.SIGCONT)
+        assert controller.wait() == 1
+        assert ("nothing of it was deleted" if then else "lost control of run r1") in controller.output
+        assert sorted(cluster.left()) == before
+        assert len(cluster.running) == len(cluster.started) == 2
+    finally:
+        second.kill()
+
+
+FAULTS: dict[str, tuple[dict[str, object], tuple[str, str] | None, str]] = {
+    "image": ({"image": None}, None, "image not set for rule train_rung"),
+    "secret": ({}, ("update", "secrets"), 'cannot update resource "secrets"'),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_restart_that_fails_spares_what_it_should_take_over(cluster: Cluster, controller: Controller, fault: str) -> None:
+    how, forbidden, message = FAULTS[fault]
+    search = ("--config", "arms=a,b", "seconds=15")
+    controller.start(*search)
+    controller.until(lambda: len(cluster.started) >= 2)
+    controller.kill()
+    left = sorted(cluster.left())
+    cluster.forbidden |= {forbidden} if forbidden else set()
+    assert controller.run(*search, **how) == 1
+    assert message in controller.output
+    assert "2 Jobs of an earlier controller, to which this one had not come, stay: start run r1 again" in controller.output
+    assert "Traceback" not in controller.output
+    assert sorted(cluster.left()) == [name for name in left if not name.startswith("leases/")]
+    cluster.forbidden.clear()
+    code = controller.run(*search)
+    assert_champion(controller, code)
+    assert controller.output.count("re-attached to Job") == 2
+    assert len(cluster.started) == 6
+
+
+def test_a_signal_ends_what_an_earlier_controller_left_as_well(cluster: Cluster, controller: Controller) -> None:
+    controller.start("--config", "arms=a,b", "seconds=60")
+    controller.until(lambda: len(cluster.started) >= 2)
+    controller.kill()
+    controller.start("--config", "arms=b", "seconds=60")
+    controller.until(lambda: "re-attached to Job" in controller.output)
+    controller.signal(signal.SIGTERM)
+    assert controller.wait(20) == 1
+    assert cluster.left() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -234,7 +296,8 @@ def test_a_dry_run_asks_the_cluster_nothing(cluster: Cluster, controller: Contro
 REFUSED: dict[str, tuple[list[str], str]] = {
     "not acknowledged": (
         [f"{FLAG}ack-serve", "r1"],
-        "training not acknowledged: would run 3 x train_rung with 12 GPUs; to let it run, pass --kubernetes-experiment-ack-train=r1",
+        "training not acknowledged: would run 3 x train_rung with 12 GPUs, about 1.5 device-hours; "
+        "to let it run, pass --kubernetes-experiment-ack-train=r1",
     ),
     "of another run": ([f"{FLAG}ack-train", "r0"], "training acknowledged is 'r0', not this run: would run 3 x train_rung with 12 GPUs"),
 }
@@ -263,6 +326,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "no patch": ({"run": [*RUN, f"{FLAG}pod-patch", "absent.yaml"]}, "pod patch absent.yaml: No such file or directory"),
     "no pod patch": ({"run": [*RUN, f"{FLAG}pod-patch", "Snakefile"]}, "pod patch Snakefile: not "),
     "namespace": ({"run": [*RUN, f"{FLAG}namespace", "absent"]}, 'namespace missing: namespaces "absent" not found'),
+    "GPUs": ({"run": [*RUN, f"{FLAG}gpus-per-node", "2"]}, "rule train_rung asks for 4 GPUs, more than a node has"),
     "image": ({"image": None}, "image not set for rule train_rung: pass --container-image, or set its resource image"),
 }
 
@@ -318,6 +382,7 @@ def test_a_pod_patch_and_an_image_of_a_rule_reach_the_pod(cluster: Cluster, cont
           containers:
           - name: snakemake
             volumeMounts: [{name: shm, mountPath: /dev/shm}]
+            env: [{name: SPEC_DECODE_TUNE_ACK_TRAIN, value: other}]
             securityContext: {capabilities: {add: [IPC_LOCK]}}
             resources: {limits: {rdma/ib: 1}, requests: {rdma/ib: 1}, claims: [{name: channel}]}
         """
@@ -335,6 +400,12 @@ def test_a_pod_patch_and_an_image_of_a_rule_reach_the_pod(cluster: Cluster, cont
     assert pod["resourceClaims"][0]["name"] == "channel"
     assert pod["containers"][0]["image"] == "tune:1"
     assert train["spec"]["activeDeadlineSeconds"] == 300
+    told = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"] if "value" in variable}
+    assert told == {
+        "SPEC_DECODE_TUNE_RUN_ID": "r1",
+        "SPEC_DECODE_TUNE_ACK_TRAIN": "r1",
+        "SPEC_DECODE_TUNE_ACK_SERVE": "r1",
+    }
     assert jobs["measure_serving"]["spec"]["template"]["spec"]["containers"][0]["image"] == "serve:2"
     assert jobs["measure_serving"]["spec"]["activeDeadlineSeconds"] == 77
 
