@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.config import parse_config
 from lib.draft.dataset import adopt_dataset
 from lib.script import running
 
@@ -11,9 +12,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
+        settings = parse_config(snakemake.config)
         adopt_dataset(
-            Path(snakemake.input.dataset),
-            Path(snakemake.input.target),
+            Path(snakemake.config["features"]["dataset"]),
+            Path(snakemake.input.get("target", settings.target.path)),
             {split: Path(snakemake.output[split]) for split in ("train", "heldout")},
             {split: snakemake.params.features[f"{split}_prompts"] for split in ("train", "heldout")},
             snakemake.params.aux_layers,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.config import parse_config
 from lib.draft.export import export_head
 from lib.script import running
 from lib.verdict.record import ProxyRecord, read_record
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
+        settings = parse_config(snakemake.config)
         out = Path(snakemake.output.head)
         if read_record(Path(snakemake.input.acc), ProxyRecord).status == "ok":
-            export_head(Path(snakemake.input.state), Path(snakemake.input.target), out)
+            export_head(Path(snakemake.input.state), Path(snakemake.input.get("target", settings.target.path)), out)
         else:
             out.mkdir()

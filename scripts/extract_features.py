@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.config import parse_config
+from lib.devices import hold_gpus
 from lib.draft.data import extract_features
 from lib.script import running
 
@@ -11,8 +13,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
+        settings = parse_config(snakemake.config)
+        hold_gpus(1)
         extract_features(
-            Path(snakemake.input.target),
+            Path(snakemake.input.get("target", settings.target.path)),
             Path(snakemake.input.prompts),
             Path(snakemake.output.features),
             response_tokens=snakemake.params.response_tokens,

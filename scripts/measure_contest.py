@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
+from lib.devices import hold_gpus
 from lib.experiment import load_experiment
 from lib.script import logger, running
 from lib.verdict.champion import Champion
@@ -34,11 +35,13 @@ if __name__ == "__main__":
         champion = read_record(Path(snakemake.input.champion), Champion).as_arm()
         standing = Arm.from_record(snakemake.params.standing)
         verdict = snakemake.params.verdict
+        experiment = load_experiment(snakemake.config)
+        hold_gpus(experiment.config.serving.tensor_parallel)
         measurements = measure_contest(
             make_contest(champion, standing, verdict["seeds"], snakemake.params.search),
             champion.id,
             standing.id,
-            make_bench(load_experiment(snakemake.config), verdict["repeats"], snakemake.threads),
+            make_bench(experiment, verdict["repeats"], snakemake.threads),
             [Path(path) for path in snakemake.input.proxies],
             [Path(path) for path in snakemake.input.heads],
             Path(snakemake.log[0]).with_suffix(".server.log"),

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.devices import hold_gpus
 from lib.experiment import load_experiment
 from lib.script import running
 from lib.verdict.record import ProxyRecord, read_record, write_record
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
+        experiment = load_experiment(snakemake.config)
+        hold_gpus(experiment.config.serving.tensor_parallel)
         record = serve_arm(
-            make_bench(load_experiment(snakemake.config), snakemake.params.asked["repeats"], snakemake.threads),
+            make_bench(experiment, snakemake.params.asked["repeats"], snakemake.threads),
             read_record(Path(snakemake.input.acc), ProxyRecord),
             Path(snakemake.input.head),
             Path(snakemake.log[0]).with_suffix(".server.log"),

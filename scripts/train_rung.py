@@ -5,14 +5,13 @@ import gc
 
 gc.disable()  # collecting while these modules load takes a fifth of the seconds they take
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
 from lib.config import parse_config
+from lib.devices import hold_gpus
 from lib.draft.rung import Places, run_rung
-from lib.files import write_json
 from lib.script import running
 
 gc.enable()
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
+        settings = parse_config(snakemake.config)
+        hold_gpus(settings.training.ranks)
         arm = Arm.from_record(snakemake.params.arm)
-        with suppress(FileNotFoundError):  # one file for all rungs of the arm: another that writes the same may just take its place
-            write_json(Path(snakemake.output.acc).with_name("arm.json"), arm.record())
         run_rung(
             arm,
             int(snakemake.wildcards.rung),
             Places(
-                target=Path(snakemake.input.target),
+                target=Path(snakemake.input.get("target", settings.target.path)),
                 train=Path(snakemake.input.train),
                 heldout=Path(snakemake.input.heldout),
                 state=Path(snakemake.input.state) if snakemake.input.get("state") else None,
@@ -37,5 +36,5 @@ if __name__ == "__main__":
                 state_out=Path(snakemake.output.state),
                 log=Path(snakemake.log[0]),
             ),
-            parse_config(snakemake.config).streaming,
+            settings.streaming,
         )

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.config import parse_config
 from lib.script import running
 from lib.target.corpus import write_prompts
 
@@ -11,11 +12,12 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
+        settings = parse_config(snakemake.config)
         features = snakemake.params.features
-        source = snakemake.config.get("features", {}).get("prompts")  # no param: the folder is named by the prompts, not by their file
+        source = settings.features.prompts  # no param: the folder is named by the prompts, not by their file
         write_prompts(
             Path(snakemake.output.train).parent,
-            Path(snakemake.input.target),
+            Path(snakemake.input.get("target", settings.target.path)),
             {split: features[f"{split}_prompts"] for split in ("train", "heldout", "serving")},
             features["prompt_tokens"],
             features["seed"],
