@@ -98,3 +98,9 @@ class Controller:
     def result(self, path: str) -> str:
         """Return a file of the search from the bucket."""
         return (self.store.root / BUCKET / "run/results" / path).read_text()
+
+    def assert_champion(self, code: int) -> None:
+        """Check that a search has run to its end and has left nothing."""
+        assert code == 0, self.output
+        assert self.result("champion.txt") == "a 1\n"
+        assert self.cluster.left() == []

@@ -217,6 +217,13 @@ def test_a_server_that_stays_away_is_given_up_in_one_line(
     s3_server.stop()
     with pytest.raises(WorkflowError, match=r"^bucket bucket at \S+ does not answer \(EndpointConnectionError\); given up after 1 s$"):
         stored(provider, bucket, "results/plan.json").exists()
+    begun = time.monotonic()
+    with pytest.raises(WorkflowError, match="given up after 1 s"):  # what comes after does not wait anew
+        stored(provider, bucket, "results/verdict.json").exists()
+    assert time.monotonic() - begun < 1
+    s3_server.start()
+    assert not stored(provider, bucket, "results/plan.json").exists()
+    assert provider.away_since is None
 
 
 def test_a_process_that_dies_leaves_no_half_of_a_directory(provider: StorageProvider, bucket: Path) -> None:

@@ -55,7 +55,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         offline: Ask the bucket nothing; what was last known of it and the local files answer.
         listed: Whether `known` came from a listing; until then every file is asked for by itself.
         known: Modification time, in seconds since the epoch, of every object by its path below the prefix.
-        away: Whether a bucket that does not answer is being waited for.
+        away_since: When a bucket did not answer first that has not answered since, by `time.monotonic`; None while it answers.
     """
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         self.offline = False
         self.listed = False
         self.known: dict[str, float] = {}
-        self.away = False
+        self.away_since: float | None = None
         self._there: set[str] = set()
 
     @classmethod
@@ -117,24 +117,23 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         Raises:
             WorkflowError: the bucket refuses, at once, or has not answered for `PATIENCE` seconds.
         """
-        begun = time.monotonic()
         pause = 0.5
         while True:
             try:
                 with judging(bucket, self.settings.endpoint_url):
                     answer = question()
             except AwayError as error:
-                left = PATIENCE - (time.monotonic() - begun)
+                if self.away_since is None:
+                    self.away_since = time.monotonic()
+                    self.logger.warning(f"{error}; will ask again for up to {PATIENCE} s")
+                left = self.away_since + PATIENCE - time.monotonic()
                 if left <= 0:
                     raise WorkflowError(f"{error}; given up after {PATIENCE} s") from None
-                if not self.away:
-                    self.away = True
-                    self.logger.warning(f"{error}; will ask again for up to {left:.0f} s")
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, 10)
             else:
-                if self.away:
-                    self.away = False
+                if self.away_since is not None:
+                    self.away_since = None
                     self.logger.warning(f"bucket {bucket} answers again")
                 return answer
 
