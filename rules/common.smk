@@ -44,7 +44,8 @@ with refuse():
 
 os.environ |= ENVIRONMENT
 
-if workflow.resource_settings.nodes:  # jobs run elsewhere: the cores of this machine bound none of them
+if workflow.resource_settings.nodes:
+    # Jobs run elsewhere: the cores of this machine bound none of them.
     workflow.register_resource("_cores", sys.maxsize)
 local_gpus = [] if store else gpus()
 if local_gpus and "gpu" not in workflow.global_resources:
@@ -64,6 +65,10 @@ if settings.ack_publish:
 
 if workflow.is_main_process and not dry and not workflow.output_settings.verbose:
     quieten(logger, progress)
+
+
+# How often a job is done again that its node has taken down; an arm that fails is a result.
+attempts_more = 3 if store else 1
 
 
 wildcard_constraints:

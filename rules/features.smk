@@ -83,6 +83,7 @@ else:
             features=directory(f"{experiment.features}/{{split}}"),
         log:
             "results/logs/extract_features.{split}.log",
+        retries: attempts_more
         conda:
             "../envs/laptop.yaml"
         resources:

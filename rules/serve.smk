@@ -44,6 +44,7 @@ rule measure_serving:
         serving="results/{arm}/serving.json",
     log:
         "results/logs/measure_serving/{arm}.log",
+    retries: attempts_more
     conda:
         "../envs/laptop.yaml"
     resources:

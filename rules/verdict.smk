@@ -54,6 +54,7 @@ rule measure_contest:
         measurements=filed.measurements,
     log:
         "results/logs/measure_contest.log",
+    retries: attempts_more
     conda:
         "../envs/laptop.yaml"
     resources:
