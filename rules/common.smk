@@ -13,7 +13,7 @@ from lib.errors import UserError
 from lib.experiment import load_experiment
 from lib.files import digest, read_json
 from lib.remote import bring_records, carried_files, stream_there
-from lib.report.plan import format_plan, make_plan
+from lib.report.plan import format_plan, known_pace, make_plan
 from lib.report.progress import Progress
 from lib.report.terminal import quieten
 from lib.script import CONTROLLER, ENVIRONMENT
@@ -33,7 +33,8 @@ dry = workflow.output_settings.dryrun
 with refuse():
     if store:
         bring_records(store, prefix, offline=dry, follow=workflow.is_main_process)
-        stream_there(config, prefix)
+        if not dry:
+            stream_there(config, prefix)
     experiment = load_experiment(config)
     if workflow.is_main_process:
         plan = make_plan(experiment, Path())
@@ -57,6 +58,7 @@ decisions = Decisions(search, Path())
 filed = verdict_files(experiment)
 plan_file = f"results/search/plan-{digest([filed.verdict, settings.model_dump(include={'budget', 'cost'})])}.json"
 
+pace = known_pace(experiment, Path()) if workflow.is_main_process else None
 progress = Progress(experiment, filed, Path())
 
 if settings.ack_publish:
@@ -82,12 +84,31 @@ wildcard_constraints:
 made_target = {} if settings.target.path else {"target": experiment.target}
 
 
-def takes(spends, count):
+def takes(spends, count, seconds=None):
     """Return the resources of a job: what it spends, which a cluster must be told to allow, and on a machine with GPUs how many it takes.
 
-    On a cluster the profile says what a node gives to which rule.
+    `seconds` returns for the pace known so far and a job's wildcards how many device-seconds it spends, for the question before. On a
+    cluster the profile says what a node gives to which rule.
     """
-    return {"spends": spends} | ({"gpu": count} if local_gpus else {})
+
+    def device_hours(wildcards):
+        return f"{seconds(pace, wildcards) / 3600:.4g}" if pace else None
+
+    resources = {"spends": spends} | ({"gpu": count} if local_gpus else {})
+    return resources | ({"device_hours": device_hours} if seconds else {})
+
+
+def training_seconds(pace, wildcards):
+    """Return the device-seconds of a rung, on top of the rung below."""
+    arm, first = entry(wildcards.arm)
+    rung, caps = int(wildcards.rung), search.space.rungs.samples
+    before = caps[rung - 1] if rung > first else 0
+    return pace.per_job + pace.per_sample * (caps[rung] - before)
+
+
+def contest_seconds(pace, wildcards):
+    """Return the device-seconds of the verdict's measurements."""
+    return 2 * settings.verdict.seeds * (pace.per_contest or pace.per_serving)
 
 
 def there(path):

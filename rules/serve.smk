@@ -48,7 +48,11 @@ rule measure_serving:
     conda:
         "../envs/laptop.yaml"
     resources:
-        **takes("serve", settings.serving.tensor_parallel),
+        **takes(
+            "serve",
+            settings.serving.tensor_parallel,
+            lambda pace, _: pace.per_serving,
+        ),
     params:
         asked=experiment.asked,
     message:

@@ -28,7 +28,7 @@ rule train_rung:
         "../envs/laptop.yaml"
     threads: settings.training.ranks
     resources:
-        **takes("train", settings.training.ranks),
+        **takes("train", settings.training.ranks, training_seconds),
     params:
         arm=arm_record,
     script:

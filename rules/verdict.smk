@@ -58,7 +58,7 @@ rule measure_contest:
     conda:
         "../envs/laptop.yaml"
     resources:
-        **takes("serve", settings.serving.tensor_parallel),
+        **takes("serve", settings.serving.tensor_parallel, contest_seconds),
     params:
         asked=experiment.asked,
         search=search.id,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
         settings = parse_config(snakemake.config)
         out = here(snakemake.output.head)
         if read_record(here(snakemake.input.acc), ProxyRecord).status == "ok":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
         experiment = load_experiment(snakemake.config)
         search, seeds = experiment.search, experiment.config.verdict.seeds
         filed = [str(here(snakemake.input[name])) for name in ("verdict", "measurements", "champion")]

@@ -31,7 +31,7 @@ def measure_contest(
 
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
         champion = read_record(here(snakemake.input.champion), Champion).as_arm()
         standing = Arm.from_record(snakemake.params.standing)
         verdict = snakemake.params.verdict

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
         experiment = load_experiment(snakemake.config)
         hold_gpus(experiment.config.serving.tensor_parallel)
         record = serve_arm(

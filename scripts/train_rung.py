@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
         settings = parse_config(snakemake.config)
         hold_gpus(settings.training.ranks)
         arm = Arm.from_record(snakemake.params.arm)

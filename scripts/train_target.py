@@ -9,5 +9,5 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
         train_tiny_target(here(snakemake.output.model), **snakemake.params.tiny, threads=snakemake.threads)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
         settings = parse_config(snakemake.config)
         features = snakemake.params.features
         source = settings.features.prompts  # no param: the folder is named by the prompts, not by their file

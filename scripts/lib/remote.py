@@ -37,6 +37,8 @@ def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> No
     if offline:
         store.go_offline()
         return
+    if not prefix.removeprefix("s3://").split("/")[0]:
+        raise UserError(f"default-storage-prefix = {prefix} names no bucket; fill it in, in the profile")
     try:
         store.pull(prefix)
     except WorkflowError as error:

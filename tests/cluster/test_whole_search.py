@@ -48,7 +48,7 @@ def controller(cluster: Cluster, server: Server, s3_server: S3Server, tmp_path: 
     profile = one.root / "gb300/config.yaml"
     text = profile.read_text().replace("config/gb300.yaml", "tests/configs/small.yaml")
     for name, value in FILLED.items():
-        text, found = re.subn(rf'^  {name}: (""|default)(?=\s)', f"  {name}: {value}", text, flags=re.MULTILINE)
+        text, found = re.subn(rf"^  {name}: (null|default)(?=\s)", f"  {name}: {value}", text, flags=re.MULTILINE)
         assert found == 1, name
     profile.write_text(text.replace("seconds-between-status-checks: 10", "seconds-between-status-checks: 1"))
     (one.root / "gb300/pod.yaml").write_text("spec: {}\n")  # no volume and no GPU node here
