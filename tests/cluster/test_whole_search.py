@@ -1,5 +1,7 @@
 """The embedded search through the shipped profile: executor, pods, bucket. It decides and trains what a run on this machine does."""
 
+import base64
+import json
 import os
 import re
 import shutil
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.emulator import Cluster, Server
-from tests.s3 import BUCKET, S3Server
+from tests.s3 import BUCKET, KEY, SECRET, S3Server
 from tests.workflow.clones import Clone, clone, decisions, heads
 
 FILLED = {
@@ -64,14 +66,25 @@ def controller(cluster: Cluster, server: Server, s3_server: S3Server, tmp_path: 
     return Controller(one, environment)
 
 
+def assert_no_secret(cluster: Cluster, controller: Controller, store: S3Server) -> None:
+    """Look for the keys of the bucket, plain and in base64, in every file that the run has left and in every object but the Secret."""
+    planted = [form for key in (KEY, SECRET) for form in (key.encode(), base64.b64encode(key.encode()))]
+    told = [json.dumps(request.body).encode() for request in cluster.requests if request.kind != "secrets"]
+    told += [path.read_bytes() for root in (controller.clone.root, store.root, cluster.root) for path in root.rglob("*") if path.is_file()]
+    assert len(told) > 100
+    assert not [text[:200] for text in told if any(key in text for key in planted)]
+
+
 @pytest.mark.slow
 def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does(
-    cluster: Cluster, controller: Controller, tmp_path: Path
+    cluster: Cluster, controller: Controller, s3_server: S3Server, tmp_path: Path
 ) -> None:
     remote = controller.clone
     done = controller.run(*ACKNOWLEDGED, *TWO_CORES)
     assert done.returncode == 0, done.stdout[-6000:]
     assert cluster.left() == []
+    (controller.clone.root / "printed").write_text(done.stdout)
+    assert_no_secret(cluster, controller, s3_server)
 
     local = clone(tmp_path / "local")
     local.snakemake()
@@ -90,3 +103,24 @@ def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_mach
     assert again.returncode == 0, again.stdout[-6000:]
     assert cluster.created() == jobs
     assert {name: remote.records(name)[name] for name in names} == mine
+
+
+@pytest.mark.parametrize("given", [(), ("--kubernetes-experiment-ack-train", "another")])
+def test_without_the_acknowledgement_of_this_run_nothing_is_created(
+    given: tuple[str, ...], cluster: Cluster, controller: Controller
+) -> None:
+    done = controller.run(*given)
+    assert done.returncode != 0
+    assert "to let it run, pass --kubernetes-experiment-ack-train=whole" in done.stdout
+    assert "1 x train_target" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not [request for request in cluster.requests if request.verb not in ("get", "list")]
+
+
+def test_a_dry_run_asks_neither_the_cluster_nor_the_bucket(cluster: Cluster, controller: Controller, s3_server: S3Server) -> None:
+    s3_server.stop()
+    done = controller.run("--dry-run")
+    assert done.returncode == 0, done.stdout
+    assert "at most" in done.stdout
+    assert cluster.requests == []
+    assert not (controller.clone.root / "results").exists()
