@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 from lib.config import parse_config
 from lib.described import require_described
 from lib.draft.dataset import adopt_dataset
-from lib.script import running
+from lib.script import here, running
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
-        config = parse_config(snakemake.config)
-        require_described(config, dataset=True)
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
+        settings = parse_config(snakemake.config)
+        require_described(settings, dataset=True)
         adopt_dataset(
-            Path(config.features.dataset or ""),  # where every job sees it, never a copy of it
-            Path(snakemake.input.target),
-            {split: Path(snakemake.output[split]) for split in ("train", "heldout")},
+            Path(settings.features.dataset or ""),  # where every job sees it, never a copy of it
+            here(snakemake.input.get("target", settings.target.path)),
+            {split: here(snakemake.output[split]) for split in ("train", "heldout")},
             {split: snakemake.params.features[f"{split}_prompts"] for split in ("train", "heldout")},
             snakemake.params.aux_layers,
             snakemake.params.features["seed"],
