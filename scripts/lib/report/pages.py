@@ -147,7 +147,8 @@ def _judged(verdict: Verdict) -> str:
 
 
 def _sides(champion: Contestant, standing: Contestant) -> str:
-    heads = ["", "acceptance length", "n", "global batch", "lr", "warmup", "per seed (its repeats)", "failed"]
+    sides = {"champion": champion, "standing": standing}
+    heads = ["", "acceptance length", "n", "global batch", "lr", "warmup", "per seed (its repeats)"]
     rows = [
         [
             name,
@@ -157,11 +158,13 @@ def _sides(champion: Contestant, standing: Contestant) -> str:
             f"{side.point.lr:g}",
             f"{side.point.warmup:g}",
             "; ".join(", ".join(f"{length:.3f}" for length in seed) for seed in side.acceptance_lengths),
-            "; ".join(f"{arm}: {why}" for arm, why in side.failed.items()),
         ]
-        for name, side in (("champion", champion), ("standing", standing))
+        for name, side in sides.items()
     ]
-    return _table(heads, rows)
+    failed = (
+        f"<p>Failed: {escape(arm)} of the {name}, {escape(why)}.</p>" for name, side in sides.items() for arm, why in side.failed.items()
+    )
+    return _table(heads, rows) + "".join(failed)
 
 
 def _selected(story: Story) -> str:

@@ -51,6 +51,7 @@ def test_a_verdict_without_a_measurement_of_one_side_is_drawn(tmp_path: Path) ->
     files = drawn(tmp_path, "judged", champion=None)
     card = text(files["verdict.html"])
     assert "Insufficient data" in card and "diverged: loss is nan" in card and "not measured" in card
+    assert "(DRAFT)" in text(files["acceptance.svg"]) and "VERDICT" not in text(files["acceptance.svg"])
     assert card.index("DRAFT") < card.index("Insufficient data") < card.index("Nothing is settled") and "VERDICT" not in card
 
 
