@@ -60,6 +60,8 @@ def _lines(root: Path, plan: dict[str, Any], found: Survey) -> Iterator[str]:
     contest = [found.trainings[-1], found.measuring] if found.measuring else []
     yield from table(HEADS, [_row(cohort) for cohort in (*found.trainings[:-1], *found.servings, *contest)])
     yield ""
+    if found.preparing:
+        yield f"Being made for all of them: {', '.join(found.preparing)}"
     yield from _best(found)
     if verdict.exists():
         yield read_record(verdict, Verdict).summary

@@ -1,5 +1,6 @@
 """How far a search has come: its cohorts, what they have measured and what is left of them, read from the results tree alone."""
 
+import re
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from contextlib import suppress
@@ -56,7 +57,7 @@ class Cohort:
 class Survey:
     """What lies in a results tree of one search; `contest` holds the ids of the verdict's arms once they are known.
 
-    `measuring` is what vLLM measures of them, which is one job; None until they are known.
+    `measuring` is what vLLM measures of them, which is one job; None until they are known. `preparing` is what is being made for all arms.
     """
 
     search: Search
@@ -68,6 +69,7 @@ class Survey:
     measured: bool
     proxies: dict[tuple[str, int], ProxyRecord]
     served: dict[str, ServingRecord]
+    preparing: list[str]
 
     def best(self) -> tuple[str, int, float] | None:
         """Return arm, rung and proxy of the best of the highest rung that any arm has reached; None before the first."""
@@ -120,7 +122,7 @@ class _Tree:
                 self.proxies[arm, rung] = record
             else:
                 left += caps[rung] - (caps[below] if below >= 0 else 0)
-            getattr(jobs, self._state(record, f"{arm}/rung{rung}.acc", f"train_rung/{arm}.rung{rung}.log")).append(arm)
+            getattr(jobs, self._state(record, f"results/{arm}/rung{rung}.acc", f"train_rung/{arm}.rung{rung}.log")).append(arm)
         return Cohort(label, rung, caps[rung], len(arms), jobs, left)
 
     def serving(self, label: str, arms: list[str]) -> Cohort:
@@ -130,7 +132,7 @@ class _Tree:
             record = _read(self.root / f"results/{arm}/serving.json", ServingRecord)
             if record:
                 self.served[arm] = record
-            getattr(jobs, self._state(record, f"{arm}/serving.json", f"measure_serving/{arm}.log")).append(arm)
+            getattr(jobs, self._state(record, f"results/{arm}/serving.json", f"measure_serving/{arm}.log")).append(arm)
         return Cohort(label, None, self.search.space.rungs.samples[-1], len(arms), jobs)
 
     def measuring(self, arms: list[str], measurements: str) -> Cohort:
@@ -138,7 +140,7 @@ class _Tree:
         jobs, path = Jobs(), self.root / measurements
         servings = {serving.arm: serving for serving in read_record(path, Measurements).servings} if path.exists() else {}
         for arm in arms:
-            getattr(jobs, self._state(servings.get(arm), measurements.removeprefix("results/"), "measure_contest.log")).append(arm)
+            getattr(jobs, self._state(servings.get(arm), measurements, "measure_contest.log")).append(arm)
         return Cohort("verdict", None, self.search.space.rungs.samples[-1], len(arms), jobs)
 
     def _state(self, record: Measurement | None, output: str, log: str) -> str:
@@ -150,14 +152,14 @@ class _Tree:
 
 
 def _under_way(root: Path, since: float) -> Iterator[str]:
-    """Yield what the jobs will write that have begun since a time and have not ended, as paths below results/.
+    """Yield what the jobs will write that have begun since a time and have not ended, as paths from the root.
 
     Snakemake notes it when it submits a job, in files named by the base64 of the path, and takes the note back when the job has ended.
     """
     for note in (root / ".snakemake/incomplete").glob("*"):
         with suppress(FileNotFoundError, ValueError):  # it has just ended, or the name is too long for one file
             if note.stat().st_mtime >= since:
-                yield urlsafe_b64decode(note.name).decode().rpartition("results/")[2]
+                yield re.sub("^.*(?=(?:results|resources)/)", "", urlsafe_b64decode(note.name).decode())
 
 
 def survey(root: Path, search: Search, files: dict[str, Any], seeds: int) -> Survey:
@@ -196,7 +198,8 @@ def survey(root: Path, search: Search, files: dict[str, Any], seeds: int) -> Sur
     else:
         trainings.append(Cohort("verdict", top, caps[-1], 2 * seeds, None, 2 * seeds * caps[-1]))
     measured = (root / files["measurements"]).exists()
-    return Survey(search, tree.controller, trainings, servings, contest, measuring, measured, tree.proxies, tree.served)
+    preparing = sorted(path for path in tree.under_way if path.startswith("resources/"))
+    return Survey(search, tree.controller, trainings, servings, contest, measuring, measured, tree.proxies, tree.served, preparing)
 
 
 def _read(path: Path, kind: type[M]) -> M | None:

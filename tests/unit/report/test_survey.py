@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from lib.controller import LOCK
+from lib.report.status import status
 from lib.report.survey import Jobs, survey
 
 from tests.unit.report.test_figures import small
@@ -45,6 +46,10 @@ def arm(tmp_path: Path) -> str:
 def test_a_job_runs_from_its_submission_on_before_it_has_a_log(tmp_path: Path, arm: str) -> None:
     hold(tmp_path)
     assert standing(tmp_path).running == [arm]
+    assert "Being made" not in status(tmp_path)
+    note = urlsafe_b64encode(b"s3://bucket/run/resources/features/f/train").decode()
+    (tmp_path / ".snakemake/incomplete" / note).write_text("{}")
+    assert "\nBeing made for all of them: resources/features/f/train\n" in status(tmp_path)
 
 
 def test_without_a_controller_or_with_a_later_one_it_waits(tmp_path: Path, arm: str) -> None:
