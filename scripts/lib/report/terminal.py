@@ -104,7 +104,7 @@ class Terminal(logging.Handler):
             self._tell(self._progress.decision(job.wildcards["bracket"], int(job.wildcards["rung"])))
         elif job.rule == "choose_champion":
             self.say(self._progress.champion())
-        elif job.rule in ("measure_serving", "measure_contest") or (job.rule == "train_rung" and time.monotonic() - self._told > EVERY_S):
+        elif job.rule == "measure_serving" or (job.rule == "train_rung" and time.monotonic() - self._told > EVERY_S):
             self._tell()
         return True
 
