@@ -76,9 +76,9 @@ def _row(cohort: Cohort) -> list[str]:
 
 
 def _stage(controller: Holder | None, *, finished: bool) -> str:
-    if finished:
-        return "finished"
-    return f"running, process {controller.pid}" if controller else "not running; the command that started it goes on from here"
+    if controller:
+        return f"running, process {controller.pid}"
+    return "finished" if finished else "not running; the command that started it goes on from here"
 
 
 def _best(found: Survey) -> Iterator[str]:
