@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from lib.controller import Holder
 from lib.errors import UserError
-from lib.files import read_whole_json
+from lib.report.plan import read_plan
 from lib.report.survey import Cohort, Survey, survey
 from lib.report.text import table
 from lib.search.search import Search
@@ -34,9 +34,7 @@ def headline(root: Path) -> str:
 
 
 def _read(root: Path, say: Callable[[Path, dict[str, Any], Survey], Iterator[str]]) -> list[str]:
-    if not (root / "results/plan.json").exists():
-        raise UserError("results/plan.json does not exist: no search has been started here; start one with make tune")
-    plan = read_whole_json(root / "results/plan.json", "delete it, the next run writes it again")
+    plan = read_plan(root / "results")
     try:
         found = survey(root, Search.from_description(plan["search"]), plan["files"], plan["fresh_seeds"])
         return list(say(root, plan, found))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from lib.controller import LOCK
+from lib.errors import UserError
 from lib.report.status import status
 from lib.report.survey import Jobs, survey
 
@@ -50,6 +51,16 @@ def test_a_job_runs_from_its_submission_on_before_it_has_a_log(tmp_path: Path, a
     note = urlsafe_b64encode(b"s3://bucket/run/resources/features/f/train").decode()
     (tmp_path / ".snakemake/incomplete" / note).write_text("{}")
     assert "\nBeing made for all of them: resources/features/f/train\n" in status(tmp_path)
+
+
+@pytest.mark.usefixtures("arm")
+def test_a_run_that_has_not_written_its_plan_is_no_folder_without_a_run(tmp_path: Path) -> None:
+    (tmp_path / "results/plan.json").unlink()
+    with pytest.raises(UserError, match="no search has been started here; start one with make tune"):
+        status(tmp_path)
+    hold(tmp_path)
+    with pytest.raises(UserError, match=f"process {os.getpid()} runs here and has not written .*plan.json yet; ask again in a moment"):
+        status(tmp_path)
 
 
 def test_without_a_controller_or_with_a_later_one_it_waits(tmp_path: Path, arm: str) -> None:
