@@ -4,6 +4,7 @@
 # make ledger write results/ledger.* anew from the tree, however far the search has come
 # make report write report.html, one file to mail, however far the search has come; ARGS as for make tune
 # make status show how a running or interrupted search stands
+# make teardown RUN_ID=... delete what a run has on the cluster of the profile gb300; ARGS=--dry-run lists it
 # make lint   check style, types and the workflow
 # make schema write config/schema*.json anew, after a change of scripts/lib/config.py
 
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := vllm-plugin/pyproject.toml $(wildcard vllm-plugin/spec_decode_tune_vllm/*.py) executor/pyproject.toml $(wildcard executor/src/*/*.py)
 
-.PHONY: tune test test-cluster ledger report status lint schema install
+.PHONY: tune test test-cluster ledger report status teardown lint schema install
 
 tune: install
 	$(BIN)/snakemake $(ARGS)
@@ -31,6 +32,9 @@ report:
 
 status:
 	@$(BIN)/python scripts/status.py
+
+teardown:
+	@$(BIN)/python scripts/teardown.py "$(RUN_ID)" $(ARGS)
 
 lint: install
 	$(BIN)/ruff check

@@ -30,6 +30,8 @@ onstart:
 
 
 onsuccess:
+    if store:
+        store.pull(prefix)
     # Imported here for scipy and pyarrow, which nothing else in this process needs.
     from lib.report.outcome import last_words
 
@@ -38,21 +40,22 @@ onsuccess:
             print(line, file=sys.stderr)
 
 
+onerror:
+    if store:
+        store.pull(prefix)
+
+
 rule all:
     """Search, serve the finalists, name the champion, judge it, write ledger, report and what to try next."""
     default_target: True
     input:
         plan_file,
-        "results/plan.json",
         filed.champion,
-        "results/champion.json",
         filed.measurements,
         filed.verdict,
-        "results/verdict.json",
-        "results/champion",
+        views,
         ([filed.publication(settings.ack_publish)] if settings.ack_publish else []),
         filed.handoff,
-        "results/HANDOFF.md",
         "results/ledger.csv",
         "results/ledger.parquet",
         "results/report/verdict.html",

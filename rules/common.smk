@@ -2,15 +2,18 @@
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from lib.controller import hold_results, refresh_view, refuse, withdraw
+from lib.devices import gpus
 from lib.errors import UserError
 from lib.experiment import load_experiment
 from lib.files import digest, read_json
-from lib.report.plan import format_plan, make_plan
+from lib.remote import bring_records, carried_files, stream_there
+from lib.report.plan import format_plan, known_pace, make_plan
 from lib.report.progress import Progress
 from lib.report.terminal import quieten
 from lib.script import CONTROLLER, ENVIRONMENT
@@ -22,14 +25,32 @@ from lib.verdict.filed import handed_over, require_acknowledged, verdict_files
 from lib.verdict.record import read_record
 from snakemake.logging import logger
 
+# None: results/ lies on this disk alone.
+store = workflow.storage_registry.default_storage_provider
+prefix = workflow.storage_settings.default_storage_prefix
+dry = workflow.output_settings.dryrun
+
 with refuse():
+    if store:
+        bring_records(store, prefix, offline=dry, follow=workflow.is_main_process)
+        if not dry:
+            stream_there(config, prefix)
     experiment = load_experiment(config)
     if workflow.is_main_process:
         plan = make_plan(experiment, Path())
-        if workflow.output_settings.dryrun:
+        if dry:
             print(format_plan(plan), file=sys.stderr)
+        if store:
+            workflow.configfiles += carried_files(experiment)
 
 os.environ |= ENVIRONMENT
+
+if workflow.resource_settings.nodes:
+    # Jobs run elsewhere: the cores of this machine bound none of them.
+    workflow.register_resource("_cores", sys.maxsize)
+local_gpus = [] if store else gpus()
+if local_gpus and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", len(local_gpus))
 
 settings = experiment.config
 search = experiment.search
@@ -37,22 +58,19 @@ decisions = Decisions(search, Path())
 filed = verdict_files(experiment)
 plan_file = f"results/search/plan-{digest([filed.verdict, settings.model_dump(include={'budget', 'cost'})])}.json"
 
+pace = known_pace(experiment, Path()) if workflow.is_main_process else None
 progress = Progress(experiment, filed, Path())
 
 if settings.ack_publish:
     with refuse():
         require_acknowledged(Path(filed.verdict), settings.ack_publish)
 
-if workflow.is_main_process and not workflow.output_settings.dryrun:
-    if not workflow.output_settings.verbose:
-        quieten(logger, progress)
-    refresh_view(Path(filed.champion), Path("results/champion.json"))
-    refresh_view(Path(filed.verdict), Path("results/verdict.json"))
-    if exists(filed.handoff):  # until then the last one says what to try next
-        refresh_view(Path(filed.handoff), Path("results/HANDOFF.md"))
-    refresh_view(Path(plan_file), Path("results/plan.json"))
-    if not handed_over(Path("results/champion"), Path(filed.verdict)):
-        withdraw(Path("results/champion"))
+if workflow.is_main_process and not dry and not workflow.output_settings.verbose:
+    quieten(logger, progress)
+
+
+# How often a job is done again that its node has taken down; an arm that fails is a result.
+attempts_more = 3 if store else 1
 
 
 wildcard_constraints:
@@ -60,6 +78,76 @@ wildcard_constraints:
     bracket=r"[^/]+",
     rung=r"\d+",
     split="train|heldout",
+
+
+# What the configuration names is no rule's input: its content is part of every name, and it may lie on a volume that only the jobs mount.
+made_target = {} if settings.target.path else {"target": experiment.target}
+
+
+def takes(spends, count, seconds=None):
+    """Return the resources of a job: what it spends, which a cluster must be told to allow, and on a machine with GPUs how many it takes.
+
+    `seconds` returns for the pace known so far and a job's wildcards how many device-seconds it spends, for the question before. On a
+    cluster the profile says what a node gives to which rule.
+    """
+
+    def device_hours(wildcards):
+        return f"{seconds(pace, wildcards) / 3600:.4g}" if pace else None
+
+    resources = {"spends": spends} | ({"gpu": count} if local_gpus else {})
+    return resources | ({"device_hours": device_hours} if seconds else {})
+
+
+def training_seconds(pace, wildcards):
+    """Return the device-seconds of a rung, on top of the rung below."""
+    arm, first = entry(wildcards.arm)
+    rung, caps = int(wildcards.rung), search.space.rungs.samples
+    before = caps[rung - 1] if rung > first else 0
+    return pace.per_job + pace.per_sample * (caps[rung] - before)
+
+
+def contest_seconds(pace, wildcards):
+    """Return the device-seconds of the verdict's measurements."""
+    return 2 * settings.verdict.seeds * (pace.per_contest or pace.per_serving)
+
+
+def there(path):
+    """Return whether a file or a whole directory is there: in the bucket, if results/ lies in one, otherwise on this disk."""
+    return store.knows(path) if store else Path(path).exists()
+
+
+@cache
+def refresh_views():
+    """Bring copies of what is filed, under names that configurations share, up to date where another configuration has left its own.
+
+    What this one has not filed yet goes, so that its rule runs again.
+    """
+    refresh_view(Path(filed.champion), Path("results/champion.json"))
+    refresh_view(Path(filed.verdict), Path("results/verdict.json"))
+    if there(filed.handoff):  # until then the last one says what to try next
+        refresh_view(Path(filed.handoff), Path("results/HANDOFF.md"))
+    refresh_view(Path(plan_file), Path("results/plan.json"))
+    folder = "results/champion"
+    if there(folder) and not handed_over(Path(folder), Path(filed.verdict), there):
+        withdraw(Path(folder))
+        if store:
+            store.object(f"{prefix}/{folder}").remove()
+
+
+def views(wildcards):
+    """Return those copies. Snakemake asks before it looks what is missing; unless it is to run jobs, they are left as they are."""
+    if workflow.is_main_process and workflow.execution_settings and not dry:
+        refresh_views()
+    return [
+        f"results/{name}"
+        for name in (
+            "plan.json",
+            "champion.json",
+            "verdict.json",
+            "champion",
+            "HANDOFF.md",
+        )
+    ]
 
 
 def until(done, **inputs):
@@ -77,7 +165,7 @@ def until(done, **inputs):
         finished = (
             done(wildcards)
             if callable(done)
-            else all(exists(path.format(**wildcards)) for path in done)
+            else all(there(path.format(**wildcards)) for path in done)
         )
         dag = workflow.dag_settings
         forcing = dag.forceall or dag.forcetargets or dag.forcerun
@@ -98,17 +186,18 @@ def until(done, **inputs):
 
 def measured(wildcards):
     """Return whether an arm's head has been measured with the settings that are asked for now."""
+    path = f"results/{wildcards.arm}/serving.json"
     try:
-        record = read_json(Path(f"results/{wildcards.arm}/serving.json"))
+        record = read_json(Path(path))
         measured = record["asked"], record["head_sha256"]
     except (OSError, ValueError, KeyError, TypeError):  # not there or not whole
         return False
-    return measured == (experiment.asked, trained_head(wildcards.arm))
+    return there(path) and measured == (experiment.asked, trained_head(wildcards.arm))
 
 
 def prompts(wildcards):
-    """Return the files of the workload, one per subset."""
-    return list(experiment.subsets.values())
+    """Return the files of the workload that rules make; those that the configuration names are no rule's."""
+    return [] if settings.serving.workload.path else list(experiment.subsets.values())
 
 
 def cohort(folder, rung):
@@ -171,15 +260,14 @@ def contested(wildcards):
         measured = [(serving["arm"], serving["head_sha256"]) for serving in servings]
     except (OSError, ValueError, KeyError, TypeError):  # not there or not whole
         return False
-    return measured == [(arm.id, trained_head(arm.id)) for _, arm in held.order()]
+    heads = [(arm.id, trained_head(arm.id)) for _, arm in held.order()]
+    return there(filed.measurements) and measured == heads
 
 
-def trained_head(arm):
-    """Return the hash of the head that an arm has trained, None when it failed or has not trained."""
+def trained_head(arm, rung=search.top_rung):
+    """Return the hash of the head that an arm has trained by a rung, None when it failed or has not trained so far."""
     try:
-        return read_json(Path(f"results/{arm}/rung{search.top_rung}.acc"))[
-            "head_sha256"
-        ]
+        return read_json(Path(f"results/{arm}/rung{rung}.acc"))["head_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -207,7 +295,7 @@ def entry(arm):
         try:
             return decisions.entry(arm)
         except UserError:
-            fresh = filed_contest().arms if exists(filed.champion) else {}
+            fresh = filed_contest().arms if there(filed.champion) else {}
             if arm not in fresh:
                 raise
             return fresh[arm], search.top_rung
@@ -226,6 +314,7 @@ def state_below(wildcards):
     if rung > first:
         return f"results/{arm}/rung{rung - 1}.state"
     for lower in reversed(range(rung)):
-        if exists(f"results/{arm}/rung{lower}.state/manifest.json"):
-            return f"results/{arm}/rung{lower}.state"
+        state = f"results/{arm}/rung{lower}.state"
+        if trained_head(arm, lower) and there(state):
+            return state
     return []

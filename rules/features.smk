@@ -16,8 +16,7 @@ if settings.features.dataset:
                         f"{experiment.features}/{split}"
                         for split in ("train", "heldout")
                     ],
-                    target=experiment.target,
-                    dataset=settings.features.dataset,
+                    **made_target,
                 )
             ),
         output:
@@ -27,6 +26,8 @@ if settings.features.dataset:
             "results/logs/adopt_dataset.log",
         conda:
             "../envs/laptop.yaml"
+        resources:
+            **takes("train", 0),
         params:
             features=settings.features.model_dump(
                 include={"train_prompts", "heldout_prompts", "seed"}
@@ -48,7 +49,7 @@ else:
                         f"{experiment.features}/prompts/{split}.jsonl"
                         for split in ("train", "heldout", "serving")
                     ],
-                    target=experiment.target,
+                    **made_target,
                 )
             ),
         output:
@@ -59,6 +60,8 @@ else:
             "results/logs/write_prompts.log",
         conda:
             "../envs/laptop.yaml"
+        resources:
+            **takes("train", 0),
         params:
             features=settings.features.model_dump(exclude={"prompts", "dataset"}),
         message:
@@ -72,7 +75,7 @@ else:
             unpack(
                 until(
                     [f"{experiment.features}/{{split}}"],
-                    target=experiment.target,
+                    **made_target,
                     prompts=f"{experiment.features}/prompts/{{split}}.jsonl",
                 )
             ),
@@ -80,8 +83,11 @@ else:
             features=directory(f"{experiment.features}/{{split}}"),
         log:
             "results/logs/extract_features.{split}.log",
+        retries: attempts_more
         conda:
             "../envs/laptop.yaml"
+        resources:
+            **takes("train", 1),
         params:
             response_tokens=settings.features.response_tokens,
             aux_layers=list(experiment.space.draft.aux_layers),

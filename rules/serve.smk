@@ -12,7 +12,7 @@ rule export_head:
             until(
                 ["results/{arm}/head"],
                 acc=f"results/{{arm}}/rung{search.top_rung}.acc",
-                target=experiment.target,
+                **made_target,
                 state=f"results/{{arm}}/rung{search.top_rung}.state",
             )
         ),
@@ -22,6 +22,8 @@ rule export_head:
         "results/logs/export_head/{arm}.log",
     conda:
         "../envs/laptop.yaml"
+    resources:
+        **takes("serve", 0),
     script:
         "../scripts/export_head.py"
 
@@ -32,7 +34,7 @@ rule measure_serving:
         unpack(
             until(
                 measured,
-                target=experiment.target,
+                **made_target,
                 acc=f"results/{{arm}}/rung{search.top_rung}.acc",
                 head="results/{arm}/head",
                 prompts=prompts,
@@ -42,8 +44,15 @@ rule measure_serving:
         serving="results/{arm}/serving.json",
     log:
         "results/logs/measure_serving/{arm}.log",
+    retries: attempts_more
     conda:
         "../envs/laptop.yaml"
+    resources:
+        **takes(
+            "serve",
+            settings.serving.tensor_parallel,
+            lambda pace, _: pace.per_serving,
+        ),
     params:
         asked=experiment.asked,
     message:

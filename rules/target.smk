@@ -13,6 +13,8 @@ if settings.target.path is None:
             "results/logs/train_target.log",
         conda:
             "../envs/laptop.yaml"
+        resources:
+            **takes("train", 0),
         params:
             tiny=settings.target.tiny.model_dump(),
         message:

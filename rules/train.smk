@@ -1,7 +1,7 @@
 """One rung of one arm.
 
 Inputs:   results/{arm}/rung<lower>.state, features, the target
-Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/, and once for all rungs results/{arm}/arm.json; while it trains
+Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/; while it trains
           results/{arm}/rung<r>.stream/, from which an attempt that was cut short is taken up
 """
 
@@ -12,7 +12,7 @@ rule train_rung:
         unpack(
             until(
                 ["results/{arm}/rung{rung}.acc", "results/{arm}/rung{rung}.state"],
-                target=experiment.target,
+                **made_target,
                 train=f"{experiment.features}/train",
                 heldout=f"{experiment.features}/heldout",
                 state=state_below,
@@ -23,9 +23,12 @@ rule train_rung:
         state=directory("results/{arm}/rung{rung}.state"),
     log:
         "results/logs/train_rung/{arm}.rung{rung}.log",
+    retries: attempts_more
     conda:
         "../envs/laptop.yaml"
     threads: settings.training.ranks
+    resources:
+        **takes("train", settings.training.ranks, training_seconds),
     params:
         arm=arm_record,
     script:

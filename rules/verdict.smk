@@ -11,7 +11,6 @@ Outputs:  results/search/{finalists}/champion-*.json, contest-*.json, verdict-*.
 localrules:
     choose_champion,
     give_verdict,
-    hand_over_champion,
     publish_verdict,
     write_handoff,
 
@@ -44,7 +43,7 @@ rule measure_contest:
         unpack(
             until(
                 contested,
-                target=experiment.target,
+                **made_target,
                 champion=filed.champion,
                 heads=contest_heads,
                 proxies=contest_proxies,
@@ -55,8 +54,11 @@ rule measure_contest:
         measurements=filed.measurements,
     log:
         "results/logs/measure_contest.log",
+    retries: attempts_more
     conda:
         "../envs/laptop.yaml"
+    resources:
+        **takes("serve", settings.serving.tensor_parallel, contest_seconds),
     params:
         asked=experiment.asked,
         search=search.id,
@@ -102,6 +104,8 @@ rule hand_over_champion:
         "results/logs/hand_over_champion.log",
     conda:
         "../envs/laptop.yaml"
+    resources:
+        **takes("serve", 0),
     script:
         "../scripts/hand_over_champion.py"
 

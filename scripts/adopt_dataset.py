@@ -3,18 +3,20 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.config import parse_config
 from lib.draft.dataset import adopt_dataset
-from lib.script import running
+from lib.script import here, running
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
+        settings = parse_config(snakemake.config)
         adopt_dataset(
-            Path(snakemake.input.dataset),
-            Path(snakemake.input.target),
-            {split: Path(snakemake.output[split]) for split in ("train", "heldout")},
+            Path(snakemake.config["features"]["dataset"]),
+            here(snakemake.input.get("target", settings.target.path)),
+            {split: here(snakemake.output[split]) for split in ("train", "heldout")},
             {split: snakemake.params.features[f"{split}_prompts"] for split in ("train", "heldout")},
             snakemake.params.aux_layers,
             snakemake.params.features["seed"],

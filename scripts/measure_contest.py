@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
+from lib.devices import hold_gpus
 from lib.experiment import load_experiment
-from lib.script import logger, running
+from lib.script import here, logger, running
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, Measurements, make_contest
 from lib.verdict.record import ProxyRecord, read_record, write_record
@@ -30,17 +31,19 @@ def measure_contest(
 
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
-        champion = read_record(Path(snakemake.input.champion), Champion).as_arm()
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
+        champion = read_record(here(snakemake.input.champion), Champion).as_arm()
         standing = Arm.from_record(snakemake.params.standing)
         verdict = snakemake.params.verdict
+        experiment = load_experiment(snakemake.config)
+        hold_gpus(experiment.config.serving.tensor_parallel)
         measurements = measure_contest(
             make_contest(champion, standing, verdict["seeds"], snakemake.params.search),
             champion.id,
             standing.id,
-            make_bench(load_experiment(snakemake.config), verdict["repeats"], snakemake.threads),
-            [Path(path) for path in snakemake.input.proxies],
-            [Path(path) for path in snakemake.input.heads],
+            make_bench(experiment, verdict["repeats"], snakemake.threads),
+            [here(path) for path in snakemake.input.proxies],
+            [here(path) for path in snakemake.input.heads],
             Path(snakemake.log[0]).with_suffix(".server.log"),
         )
-        write_record(Path(snakemake.output.measurements), measurements)
+        write_record(here(snakemake.output.measurements), measurements)

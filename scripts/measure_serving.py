@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.devices import hold_gpus
 from lib.experiment import load_experiment
-from lib.script import running
+from lib.script import here, running
 from lib.verdict.record import ProxyRecord, read_record, write_record
 from lib.verdict.served import make_bench, serve_arm
 
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
+        experiment = load_experiment(snakemake.config)
+        hold_gpus(experiment.config.serving.tensor_parallel)
         record = serve_arm(
-            make_bench(load_experiment(snakemake.config), snakemake.params.asked["repeats"], snakemake.threads),
-            read_record(Path(snakemake.input.acc), ProxyRecord),
-            Path(snakemake.input.head),
+            make_bench(experiment, snakemake.params.asked["repeats"], snakemake.threads),
+            read_record(here(snakemake.input.acc), ProxyRecord),
+            here(snakemake.input.head),
             Path(snakemake.log[0]).with_suffix(".server.log"),
         )
-        write_record(Path(snakemake.output.serving), record)
+        write_record(here(snakemake.output.serving), record)

@@ -5,15 +5,14 @@ import gc
 
 gc.disable()  # collecting while these modules load takes a fifth of the seconds they take
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
 from lib.config import parse_config
+from lib.devices import hold_gpus
 from lib.draft.rung import Places, run_rung
-from lib.files import write_json
-from lib.script import running
+from lib.script import here, running
 
 gc.enable()
 
@@ -21,21 +20,21 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
+        settings = parse_config(snakemake.config)
+        hold_gpus(settings.training.ranks)
         arm = Arm.from_record(snakemake.params.arm)
-        with suppress(FileNotFoundError):  # one file for all rungs of the arm: another that writes the same may just take its place
-            write_json(Path(snakemake.output.acc).with_name("arm.json"), arm.record())
         run_rung(
             arm,
             int(snakemake.wildcards.rung),
             Places(
-                target=Path(snakemake.input.target),
-                train=Path(snakemake.input.train),
-                heldout=Path(snakemake.input.heldout),
-                state=Path(snakemake.input.state) if snakemake.input.get("state") else None,
-                acc_out=Path(snakemake.output.acc),
-                state_out=Path(snakemake.output.state),
+                target=here(snakemake.input.get("target", settings.target.path)),
+                train=here(snakemake.input.train),
+                heldout=here(snakemake.input.heldout),
+                state=here(snakemake.input.state) if snakemake.input.get("state") else None,
+                acc_out=here(snakemake.output.acc),
+                state_out=here(snakemake.output.state),
                 log=Path(snakemake.log[0]),
             ),
-            parse_config(snakemake.config).streaming,
+            settings.streaming,
         )

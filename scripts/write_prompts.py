@@ -3,19 +3,21 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.script import running
+from lib.config import parse_config
+from lib.script import here, running
 from lib.target.corpus import write_prompts
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake.log[0]):
+    with running(snakemake.log[0], snakemake.resources.get("spends")):
+        settings = parse_config(snakemake.config)
         features = snakemake.params.features
-        source = snakemake.config.get("features", {}).get("prompts")  # no param: the folder is named by the prompts, not by their file
+        source = settings.features.prompts  # no param: the folder is named by the prompts, not by their file
         write_prompts(
-            Path(snakemake.output.train).parent,
-            Path(snakemake.input.target),
+            here(snakemake.output.train).parent,
+            here(snakemake.input.get("target", settings.target.path)),
             {split: features[f"{split}_prompts"] for split in ("train", "heldout", "serving")},
             features["prompt_tokens"],
             features["seed"],

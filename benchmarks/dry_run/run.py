@@ -89,7 +89,6 @@ def file_records(clone: Path, search: Search, result: Replay) -> None:
     for (name, rung), score in result.scores.items():
         arm = search.arm(search.space.standing.model_validate(points[name]))
         folder = clone / "results" / name
-        write_json(folder / "arm.json", arm.record())
         write_json(folder / f"rung{rung}.state/manifest.json", {})
         write_record(folder / f"rung{rung}.acc", record(search, arm, rung, score))
 
@@ -107,6 +106,7 @@ def record(search: Search, arm: Arm, rung: int, score: Score) -> ProxyRecord:
         wall_seconds=1.0 + samples / 100,
         device_seconds=1.0 + samples / 100,
         context=context,
+        configuration=arm.record(),
         rung=rung,
         cap_samples=cap,
         samples=samples,

@@ -11,8 +11,6 @@ import os
 import platform
 import re
 import resource
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +25,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.cluster.emulator import Cluster, Server  # noqa: E402
+from tests.s3 import S3Server, serving  # noqa: E402
 
 JOBS = 500
 SECONDS = 180  # that every pod takes
@@ -50,12 +49,8 @@ PACKAGES = (
 
 def main() -> None:
     """Run both executors, one after the other, and write the result."""
-    with tempfile.TemporaryDirectory() as folder:
-        address, rclone = serve_s3(Path(folder) / "s3")
-        try:
-            runs = {executor: measure(executor, Path(folder), address) for executor in EXECUTORS}
-        finally:
-            rclone.terminate()
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "s3") as store:  # into which Snakemake puts its sources
+        runs = {executor: measure(executor, Path(folder), store) for executor in EXECUTORS}
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     context = {
         "cpu": cpu[1] if cpu else platform.machine(),
@@ -70,22 +65,7 @@ def main() -> None:
     (HERE / "result.json").write_text(json.dumps({"context": context, "runs": runs}, indent=2) + "\n")
 
 
-def serve_s3(folder: Path) -> tuple[str, subprocess.Popen[bytes]]:
-    """Serve an empty bucket, into which Snakemake puts its sources."""
-    (folder / "bucket").mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    beside = Path(sys.executable).parent / "rclone"
-    rclone = str(beside) if beside.exists() else shutil.which("rclone") or sys.exit("error: rclone is not installed")
-    process = subprocess.Popen(
-        [rclone, "serve", "s3", "--auth-key", "key,secret", "--addr", address, str(folder)], stderr=subprocess.DEVNULL
-    )
-    time.sleep(2)
-    return f"http://{address}", process
-
-
-def measure(executor: str, folder: Path, endpoint: str) -> dict[str, Any]:
+def measure(executor: str, folder: Path, store: S3Server) -> dict[str, Any]:
     """Run all jobs with one executor."""
     cluster = Cluster("bench", processes=False)
     cluster.virtual_seconds = SECONDS
@@ -93,15 +73,10 @@ def measure(executor: str, folder: Path, endpoint: str) -> dict[str, Any]:
     work = folder / executor
     work.mkdir()
     (work / "Snakefile").write_text(SNAKEFILE)
-    environment = os.environ | {
-        "KUBECONFIG": str(server.write_kubeconfig(work / "kubeconfig")),
-        "SNAKEMAKE_STORAGE_S3_ACCESS_KEY": "key",
-        "SNAKEMAKE_STORAGE_S3_SECRET_KEY": "secret",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+    environment = os.environ | store.environment | {"KUBECONFIG": str(server.write_kubeconfig(work / "kubeconfig"))}
     command = [sys.executable, "-m", "snakemake", "--executor", executor, f"--{executor}-namespace", "bench", "--jobs", str(JOBS)]
     command += ["--container-image", "tune:1", "--scheduler", "greedy", "--max-jobs-per-timespan", f"{JOBS}/1s", *EXECUTORS[executor]]
-    command += ["--default-storage-provider", "s3", "--default-storage-prefix", "s3://bucket/run", "--storage-s3-endpoint-url", endpoint]
+    command += ["--default-storage-provider", "s3-experiment", "--default-storage-prefix", store.url("run/.")]
     command += ["--seconds-between-status-checks", str(REST), *(f"work{n}" for n in range(JOBS))]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.monotonic()

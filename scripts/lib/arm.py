@@ -71,7 +71,7 @@ class Arm:
         return Point(global_batch=self.global_batch, lr=self.lr, warmup=self.warmup, accum=self.layout.accumulation)
 
     def record(self) -> dict[str, Any]:
-        """Return the arm as plain data, the content of its `arm.json`."""
+        """Return the arm as plain data, as its records carry it."""
         return {"arm": self.id, **self._content()}
 
     @classmethod

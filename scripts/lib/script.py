@@ -42,16 +42,18 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def running(log: str | Path) -> Iterator[None]:
+def running(log: str | Path, spends: str | None = None) -> Iterator[None]:
     """Run a script's work: messages go to `log`, a UserError ends it with one line instead of a traceback.
 
-    If the controller dies, this process is killed within about a second, and with it whatever dies with its parent.
+    If the controller dies, this process is killed within about a second, and with it whatever dies with its parent. On a cluster nothing
+    begins that `spends` what is not acknowledged, `train` or `serve`: the controller has looked, but it may be another than yours.
     """
     log_to(log)
     die_with_controller()
     born, entered = psutil.Process().create_time(), time.time()
     logger.info("start, after %.1f s of imports", entered - born)
     try:
+        require_acknowledged(spends)
         yield
         logger.info("done, %.1f s of work", time.time() - entered)
     except UserError as error:
@@ -63,6 +65,22 @@ def running(log: str | Path) -> Iterator[None]:
     except Exception:
         logger.exception(UNEXPECTED)
         sys.exit(1)
+
+
+def require_acknowledged(spends: str | None) -> None:
+    """Raise UserError in a pod that was not told that what this job spends is acknowledged for its run."""
+    run_id = os.environ.get("SPEC_DECODE_TUNE_RUN_ID")
+    if run_id and spends and os.environ.get(f"SPEC_DECODE_TUNE_ACK_{spends.upper()}") != run_id:
+        raise UserError(f"run {run_id} has no acknowledgement of what this job spends; pass --kubernetes-experiment-ack-{spends}={run_id}")
+
+
+def here(path: str) -> Path:
+    """Return a path of Snakemake's as the tree names it, from the working directory on.
+
+    Where results/ lies in a bucket Snakemake's are absolute: of no meaning elsewhere, and so not for a record.
+    """
+    place, cwd = Path(path), Path.cwd()
+    return place.relative_to(cwd) if place.is_relative_to(cwd) else place
 
 
 def log_to(log: str | Path, mode: str = "w") -> None:

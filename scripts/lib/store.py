@@ -12,7 +12,7 @@ import fsspec
 
 from lib.errors import UserError
 
-_PREFIX = "SNAKEMAKE_STORAGE_S3_"
+_PREFIX = "SNAKEMAKE_STORAGE_S3_EXPERIMENT_"
 _ATTEMPTS = 10  # with boto3's growing pauses these outlast a minute without the server
 
 
@@ -74,7 +74,7 @@ class _Fsspec:
 
 
 class _S3:
-    """A folder of a bucket. Where Snakemake's S3 storage is told endpoint and keys by its environment variables, so is this one."""
+    """A folder of a bucket. Endpoint and keys come from the same environment variables as those of the storage plugin s3-experiment."""
 
     def __init__(self, url: str) -> None:
         import boto3

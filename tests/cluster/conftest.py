@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,18 +10,9 @@ import pytest
 
 from tests.cluster.controller import Controller
 from tests.cluster.emulator import Cluster, Server
-from tests.s3 import serving
+from tests.s3 import S3Server, s3_server  # noqa: F401 - a fixture
 
 HERE = Path(__file__).parent
-KEY = "tester", "open-sesame-s3"
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Return the address of an S3 server and the folder that it serves."""
-    folder = tmp_path_factory.mktemp("s3")
-    with serving(folder, *KEY) as (port, _):
-        yield f"http://127.0.0.1:{port}", folder
 
 
 @pytest.fixture
@@ -43,14 +33,10 @@ def server(cluster: Cluster) -> Iterator[Server]:
 
 
 @pytest.fixture
-def controller(server: Server, s3: tuple[str, Path], tmp_path: Path) -> Iterator[Controller]:
+def controller(server: Server, s3_server: S3Server, tmp_path: Path) -> Iterator[Controller]:  # noqa: F811
     """Return a controller that is ready to run the small search."""
-    address, folder = s3
-    bucket = f"b{os.getpid()}-{time.monotonic_ns()}"
-    (folder / bucket / "keep").mkdir(parents=True)
-    (folder / bucket / "keep" / "sentinel").write_text("")
     work = tmp_path / "work"
     shutil.copytree(HERE / "workflow", work)
-    controller = Controller(server, work, address, folder / bucket, KEY, server.write_kubeconfig(tmp_path / "kubeconfig"))
+    controller = Controller(server, work, s3_server, server.write_kubeconfig(tmp_path / "kubeconfig"))
     yield controller
     controller.kill()

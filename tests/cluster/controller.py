@@ -1,5 +1,6 @@
 """A controller: a Snakemake process that runs the small search on the emulated cluster."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -9,46 +10,53 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cluster.emulator import Server
+from tests.s3 import BUCKET, S3Server
 
 RUN = ["--kubernetes-experiment-run-id", "r1", "--kubernetes-experiment-workstream", "tests"]
 ACKNOWLEDGED = ["--kubernetes-experiment-ack-train", "r1", "--kubernetes-experiment-ack-serve", "r1"]
+LEASE = "snakemake_executor_plugin_kubernetes_experiment.lease"
 
 
 class Controller:
     """Starts and ends Snakemake in one working directory, keeps what it prints."""
 
-    def __init__(self, server: Server, work: Path, endpoint: str, bucket: Path, key: tuple[str, str], kubeconfig: Path):
+    def __init__(self, server: Server, work: Path, store: S3Server, kubeconfig: Path):
         self.cluster = server.cluster
         self.work = work
-        self.bucket = bucket
+        self.store = store
         self.kubeconfig = kubeconfig
-        self.environment = {
+        self.environment = store.environment | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(work),
             "KUBECONFIG": str(kubeconfig),
-            "SNAKEMAKE_STORAGE_S3_ACCESS_KEY": key[0],
-            "SNAKEMAKE_STORAGE_S3_SECRET_KEY": key[1],
-            "AWS_EC2_METADATA_DISABLED": "true",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        self.storage = [
-            "--default-storage-provider",
-            "s3",
-            "--default-storage-prefix",
-            f"s3://{bucket.name}/run",
-            "--storage-s3-endpoint-url",
-            endpoint,
-        ]
         self.process: subprocess.Popen[str] | None = None
         self.printed = work / "controller.out"
 
-    def start(self, *more: str, run: list[str] = RUN, acknowledged: list[str] = ACKNOWLEDGED, image: str | None = "tune:1") -> None:
-        """Start Snakemake."""
-        command = [sys.executable, "-m", "snakemake", "--executor", "kubernetes-experiment", "--jobs", "20", "--keep-going", "--nolock"]
-        command += ["--rerun-incomplete", "--seconds-between-status-checks", "1", "--scheduler", "greedy", "--latency-wait", "2"]
+    def beside(self) -> "Controller":
+        """Return a second controller for the same experiment."""
+        other = copy.copy(self)
+        other.process, other.printed = None, self.work / "second.out"
+        return other
+
+    def start(
+        self,
+        *more: str,
+        run: list[str] = RUN,
+        acknowledged: list[str] = ACKNOWLEDGED,
+        image: str | None = "tune:1",
+        lease: float | None = None,
+    ) -> None:
+        """Start Snakemake, with Leases of so many seconds."""
+        program = f"import {LEASE} as it; it.DURATION = {lease}; from snakemake.cli import main; main()"
+        command = [sys.executable, *(["-c", program] if lease else ["-m", "snakemake"]), "--executor", "kubernetes-experiment"]
+        command += ["--jobs", "20", "--keep-going", "--nolock"]
+        command += ["--ignore-incomplete", "--seconds-between-status-checks", "1", "--scheduler", "greedy", "--latency-wait", "2"]
         command += ["--rerun-triggers", "input", "mtime", "params", "--kubernetes-experiment-namespace", self.cluster.namespace]
         command += ["--container-image", image] if image else []
-        command += [*self.storage, *run, *acknowledged, *more]
+        command += ["--default-storage-provider", "s3-experiment", "--default-storage-prefix", self.store.url("run/."), *run]
+        command += [*acknowledged, *more]
         self.process = subprocess.Popen(
             command, cwd=self.work, env=self.environment, text=True, stdout=self.printed.open("w"), stderr=subprocess.STDOUT
         )
@@ -89,4 +97,10 @@ class Controller:
 
     def result(self, path: str) -> str:
         """Return a file of the search from the bucket."""
-        return (self.bucket / "run" / "results" / path).read_text()
+        return (self.store.root / BUCKET / "run/results" / path).read_text()
+
+    def assert_champion(self, code: int) -> None:
+        """Check that a search has run to its end and has left nothing."""
+        assert code == 0, self.output
+        assert self.result("champion.txt") == "a 1\n"
+        assert self.cluster.left() == []

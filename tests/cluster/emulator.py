@@ -16,6 +16,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -777,17 +778,24 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815  the names http.server looks for
 
 
+class _Http(ThreadingHTTPServer):
+    request_queue_size = 64
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # clients are killed in the middle of a request
+            super().handle_error(request, client_address)
+
+
 class Server:
     """The emulator behind HTTP on a port of its own, and a kubeconfig that leads to it."""
 
     def __init__(self, cluster: Cluster):
         self.cluster = cluster
         handler = type("Handler", (_Handler,), {"cluster": cluster})
-        ThreadingHTTPServer.request_queue_size = 64
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._http.daemon_threads = True
+        self._http = _Http(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def write_kubeconfig(self, path: Path, token: str = "token") -> Path:
         """Write a kubeconfig with a token."""

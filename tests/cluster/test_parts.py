@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import urllib3
 from kubernetes_validate.utils import schema_contents
-from snakemake_executor_plugin_kubernetes_experiment import api
+from snakemake_executor_plugin_kubernetes_experiment import api, lease
 from snakemake_executor_plugin_kubernetes_experiment.api import ApiError
 from snakemake_executor_plugin_kubernetes_experiment.lease import HeldError, Lease, identity, surely_dead
 from snakemake_executor_plugin_kubernetes_experiment.manifest import redact
@@ -183,27 +184,86 @@ def test_a_list_is_read_page_by_page_and_begun_again_when_it_expires(
     assert [each.status for each in cluster.requests if each.verb == "list"] == [200, 410, 200, 200, 200]
 
 
-def test_a_lease_is_held_by_one_until_it_expires_or_is_released(cluster: Cluster, reach: api.Cluster) -> None:
-    lost: list[str] = []
-    first = Lease(reach, EXPERIMENT, lost.append)
-    first.acquire()
-    held = cluster.objects["leases"]["sdt-r1"]["spec"]
-    held["holderIdentity"] = "elsewhere/boot.1/7"
-    with pytest.raises(HeldError, match="controlled by process 7 on elsewhere; if it is dead, its hold ends in"):
-        Lease(reach, EXPERIMENT, lost.append).acquire()
-    held["renewTime"] = ago(31)
-    second = Lease(reach, EXPERIMENT, lost.append)
+def lease_of(reach: api.Cluster, said: list[str] | None = None) -> Lease:
+    lost: list[str] = said if said is not None else []
+    return Lease(reach, EXPERIMENT, lost.append, lost.append)
+
+
+def hold(cluster: Cluster, **spec: Any) -> dict[str, Any]:
+    """Return the Lease after a process of another machine has taken it."""
+    theirs = {"holderIdentity": "elsewhere/boot.1/7", "leaseDurationSeconds": 1, **spec}
+    cluster.update("leases", "sdt-r1", lambda lease: lease["spec"].update(theirs))
+    return cluster.objects["leases"]["sdt-r1"]
+
+
+@pytest.mark.parametrize("clock", [-3600, 3600])
+def test_a_lease_is_taken_when_it_was_watched_unchanged_whatever_its_holders_clock_says(
+    cluster: Cluster, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch, clock: int
+) -> None:
+    monkeypatch.setattr(lease, "PAUSE", 0.1)
+    lease_of(reach).acquire()
+    hold(cluster, renewTime=ago(clock))
+    said: list[str] = []
+    begun = time.monotonic()
+    second = lease_of(reach, said)
     second.acquire()
-    assert held is not cluster.objects["leases"]["sdt-r1"]["spec"]
+    assert time.monotonic() - begun >= 1
+    assert said == ["run r1 is controlled by process 7 on elsewhere; will see within 1 s whether it is alive"]
+    assert second.held
     second.release()
     assert cluster.left() == []
+
+
+def test_a_lease_that_is_renewed_is_refused_and_one_that_is_given_back_is_taken(
+    cluster: Cluster, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "PAUSE", 0.1)
+    lease_of(reach).acquire()
+    hold(cluster, leaseDurationSeconds=60, renewTime=ago(3600))
+    threading.Timer(0.5, hold, (cluster,), {"renewTime": ago(3000)}).start()
+    with pytest.raises(HeldError, match="controlled by process 7 on elsewhere, which has just renewed its hold; stop it, or let it end"):
+        lease_of(reach).acquire()
+    threading.Timer(0.5, cluster.delete, ("leases", "sdt-r1")).start()
+    lease_of(reach).acquire()
     with pytest.raises(HeldError, match="belongs to workstream tests, not to other"):
-        first_of_other(reach)
+        Lease(reach, Experiment("sdt", "r1", "other"), print, print).acquire()
 
 
-def first_of_other(reach: api.Cluster) -> None:
-    Lease(reach, EXPERIMENT, print).acquire()
-    Lease(reach, Experiment("sdt", "r1", "other"), print).acquire()
+def test_a_lease_that_was_not_renewed_in_time_is_not_held_until_the_server_confirms_it(
+    cluster: Cluster, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "DURATION", 1)
+    lost: list[str] = []
+    mine = lease_of(reach, lost)
+    mine.acquire()
+    time.sleep(1.2)
+    assert mine.held
+    for theirs in (False, True):
+        cluster.faults.append(lambda _request: 500)
+        time.sleep(1.2)
+        assert not mine.held
+        if theirs:
+            hold(cluster)
+        cluster.faults.clear()
+        assert mine.confirm() is mine.held is not theirs
+    mine.release()
+    assert cluster.left() == ["leases/sdt-r1"]
+    assert lost == ["lost control of run r1: run r1 was taken by another controller just now"]
+
+
+def test_a_lease_is_renewed_whatever_went_wrong_before(reach: api.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "DURATION", 1)
+    said: list[str] = []
+    mine = lease_of(reach, said)
+    mine.acquire()
+    with monkeypatch.context() as broken:
+        broken.setattr(reach, "replace", lambda *_: json.loads("no answer"))
+        time.sleep(1.5)
+        assert not mine.held
+    time.sleep(0.6)
+    assert mine.held
+    assert said == ["control of run r1 not renewed, will try again: Expecting value: line 1 column 1 (char 0)"]
+    mine.release()
 
 
 def test_only_a_process_that_is_known_to_be_gone_is_dead() -> None:

@@ -2,39 +2,44 @@
 
 import asyncio
 import logging
+import os
+import shutil
+import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import snakemake_storage_plugin_s3_experiment as storage
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_storage_plugin_s3_experiment import LISTING, WHOLE, StorageProvider, StorageProviderSettings
 
-from tests.cluster.conftest import KEY
+from tests.s3 import BUCKET, KEY, SECRET, S3Server
 
 
 @pytest.fixture
-def bucket(s3: tuple[str, Path]) -> Path:
-    """Return the folder of a bucket of its own."""
-    folder = s3[1] / f"storage-{time.monotonic_ns()}"
-    connect(s3[0]).s3c.create_bucket(Bucket=folder.name)
-    return folder
+def bucket(s3_server: S3Server) -> Path:
+    """Return the folder of the bucket."""
+    return s3_server.root / BUCKET
 
 
 @pytest.fixture
-def provider(s3: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StorageProvider:
+def provider(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StorageProvider:
     """Return the storage of an experiment on a machine that has nothing yet."""
     monkeypatch.chdir(tmp_path)
-    return connect(s3[0])
+    return connect(s3_server.endpoint)
 
 
-def connect(address: str) -> StorageProvider:
+def connect(endpoint: str, **settings: Any) -> StorageProvider:
+    told = {"access_key": KEY, "secret_key": SECRET, "retries": 1} | settings
     return StorageProvider(
         local_prefix=Path(".snakemake/storage"),
         logger=logging.getLogger(),
         wait_for_free_local_storage=None,
-        settings=StorageProviderSettings(endpoint_url=address, access_key=KEY[0], secret_key=KEY[1], retries=1),
+        settings=StorageProviderSettings(endpoint_url=endpoint, **told),
     )
 
 
@@ -123,9 +128,146 @@ def test_the_bucket_stays_when_its_last_object_goes(provider: StorageProvider, b
     provider.pull(f"s3://{bucket.name}/team/run1/.")
 
 
-def test_a_bucket_that_cannot_be_read_is_named(provider: StorageProvider) -> None:
-    with pytest.raises(WorkflowError, match=r"bucket nowhere cannot be read: .*check its name, the endpoint and the credentials"):
-        provider.pull("s3://nowhere/run1/.")
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "missing": ("nowhere", {}, r"bucket nowhere at \S+ does not exist; create it, or correct --default-storage-prefix"),
+    "secret": (BUCKET, {"secret_key": "wrong-secret"}, r"bucket bucket at \S+(: credentials not accepted \(Sig\w+\)| cannot be read)"),
+    "key": (BUCKET, {"access_key": "wrong-key"}, r"bucket bucket at \S+(: credentials not accepted \(Inv\w+\)| cannot be read)"),
+}
+
+
+@pytest.mark.usefixtures("provider")
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bucket_that_refuses_is_named_at_once_with_the_cure(s3_server: S3Server, case: str) -> None:
+    name, settings, message = REFUSED[case]
+    refused = connect(s3_server.endpoint, **settings)
+    record = refused.object(f"s3://{name}/team/run1/./results/plan.json")
+    Path("results").mkdir()
+    Path("results/plan.json").write_text("{}")
+    begun = time.monotonic()
+    for ask in (lambda: refused.pull(f"s3://{name}/team/run1/."), record.exists, record.mtime, record.store_object):
+        with pytest.raises(WorkflowError, match=message) as error:
+            ask()
+        assert "\n" not in str(error.value) and error.value.__suppress_context__
+        assert case == "missing" or "SNAKEMAKE_STORAGE_S3_EXPERIMENT_ACCESS_KEY and _SECRET_KEY" in str(error.value)
+    assert time.monotonic() - begun < 3
+
+
+class _ReadOnly(BaseHTTPRequestHandler):
+    """Refuses writes as S3 does; rclone can serve read-only, but answers 500."""
+
+    def do_PUT(self) -> None:
+        """Refuse."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        answer = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+@pytest.mark.usefixtures("provider")
+def test_a_bucket_that_is_read_only_is_named_at_once() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _ReadOnly) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        Path("results").mkdir()
+        Path("results/plan.json").write_text("{}")
+        record = connect(f"http://127.0.0.1:{server.server_address[1]}").object(f"s3://{BUCKET}/run1/./results/plan.json")
+        with pytest.raises(
+            WorkflowError, match=r"cannot be written \(AccessDenied\); let its user put and delete objects, or correct SNAKEMAKE"
+        ):
+            record.store_object()
+        server.shutdown()
+
+
+def test_a_server_that_is_away_for_a_while_is_waited_for_with_one_line(
+    s3_server: S3Server, provider: StorageProvider, bucket: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("results/a/rung0.state").mkdir(parents=True)
+    Path("results/a/rung0.state/model.bin").write_text("weights")
+    Path("results/a/rung0.acc").write_text("0.5")
+    record, state = (stored(provider, bucket, f"results/a/rung0.{kind}") for kind in ("acc", "state"))
+
+    def away(ask: Any) -> Any:
+        s3_server.stop()
+        threading.Timer(1, s3_server.start).start()
+        answer = ask()
+        assert [line.split(";")[0] for line in caplog.messages] == [
+            f"bucket bucket at {s3_server.endpoint} does not answer (EndpointConnectionError)",
+            "bucket bucket answers again",
+        ]
+        caplog.clear()
+        return answer
+
+    away(record.store_object)
+    away(state.store_object)
+    Path("results/a/rung0.acc").unlink()
+    shutil.rmtree("results/a/rung0.state")
+    assert away(record.exists)
+    assert away(record.mtime) > 0
+    away(state.retrieve_object)
+    assert Path("results/a/rung0.state/model.bin").read_text() == "weights"
+    away(lambda: provider.pull(f"s3://{bucket.name}/team/run1/."))
+    assert provider.knows("results/a/rung0.state")
+
+
+def test_a_server_that_stays_away_is_given_up_in_one_line(
+    s3_server: S3Server, provider: StorageProvider, bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PATIENCE", 1)
+    s3_server.stop()
+    with pytest.raises(WorkflowError, match=r"^bucket bucket at \S+ does not answer \(EndpointConnectionError\); given up after 1 s$"):
+        stored(provider, bucket, "results/plan.json").exists()
+    begun = time.monotonic()
+    with pytest.raises(WorkflowError, match="given up after 1 s"):  # what comes after does not wait anew
+        stored(provider, bucket, "results/verdict.json").exists()
+    assert time.monotonic() - begun < 1
+    s3_server.start()
+    assert not stored(provider, bucket, "results/plan.json").exists()
+    assert provider.away_since is None
+
+
+def test_a_process_that_dies_leaves_no_half_of_a_directory(provider: StorageProvider, bucket: Path) -> None:
+    """It is killed before each of its steps in the file system, one after the other."""
+    folder = Path("results/a/head")
+    state = stored(provider, bucket, str(folder))
+
+    def write(version: str) -> set[str]:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model.bin", "vocabulary.json"):
+            (folder / name).write_text(version)
+        return {version}
+
+    write("new")
+    state.store_object()
+    step = 0
+    code = 9
+    seen = set()
+    while code == 9:
+        step += 1
+        write("old")
+        child = os.fork()
+        if child == 0:
+            _die_at(step)
+            stored(connect(provider.settings.endpoint_url), bucket, str(folder)).retrieve_object()
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        found = [(folder / name).read_text() for name in ("config.json", "model.bin", "vocabulary.json") if (folder / name).exists()]
+        assert found in (["old"] * 3, ["new"] * 3, []), f"step {step}"
+        assert found or not folder.exists()
+        seen.update(found)
+    assert code == 0 and seen == {"old", "new"} and step > 10
+
+
+def _die_at(step: int) -> None:
+    """Kill this process before its n-th change of the file system."""
+    left = iter(range(step - 1))
+
+    def hook(event: str, _: Any) -> None:
+        if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") and next(left, None) is None:
+            os._exit(9)
+
+    sys.addaudithook(hook)
 
 
 def test_a_prefix_that_does_not_say_where_paths_begin_is_refused() -> None:

@@ -90,11 +90,13 @@ SPEEDS = {
 }
 
 
-def proxy(arm: str, status: str = "ok", accuracies: tuple[float, ...] = (0.5,), **sections: dict[str, Any]) -> ProxyRecord:
+def proxy(arm: Arm | str, status: str = "ok", accuracies: tuple[float, ...] = (0.5,), **sections: dict[str, Any]) -> ProxyRecord:
     """Return the record of an arm, with keys of its context's sections changed."""
     numbers = {"acc0": accuracies[0], "accuracies": list(accuracies), "head_sha256": "0", "train_loss": 1.0, "last_lr": 0.1}
+    name = arm if isinstance(arm, str) else arm.id
     return ProxyRecord(
-        arm=arm,
+        arm=name,
+        configuration={"arm": name} if isinstance(arm, str) else arm.record(),
         status=status,
         reason=None if status == "ok" else "loss is nan",
         context={name: values | sections.get(name, {}) for name, values in CONTEXT.items()},

@@ -36,7 +36,7 @@ def test_diverged_and_oom_arms_are_ranked_last_and_the_search_completes(finished
 
 def start_afresh_where_a_lower_rung_failed(one: Clone, diverged: dict) -> None:
     """The failed arm becomes the standing configuration: it has no state to resume from, and diverges again at the rung asked for."""
-    arm = one.records(f"{diverged['arm']}/arm.json")[f"{diverged['arm']}/arm.json"]
+    arm = diverged["configuration"]
     one.configure("tests/configs/small-space.yaml", standing={name: arm[name] for name in ("global_batch", "lr", "warmup")})
     (one.root / f"results/{arm['arm']}/rung1.acc").unlink(missing_ok=True)
     one.snakemake(f"results/{arm['arm']}/rung1.acc")

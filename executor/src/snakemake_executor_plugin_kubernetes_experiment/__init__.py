@@ -3,6 +3,7 @@
 import atexit
 import re
 import signal
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator
@@ -25,7 +26,7 @@ from .lease import HeldError, Lease
 from .manifest import Task, draw, finish, image_of, make_task, redact, secret_manifest
 from .names import COLLECTED, EXPERIMENT, JOB, RECIPE, WORKSTREAM, make_experiment
 from .patch import read_patch
-from .spending import refusal
+from .spending import SPENDING, oversize, refusal
 from .status import CONTAINER, Limits, Outcome, judge
 
 
@@ -39,6 +40,7 @@ class ExecutorSettings(StockSettings):  # type: ignore[misc]
     pod_patch: str = field(default="", metadata={"help": "YAML file, merged strategically into the pod template of every Job."})
     ack_train: str = field(default="", metadata={"help": "The run id, to let jobs run whose resource spends is train."})
     ack_serve: str = field(default="", metadata={"help": "The run id, to let jobs run whose resource spends is serve."})
+    gpus_per_node: int = field(default=0, metadata={"help": "GPUs of a node: a job that asks for more is refused; 0: not known."})
     active_deadline: int = field(
         default=0, metadata={"help": "Seconds a Job may take; a rule's resource runtime (minutes) goes first; 0: no end."}
     )
@@ -101,6 +103,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         self._limits = Limits(settings.image_pull_grace, settings.pending_limit)
         self._ending = threading.Event()
         self._submitted = False
+        self._interrupted = False
         self._unsettled: list[tuple[Any, str]] = []
         self._numbers: dict[str, int] = defaultdict(int)
         self._left: dict[str, Object] = {}
@@ -109,31 +112,42 @@ class Executor(StockExecutor):  # type: ignore[misc]
         with _one_line():
             self.experiment = make_experiment(settings.slug, settings.run_id, settings.workstream)
             self._patch = read_patch(Path(settings.pod_patch)) if settings.pod_patch else {}
-            self._refuse_unacknowledged(job for job in self.dag.needrun_jobs() if not job.is_local)
+            self._check([job for job in self.dag.needrun_jobs() if not job.is_local])
             self._cluster = Cluster(self.namespace)
-            self._lease = Lease(self._cluster, self.experiment, self._lose)
-            self._find_left()
+            self._lease = Lease(self._cluster, self.experiment, self._lose, self.logger.warning)
+            self._list_jobs()  # refuses another's run id before anything is written
             self._lease.acquire()
-        atexit.register(self._lease.release)
+            atexit.register(self._lease.release)
+            self._find_left()
         self.run_namespace = f"{self.experiment.prefix}-env"  # the Secret's name, in the stock executor's words
         self.secret_envvars = {name: name for name in self.envvars()}
         self.logger.info(f"Run {self.experiment.run_id} of workstream {self.experiment.workstream}: {len(self._left)} Jobs found.")
 
-    def _refuse_unacknowledged(self, jobs: Any) -> None:
+    @property
+    def _acknowledged(self) -> dict[str, str]:
         settings = self.workflow.executor_settings
-        refused = refusal(jobs, {"train": settings.ack_train, "serve": settings.ack_serve}, settings.run_id)
+        return {spends: getattr(settings, f"ack_{spends}") for spends in SPENDING}
+
+    def _check(self, jobs: list[Any]) -> None:
+        """Refuse, by a ValueError, what is not acknowledged and what no node can run."""
+        settings = self.workflow.executor_settings
+        refused = refusal(jobs, self._acknowledged, settings.run_id) or oversize(jobs, settings.gpus_per_node)
         if refused:
             raise ValueError(refused)
 
-    def _find_left(self) -> None:
-        """Remember the Jobs of an earlier controller, the latest for each task; refuse a run id that another workstream uses."""
+    def _list_jobs(self) -> list[Object]:
+        """Return the Jobs of this run; refuse a run id that another workstream uses."""
         mine = self.experiment
         leases, jobs = (self._cluster.list(kind, f"{EXPERIMENT}={mine.run_id}") for kind in ("leases", "jobs"))
         for item in leases + jobs:
             theirs = item["metadata"]["labels"].get(WORKSTREAM)
             if theirs != mine.workstream:
                 raise HeldError(f"run id {mine.run_id} belongs to workstream {theirs}, not to {mine.workstream}")
-        for job in jobs:
+        return jobs
+
+    def _find_left(self) -> None:
+        """Remember the Jobs of an earlier controller, the latest for each task."""
+        for job in self._list_jobs():
             writes, number = job["metadata"]["labels"].get(JOB, ""), int(re.sub(r".*\D", "", job["metadata"]["name"]) or 0)
             if number > self._numbers[writes]:
                 self._numbers[writes], self._left[writes] = number, job
@@ -176,11 +190,26 @@ class Executor(StockExecutor):  # type: ignore[misc]
 
     def run_job(self, job: Any) -> None:
         """Attach to the Job that already does this, or create it."""
+        info = SubmittedJobInfo(job)
         try:
-            self._refuse_unacknowledged([job])
-        except ValueError as error:
-            self.report_job_error(SubmittedJobInfo(job), msg=f"{error}. ")
+            self._check([job])
+            info.aux = self._draw(job)
+        except (ValueError, WorkflowError) as error:
+            self._refuse(info, " ".join(str(error).split()))
             return
+        try:
+            if self._lease.confirm() and not self._attach(info):
+                self._create(info)
+        except ApiError as error:
+            if not self._passes(error):
+                self._refuse(info, _explain(error))
+                return
+            self.logger.warning(f"{info.aux['task'].rule}: not created yet, will try again: {error}")
+        self._submitted = True
+        self.report_job_submission(info)
+
+    def _draw(self, job: Any) -> dict[str, Any]:
+        """Return a job's task and the Job that does it."""
         settings = self.workflow.executor_settings
         task = make_task(job)
         body = finish(
@@ -190,24 +219,19 @@ class Executor(StockExecutor):  # type: ignore[misc]
             experiment=self.experiment,
             patch=self._patch,
             image=self._image,
+            acknowledged=self._acknowledged,
             deadline=settings.active_deadline,
             ttl=settings.ttl,
         )
         if not image_of(body):
-            raise WorkflowError(f"image not set for rule {task.rule}: pass --container-image, or set its resource image")
-        info = SubmittedJobInfo(job, aux={"body": body, "task": task})
-        try:
-            if not self._attach(info):
-                self._create(info)
-        except ApiError as error:
-            if not self._passes(error):
-                if not self._submitted:  # what is wrong with the first is wrong with all
-                    raise WorkflowError(_explain(error)) from None
-                self.report_job_error(info, msg=f"{_explain(error)}. ")
-                return
-            self.logger.warning(f"{task.rule}: not created yet, will try again: {error}")
-        self._submitted = True
-        self.report_job_submission(info)
+            raise ValueError(f"image not set for rule {task.rule}: pass --container-image, or set its resource image")
+        return {"body": body, "task": task}
+
+    def _refuse(self, info: SubmittedJobInfo, why: str) -> None:
+        """Fail a job that cannot be created; where there is no Job yet, end the run: what is wrong with the first is wrong with all."""
+        if not (self._submitted or self._left):
+            raise WorkflowError(why) from None
+        self.report_job_error(info, msg=f"{why}. ")
 
     @staticmethod
     def _passes(error: ApiError) -> bool:
@@ -230,10 +254,12 @@ class Executor(StockExecutor):  # type: ignore[misc]
         return fits
 
     def _fits(self, job: Object, task: Task) -> bool:
-        annotations = job["metadata"].get("annotations", {})
+        return self._usable(job) and job["metadata"].get("annotations", {}).get(RECIPE) == task.recipe
+
+    def _usable(self, job: Object) -> bool:
         outcome = judge(job, (), datetime.now(UTC), self._limits)
-        usable = outcome.state != "failed" and "deletionTimestamp" not in job["metadata"] and COLLECTED not in annotations
-        return usable and annotations.get(RECIPE) == task.recipe
+        metadata = job["metadata"]
+        return outcome.state != "failed" and "deletionTimestamp" not in metadata and COLLECTED not in metadata.get("annotations", {})
 
     def _create(self, info: SubmittedJobInfo) -> None:
         """Create the Job of a task; if its name is taken, by an attempt of ours whose answer was lost, attach."""
@@ -263,7 +289,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
             return
         judged: dict[int, Outcome] = {}
         try:
-            if not self._ending.is_set():
+            if not self._ending.is_set() and self._lease.confirm():
                 self._clear()
                 judged = self._look(active_jobs)
         except Exception as error:  # whatever happens, no job is lost
@@ -375,22 +401,44 @@ class Executor(StockExecutor):  # type: ignore[misc]
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:  # noqa: ARG002  those between two lists are meant as well
-        """Delete every Job of the experiment, in one request."""
+        """Delete the experiment's Jobs."""
         self._ending.set()
-        if self._lease.held:
-            with suppress(ApiError):  # shutdown, which follows, says so
-                self._cluster.delete_all("jobs", self.experiment.selector)
+        self._interrupted = isinstance(sys.exception(), KeyboardInterrupt)
+        with suppress(ApiError):  # shutdown, which follows, says so
+            if self._lease.confirm():
+                self._delete_jobs()
+
+    def _spared(self) -> set[str]:
+        """Return the names of the Jobs that go on: what an earlier controller left, when this one fails before it has come to them."""
+        if self._interrupted or all(self.dag.finished(job) for job in self.dag.needrun_jobs()):
+            return set()
+        return {job["metadata"]["name"] for job in self._left.values() if self._usable(job)}
+
+    def _delete_jobs(self) -> None:
+        spared = self._spared()
+        if not spared:
+            self._cluster.delete_all("jobs", self.experiment.selector)
+            return
+        for job in self._cluster.list("jobs", self.experiment.selector):
+            if job["metadata"]["name"] not in spared:
+                self._cluster.delete("jobs", job["metadata"]["name"])
 
     def shutdown(self) -> None:
-        """Leave nothing behind, unless the experiment is somebody else's by now."""
+        """Leave nothing behind but what the next controller is to take over; touch nothing that is another controller's by now."""
         self._ending.set()
         RemoteExecutor.shutdown(self)
-        if not self._lease.held:
-            return
+        run = self.experiment.run_id
         try:
+            if not self._lease.confirm():
+                self.logger.error(f"Run {run} is another controller's by now: nothing of it was deleted")
+                return
             if not self.workflow.executor_settings.omit_job_cleanup:
-                self._cluster.delete_all("jobs", self.experiment.selector)
-            self._cluster.delete("secrets", self.run_namespace)
+                self._delete_jobs()
+            if spared := self._spared():
+                many = f"{len(spared)} Jobs of an earlier controller, to which this one had not come, stay"
+                self.logger.warning(f"{many}: start run {run} again to take them over, or tear it down")
+            else:
+                self._cluster.delete("secrets", self.run_namespace)
             self._lease.release()
         except ApiError as error:
-            self.logger.error(f"Run {self.experiment.run_id} may have left objects on the cluster, tear it down: {_explain(error)}")
+            self.logger.error(f"Run {run} may have left objects on the cluster, tear it down: {_explain(error)}")

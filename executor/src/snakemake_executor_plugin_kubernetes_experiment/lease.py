@@ -3,6 +3,7 @@
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,16 @@ from .api import ApiError, Cluster, Object
 from .names import WORKSTREAM, Experiment
 
 DURATION = 30  # seconds for which a Lease holds without being renewed
+PAUSE = 1  # seconds between two looks at a Lease that another process holds
 
 
 class HeldError(Exception):
     """Another controller, or another workstream, has this experiment."""
+
+
+def _now() -> float:
+    """Return seconds by a clock that nobody sets and that goes on while the machine sleeps. It is compared with itself only."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def identity() -> str:
@@ -38,58 +45,95 @@ def surely_dead(holder: str) -> bool:
 
 
 class Lease:
-    """The right to control an experiment, renewed in the background until it is released."""
+    """The right to control an experiment, renewed in the background until it is released.
 
-    def __init__(self, cluster: Cluster, experiment: Experiment, on_loss: Callable[[str], None]):
+    Args:
+        cluster: Where it is kept.
+        experiment: What it is for.
+        on_loss: Is told, once, that somebody else has it.
+        say: Takes a line for the user.
+    """
+
+    def __init__(self, cluster: Cluster, experiment: Experiment, on_loss: Callable[[str], None], say: Callable[[str], None]):
         self._cluster = cluster
         self._experiment = experiment
         self._on_loss = on_loss
+        self._say = say
         self._identity = identity()
         self._released = threading.Event()
+        self._lock = threading.Lock()
         self._body: Object | None = None
+        self._renewed = -float(DURATION)
 
     @property
     def held(self) -> bool:
-        """Return whether this process controls the experiment."""
-        return self._body is not None
+        """Return whether this process controls the experiment: nobody else can have it until `DURATION` after it was renewed."""
+        return self._body is not None and _now() - self._renewed < DURATION
+
+    def confirm(self) -> bool:
+        """Return whether this process controls the experiment; if it has not renewed for too long, as when it was suspended, ask.
+
+        Raises:
+            ApiError: the server does not say.
+        """
+        if not self.held:
+            self._renew()
+        return self.held
 
     def acquire(self) -> None:
-        """Take the Lease, or raise HeldError with one line that says who has it."""
+        """Take the Lease, or raise HeldError with one line that says who has it.
+
+        One that another process holds, which is not surely dead, is watched for as long as it was given: it is free if it has not changed.
+        """
         name = self._experiment.prefix
+        found = self._look(name)
+        if found and not self._is_free(found):
+            holder = found["spec"]["holderIdentity"]
+            held = f"run {self._experiment.run_id} is controlled by process {holder.rsplit('/', 1)[-1]} on {holder.split('/')[0]}"
+            seconds = found["spec"].get("leaseDurationSeconds") or DURATION
+            self._say(f"{held}; will see within {seconds} s whether it is alive")
+            found = self._watch(found, seconds)
+            if found and not self._is_free(found):
+                raise HeldError(f"{held}, which has just renewed its hold; stop it, or let it end")
+        begun = _now()
+        if found:
+            self._body = self._write(self._cluster.replace, found)
+        else:
+            metadata = {"name": name, "labels": self._experiment.labels}
+            body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": {}}
+            self._body = self._write(self._cluster.create, body)
+        self._renewed = begun
+        threading.Thread(target=self._keep, daemon=True).start()
+
+    def _look(self, name: str) -> Object | None:
+        """Return the Lease, None when there is none; refuse one of another workstream."""
         try:
             found = self._cluster.get("leases", name)
         except ApiError as error:
             if error.status != 404:
                 raise
-            body: Object = {
-                "apiVersion": "coordination.k8s.io/v1",
-                "kind": "Lease",
-                "metadata": {"name": name, "labels": self._experiment.labels},
-                "spec": {},
-            }
-            self._body = self._write(self._cluster.create, body)
-        else:
-            self._refuse_if_held(found)
-            self._body = self._write(self._cluster.replace, found)
-        threading.Thread(target=self._renew, daemon=True).start()
-
-    def _refuse_if_held(self, found: Object) -> None:
+            return None
         theirs = found["metadata"].get("labels", {}).get(WORKSTREAM)
         if theirs != self._experiment.workstream:
             raise HeldError(f"run id {self._experiment.run_id} belongs to workstream {theirs}, not to {self._experiment.workstream}")
-        spec = found["spec"]
-        holder = spec.get("holderIdentity") or ""
-        if not holder or holder == self._identity or surely_dead(holder):
-            return
-        age = (datetime.now(UTC) - datetime.fromisoformat(spec["renewTime"])).total_seconds()
-        left = spec["leaseDurationSeconds"] - age
-        if left > 0:
-            raise HeldError(
-                f"run {self._experiment.run_id} is controlled by process {holder.rsplit('/', 1)[-1]} on {holder.split('/')[0]}; "
-                f"if it is dead, its hold ends in {left:.0f} s"
-            )
+        return found
+
+    def _is_free(self, found: Object) -> bool:
+        holder = found["spec"].get("holderIdentity") or ""
+        return not holder or holder == self._identity or surely_dead(holder)
+
+    def _watch(self, found: Object, seconds: float) -> Object | None:
+        """Return a Lease as soon as it changes, None when it is gone; if it has not for so many seconds, without its holder."""
+        begun = _now()
+        while _now() - begun < seconds:
+            time.sleep(PAUSE)
+            latest = self._look(found["metadata"]["name"])
+            if latest is None or latest["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:
+                return latest
+        return found | {"spec": {}}
 
     def _write(self, write: Callable[[str, Object], Object], body: Object) -> Object:
+        """Write the Lease in this process's name, or raise HeldError when another process was faster."""
         spec = {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": DURATION,
@@ -100,30 +144,48 @@ class Lease:
         except ApiError as error:
             if error.status != 409:
                 raise
-            found = self._cluster.get("leases", body["metadata"]["name"])
-            if found["spec"].get("holderIdentity") == self._identity:  # an earlier attempt arrived, its answer did not
-                return found
-            raise HeldError(f"run {self._experiment.run_id} was taken by another controller just now") from None
+        found = self._cluster.get("leases", body["metadata"]["name"])
+        if found["spec"].get("holderIdentity") != self._identity:
+            raise HeldError(f"run {self._experiment.run_id} was taken by another controller just now")
+        return self._write(self._cluster.replace, found)  # an earlier attempt arrived, its answer did not
+
+    def _keep(self) -> None:
+        """Renew until the Lease is released or lost; whatever happens, go on."""
+        told = False
+        while not self._released.wait(DURATION / 3):
+            try:
+                self._renew()
+            except Exception as error:
+                if not told:
+                    self._say(f"control of run {self._experiment.run_id} not renewed, will try again: {error or type(error).__name__}")
+                told = True
+            else:
+                told = False
+            if self._body is None:
+                return
 
     def _renew(self) -> None:
-        while not self._released.wait(DURATION / 3):
-            body = self._body
-            if body is None:
+        """Renew the Lease; tell when it is lost."""
+        with self._lock:
+            if self._body is None or self._released.is_set():
                 return
+            begun = _now()
             try:
-                self._body = self._write(self._cluster.replace, body)
+                self._body = self._write(self._cluster.replace, self._body)
+                self._renewed = begun
+                return
             except (HeldError, ApiError) as error:
                 if isinstance(error, ApiError) and error.status != 404:
-                    continue  # nobody took it: next time
+                    raise
                 if self._released.is_set():
                     return
                 self._body = None
-                self._on_loss(f"lost control of run {self._experiment.run_id}: {error}")
-                return
+                why = str(error)
+        self._on_loss(f"lost control of run {self._experiment.run_id}: {why}")
 
     def release(self) -> None:
-        """Give the Lease back."""
+        """Give the Lease back; one that may be another's by now stays."""
         self._released.set()
-        if self._body is not None:
+        if self.held:
             self._body = None
             self._cluster.delete("leases", self._experiment.prefix)

@@ -9,7 +9,7 @@ from typing import Any
 from kubernetes import client
 from snakemake_executor_plugin_kubernetes import Executor as StockExecutor
 
-from .names import RECIPE, Experiment, digest, job_labels
+from .names import ACKNOWLEDGED_VARIABLES, RECIPE, RUN_ID_VARIABLE, Experiment, digest, job_labels
 from .patch import merge
 from .status import CONTAINER
 
@@ -77,10 +77,11 @@ def finish(
     experiment: Experiment,
     patch: Object,
     image: str | None,
+    acknowledged: Mapping[str, str],
     deadline: int,
     ttl: int,
 ) -> Object:
-    """Return a Job with labels, patch, image, deadline and time to live; its name comes last, when it is known."""
+    """Return a Job with labels, patch, image, acknowledgements, deadline and time to live; its name comes last, when it is known."""
     labels = job_labels(experiment, task.rule, task.wildcards, task.writes)
     template = body["spec"]["template"]
     container = template["spec"]["containers"][0]
@@ -91,6 +92,9 @@ def finish(
     container = next(each for each in template["spec"]["containers"] if each["name"] == CONTAINER)
     if resources.get("image"):
         container["image"] = resources["image"]
+    told = {RUN_ID_VARIABLE: experiment.run_id} | {ACKNOWLEDGED_VARIABLES[spends]: run_id for spends, run_id in acknowledged.items()}
+    others = [variable for variable in container.get("env") or [] if variable["name"] not in told]
+    container["env"] = others + [{"name": name, "value": value} for name, value in told.items()]
     requests = container.get("resources", {}).get("requests", {})
     limits = {name: amount for name, amount in requests.items() if "/" in name}  # devices: Kubernetes wants a limit that equals the request
     if limits:

@@ -11,6 +11,9 @@ EXPERIMENT, WORKSTREAM, ARM, RULE, JOB = "experiment", "workstream", "arm", "rul
 RECIPE = "spec-decode-tune/recipe"  # annotation of a Job: what it computes, beyond the files that it writes
 COLLECTED = "spec-decode-tune/collected"  # annotation of a finished Job whose result a controller has taken
 
+RUN_ID_VARIABLE = "SPEC_DECODE_TUNE_RUN_ID"  # what a pod is told, so that its job can refuse by itself to spend
+ACKNOWLEDGED_VARIABLES = {"train": "SPEC_DECODE_TUNE_ACK_TRAIN", "serve": "SPEC_DECODE_TUNE_ACK_SERVE"}
+
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LONGEST_NAME = 63  # a Job's name becomes a label of its pod

@@ -1,19 +1,44 @@
-"""Nothing is spent without an acknowledgement that names the run."""
+"""Nothing is spent without an acknowledgement that names the run, and nothing is asked for that no node has."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 SPENDING = {"train": "training", "serve": "serving"}
 
 
-def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -> str | None:
-    """Return what would run without acknowledgement, in one line with the flag that would let it; None when nothing would.
+@dataclass
+class _Cost:
+    """What the refused jobs of a kind are and ask for. `uncounted` of them do not say how many device-hours they take."""
 
-    A rule says what it spends by its resource `spends`.
+    rules: Counter[str] = field(default_factory=Counter)
+    gpus: int = 0
+    hours: float = 0.0
+    uncounted: int = 0
+
+    def add(self, job: Any) -> None:
+        self.rules[job.name] += 1
+        gpu = job.resources.get("gpu", 0)
+        self.gpus += gpu if isinstance(gpu, int) else 0  # not known yet
+        try:
+            self.hours += float(job.resources.get("device_hours"))
+        except (TypeError, ValueError):
+            self.uncounted += 1
+
+    def __str__(self) -> str:
+        what = f"{', '.join(f'{count} x {rule}' for rule, count in self.rules.items())} with {self.gpus} GPUs"
+        if self.uncounted == self.rules.total():
+            return what
+        return f"{what}, {'at least' if self.uncounted else 'about'} {self.hours:,.1f} device-hours"
+
+
+def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -> str | None:
+    """Return what would run without acknowledgement, in one line with its cost and the flag that would let it; None when nothing would.
+
+    A rule says what it spends by its resource `spends`, and how much by `device_hours`, a number or one as text.
     """
-    refused: dict[str, Counter[str]] = {}
-    gpus: Counter[str] = Counter()
+    refused: dict[str, _Cost] = {}
     for job in jobs:
         spends = job.resources.get("spends")
         if spends is None:
@@ -21,14 +46,21 @@ def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -
         if spends not in SPENDING:
             return f"rule {job.name} spends {spends!r}: it can be {' or '.join(SPENDING)}"
         if acknowledged[spends] != run_id:
-            refused.setdefault(spends, Counter())[job.name] += 1
-            gpu = job.resources.get("gpu", 0)
-            gpus[spends] += gpu if isinstance(gpu, int) else 0  # not known yet
+            refused.setdefault(spends, _Cost()).add(job)
     lines = []
-    for spends, rules in refused.items():
-        what = ", ".join(f"{count} x {rule}" for rule, count in rules.items())
+    for spends, cost in refused.items():
         given = acknowledged[spends]
         why = f"acknowledged is {given!r}, not this run" if given else "not acknowledged"
         flag = f"--kubernetes-experiment-ack-{spends}={run_id}"
-        lines.append(f"{SPENDING[spends]} {why}: would run {what} with {gpus[spends]} GPUs; to let it run, pass {flag}")
+        lines.append(f"{SPENDING[spends]} {why}: would run {cost}; to let it run, pass {flag}")
     return "; ".join(lines) or None
+
+
+def oversize(jobs: Iterable[Any], gpus_per_node: int) -> str | None:
+    """Return which rule asks for more GPUs than a node has, in one line; None when none does or a node's number is not known (0)."""
+    for job in jobs:
+        gpu = job.resources.get("gpu", 0)
+        if gpus_per_node and isinstance(gpu, int) and gpu > gpus_per_node:
+            flag = f"--kubernetes-experiment-gpus-per-node={gpus_per_node}"
+            return f"rule {job.name} asks for {gpu} GPUs, more than a node has ({flag}): lower its resource gpu"
+    return None

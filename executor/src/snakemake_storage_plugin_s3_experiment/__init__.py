@@ -8,16 +8,16 @@ A query is `s3://bucket/prefix/./path`. As in rsync, `/./` marks where the local
 ends in `/.`: `s3://bucket/prefix/.`
 """
 
+import functools
 import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import boto3
 import botocore.exceptions
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_storage_plugins.io import IOCacheStorageInterface, Mtime
@@ -25,6 +25,8 @@ from snakemake_interface_storage_plugins.storage_provider import ExampleQuery, Q
 from snakemake_storage_plugin_s3 import StorageObject as S3Object
 from snakemake_storage_plugin_s3 import StorageProvider as S3Provider
 from snakemake_storage_plugin_s3 import StorageProviderSettings
+
+from .refusal import AwayError, judging
 
 __all__ = ["StorageObject", "StorageProvider", "StorageProviderSettings"]
 
@@ -40,6 +42,11 @@ LISTING = Path(".snakemake/s3-experiment.json")
 BULK = (".state/", "/head/", "resources/")
 """Parts of paths below which nothing is a record, whatever its size."""
 
+PATIENCE = 300
+"""Seconds for which a bucket that does not answer is asked again."""
+
+_T = TypeVar("_T")
+
 
 class StorageProvider(S3Provider):  # type: ignore[misc]
     """One experiment in a bucket.
@@ -48,6 +55,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         offline: Ask the bucket nothing; what was last known of it and the local files answer.
         listed: Whether `known` came from a listing; until then every file is asked for by itself.
         known: Modification time, in seconds since the epoch, of every object by its path below the prefix.
+        away_since: When a bucket did not answer first that has not answered since, by `time.monotonic`; None while it answers.
     """
 
     def __post_init__(self) -> None:
@@ -56,6 +64,8 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         self.offline = False
         self.listed = False
         self.known: dict[str, float] = {}
+        self.away_since: float | None = None
+        self._there: set[str] = set()
 
     @classmethod
     def example_queries(cls) -> list[ExampleQuery]:
@@ -80,24 +90,52 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
             prefix: The default storage prefix.
 
         Raises:
-            WorkflowError: the bucket cannot be read; says which and why.
+            WorkflowError: the bucket cannot be read; says which, why and what to do.
         """
         bucket, _, folder = prefix.removeprefix("s3://").removesuffix(".").partition("/")
-        listing: dict[str, float] = {}
-        try:
-            for found in self._connect().Bucket(bucket).objects.filter(Prefix=folder):
-                path = found.key.removeprefix(folder)
-                listing[path] = found.last_modified.timestamp()
-                if found.size < LARGE and not any(part in path for part in BULK):
-                    self.fetch(found.Object(), path, listing[path])
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-            raise WorkflowError(f"bucket {bucket} cannot be read: {error}; check its name, the endpoint and the credentials") from None
+        listing = self.ask(bucket, lambda: self._pull(bucket, folder))
         self.known |= listing
         self.listed = True
         LISTING.parent.mkdir(exist_ok=True)
         fresh = LISTING.with_suffix(".new")
         fresh.write_text(json.dumps(listing))
         fresh.replace(LISTING)
+
+    def _pull(self, bucket: str, folder: str) -> dict[str, float]:
+        listing = {}
+        pages = self.s3c.meta.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
+        for found in (found for page in pages for found in page.get("Contents", [])):
+            path = found["Key"].removeprefix(folder)
+            listing[path] = found["LastModified"].timestamp()
+            if found["Size"] < LARGE and not any(part in path for part in BULK):
+                self.fetch(bucket, found["Key"], path, listing[path])
+        return listing
+
+    def ask(self, bucket: str, question: Callable[[], _T]) -> _T:
+        """Return the answer to a question that can be asked again, waiting with one line for a bucket that does not answer.
+
+        Raises:
+            WorkflowError: the bucket refuses, at once, or has not answered for `PATIENCE` seconds.
+        """
+        pause = 0.5
+        while True:
+            try:
+                with judging(bucket, self.settings.endpoint_url):
+                    answer = question()
+            except AwayError as error:
+                if self.away_since is None:
+                    self.away_since = time.monotonic()
+                    self.logger.warning(f"{error}; will ask again for up to {PATIENCE} s")
+                left = self.away_since + PATIENCE - time.monotonic()
+                if left <= 0:
+                    raise WorkflowError(f"{error}; given up after {PATIENCE} s") from None
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, 10)
+            else:
+                if self.away_since is not None:
+                    self.away_since = None
+                    self.logger.warning(f"bucket {bucket} answers again")
+                return answer
 
     def follow(self, prefix: str, seconds: float) -> None:
         """Pull again and again from a thread, for as long as this process lives. The bucket may be away meanwhile."""
@@ -112,16 +150,25 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
 
         threading.Thread(target=pull, name="follow-bucket", daemon=True).start()
 
-    def fetch(self, found: Any, path: str, modified: float) -> None:
-        """Copy an object to its local path unless that is as new. The local file is whole at every moment, and as old as the object."""
+    def fetch(self, bucket: str, key: str, path: str, modified: float) -> None:
+        """Copy an object to its local path unless that is as new. The local file is whole at every moment, and as old as the object.
+
+        The client, unlike `s3c`, may be used by several threads at once.
+        """
         local = self.local_prefix / path
         if local.exists() and local.stat().st_mtime >= modified:
             return
         fresh = local.with_name(f".{local.name}.{os.getpid()}-{threading.get_ident()}")
         local.parent.mkdir(parents=True, exist_ok=True)
-        found.download_file(str(fresh))
+        self.s3c.meta.client.download_file(bucket, key, str(fresh))
         os.utime(fresh, (modified, modified))
         fresh.replace(local)
+
+    def require(self, bucket: str) -> None:
+        """Tell a bucket that is missing, which S3 does not tell from a missing object."""
+        if bucket not in self._there:
+            self.s3c.meta.client.head_bucket(Bucket=bucket)
+            self._there.add(bucket)
 
     def knows(self, path: str) -> bool:
         """Return whether a file, or a whole directory, was there when the bucket was last looked at."""
@@ -131,20 +178,18 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         """Return when a file, or a directory as a whole, was written, in seconds since the epoch; None when it was not there."""
         return self.known.get(path, self.known.get(f"{path}/{WHOLE}"))
 
-    def _connect(self) -> Any:
-        """Return a connection of its own, which a thread needs."""
-        settings = self.settings
-        return boto3.session.Session().resource(
-            "s3",
-            endpoint_url=settings.endpoint_url,
-            region_name=settings.region,
-            aws_access_key_id=settings.access_key,
-            aws_secret_access_key=settings.secret_key,
-            aws_session_token=settings.token,
-            config=boto3.session.Config(
-                signature_version=settings.signature_version, retries={"max_attempts": settings.retries, "mode": "standard"}
-            ),
-        )
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _patient(method: _Method) -> _Method:
+    """Let a method of a storage object outlast a bucket that is away, and fail in one line when the bucket refuses."""
+
+    @functools.wraps(method)
+    def ask(self: "StorageObject") -> Any:
+        return self.provider.ask(self.bucket, lambda: method(self))
+
+    return ask  # type: ignore[return-value]
 
 
 class StorageObject(S3Object):  # type: ignore[misc]
@@ -174,9 +219,13 @@ class StorageObject(S3Object):  # type: ignore[misc]
         """Return whether the file or the whole directory is there. A record is on disk afterwards."""
         if self.provider.offline:
             return bool(self.provider.knows(self.path))
+        return bool(self._ask_existence())
+
+    @_patient
+    def _ask_existence(self) -> bool:
         found = self._found()
         if found is not None and found.key == self.key and found.content_length < LARGE:
-            self.provider.fetch(found, self.path, found.last_modified.timestamp())
+            self.provider.fetch(self.bucket, self.key, self.path, found.last_modified.timestamp())
         return found is not None
 
     def mtime(self) -> float:
@@ -184,6 +233,10 @@ class StorageObject(S3Object):  # type: ignore[misc]
         if self.provider.offline:
             listed = self.provider.modified(self.path)
             return float(listed if listed is not None else self.local_path().stat().st_mtime)
+        return float(self._ask_mtime())
+
+    @_patient
+    def _ask_mtime(self) -> float:
         found = self._found()
         if found is None:
             raise FileNotFoundError(self.query)
@@ -191,24 +244,31 @@ class StorageObject(S3Object):  # type: ignore[misc]
 
     def size(self) -> int:
         """Return bytes; 0 when the bucket is not to be asked."""
-        return 0 if self.provider.offline else super().size()
+        return 0 if self.provider.offline else int(self.provider.ask(self.bucket, super().size))
 
+    @_patient
     def retrieve_object(self) -> None:
         """Fetch the file or directory to its local path, which is whole or absent at every moment."""
         found = self._found()
         if found is None:
             raise FileNotFoundError(self.query)
         if found.key == self.key:
-            self.provider.fetch(found, self.path, found.last_modified.timestamp())
+            self.provider.fetch(self.bucket, self.key, self.path, found.last_modified.timestamp())
             return
-        fresh = self.local_path().with_name(f".{self.local_path().name}.{os.getpid()}")
+        local = self.local_path()
+        fresh, old = (local.with_name(f".{local.name}.{os.getpid()}{end}") for end in ("", ".old"))
+        for rest in (fresh, old):  # of a process that died and had the same number, as all do in pods
+            shutil.rmtree(rest, ignore_errors=True)
         for item in self.get_subkeys():
             target = fresh / item.key.removeprefix(f"{self.key}/")
             target.parent.mkdir(parents=True, exist_ok=True)
             item.Object().download_file(str(target))
-        shutil.rmtree(self.local_path(), ignore_errors=True)
-        fresh.replace(self.local_path())
+        if local.exists():
+            local.replace(old)
+        fresh.replace(local)
+        shutil.rmtree(old, ignore_errors=True)
 
+    @_patient
     def store_object(self) -> None:
         """Upload the local file, or the files of the local directory and then the mark that it is whole."""
         local = self.local_path()
@@ -220,6 +280,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
         else:
             self.s3obj().upload_file(str(local))
 
+    @_patient
     def remove(self) -> None:
         """Delete the file, or the mark of the directory first and then its files. The bucket stays."""
         self.s3obj(WHOLE).delete()
@@ -244,4 +305,5 @@ class StorageObject(S3Object):  # type: ignore[misc]
             else:
                 self.provider.known[f"{self.path}/{subkey}".rstrip("/")] = found.last_modified.timestamp()
                 return found
+        self.provider.require(self.bucket)
         return None

@@ -202,6 +202,7 @@ def _record(
         status=outcome.status,
         reason=outcome.reason or None,
         context=context,
+        configuration=arm.record(),
         rung=rung,
         cap_samples=arm.recipe["rungs"][rung],
         samples=outcome.samples,

@@ -119,7 +119,9 @@ def _sound(search: Search, root: Path, name: str, kind: type[M]) -> Iterator[M]:
     for folder in folders[:: max(1, len(folders) // ARMS_READ)]:
         for path in sorted(folder.glob(name)):
             with suppress(UserError, OSError, ValueError, KeyError, TypeError):  # a broken file is reported by the job that needs it
-                record, recipe = read_record(path, kind), read_json(folder / "arm.json")["recipe"]
+                record = read_record(path, kind)
+                trained = record if isinstance(record, ProxyRecord) else read_record(min(folder.glob("rung*.acc")), ProxyRecord)
+                recipe = trained.configuration["recipe"]
                 if record.status == "ok" and all(recipe[key] == search.recipe[key] for key in ("target", "features", "draft")):
                     yield record
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lib.arm import Arm
 from lib.errors import UserError
-from lib.files import read_json, whole_file, write_json
+from lib.files import whole_file, write_json
 from lib.report.plan import read_plan
 from lib.search.proxy import proxy_value
 from lib.verdict.calibration import calibrate, recommend
@@ -25,10 +25,11 @@ def ledger(results: Path) -> pd.DataFrame:
     """
     rows, arms = [], {}
     for folder in sorted({path.parent for path in results.glob("*/rung*.acc")}):
-        arm = _read_arm(folder / "arm.json")
-        arms[arm.id] = arm
         for path in sorted(folder.glob("rung*.acc")):
-            rows.append(_row(arm, read_record(path, ProxyRecord), None))
+            record = read_record(path, ProxyRecord)
+            arm = _read_arm(path, record)
+            arms[arm.id] = arm
+            rows.append(_row(arm, record, None))
         if (folder / "serving.json").exists():
             rows.append(_row(arm, read_record(folder / "serving.json", ServingRecord), "selection"))
     for path in sorted(results.glob("search/*/contest-*.json")):
@@ -67,11 +68,9 @@ def write_ledger(results: Path) -> None:
         table.to_parquet(path, index=False)
 
 
-def _read_arm(path: Path) -> Arm:
+def _read_arm(path: Path, record: ProxyRecord) -> Arm:
     try:
-        return Arm.from_record(read_json(path))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; copy it back, or move the folder away") from None
+        return record.as_arm()
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: {error}; move the folder away, the next run trains the arm again if it is asked for") from None
 
@@ -95,6 +94,7 @@ def _row(arm: Arm, record: Measurement, taken_for: str | None) -> dict[str, Any]
         fields["subsets"] = json.dumps({name: one.acceptance_length for name, one in (record.subsets or {}).items()})
     if isinstance(record, ProxyRecord):
         accuracies = record.accuracies
+        fields.pop("configuration")  # in columns of its own
         fields["chain_of_all_positions"] = proxy_value("chain", accuracies, len(accuracies)) if accuracies else None
     return {
         "arm": arm.id,

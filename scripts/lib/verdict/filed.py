@@ -1,5 +1,6 @@
 """Where champion, contest and verdict are filed: by what they depend on, beside the decision that picked the finalists."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +34,11 @@ def require_acknowledged(verdict: Path, acknowledged: str) -> None:
         raise UserError(f"ack_publish = {acknowledged!r} is not the id of this configuration's verdict; read it, and acknowledge {found}")
 
 
-def handed_over(folder: Path, verdict: Path) -> bool:
-    """Return whether a folder holds, with every file, what the verdict that is filed hands over."""
+def handed_over(folder: Path, verdict: Path, there: Callable[[str], bool]) -> bool:
+    """Return whether a folder holds, with every file, what the verdict that is filed hands over. `there` tells of a file's path."""
     try:
         manifest, given = read_json(folder / "manifest.json"), read_json(verdict)
-        return manifest["verdict"] == given["id"] and all((folder / name).is_file() for name in manifest["files"])
+        return manifest["verdict"] == given["id"] and all(there(str(folder / name)) for name in manifest["files"])
     except (OSError, ValueError, KeyError, TypeError):  # not there or not whole
         return False
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from lib.arm import Arm
 from lib.errors import UserError
 from lib.files import write_json
 from lib.verdict.context import Record, ServingContext, TrainingContext
@@ -52,6 +53,7 @@ class ProxyRecord(Measurement):
     """`rung<r>.acc`: held-out accuracy of an arm after training to a rung."""
 
     context: TrainingContext
+    configuration: Filled = Field(description="what the arm stands for, as plain data: hyperparameters, layout, recipe")
     rung: int
     cap_samples: int
     samples: int = Field(description="samples consumed, the most whole global batches within the cap")
@@ -71,6 +73,10 @@ class ProxyRecord(Measurement):
     def file(self) -> str:
         """Where the record lies."""
         return f"results/{self.arm}/rung{self.rung}.acc"
+
+    def as_arm(self) -> Arm:
+        """Return the arm. Raises ValueError when the record was edited: its content no longer gives the name it carries."""
+        return Arm.from_record(self.configuration)
 
 
 class Acceptance(Record):

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from lib.arm import Arm
 from lib.config import Cost, Point
-from lib.files import write_json
 from lib.report.plan import measured_pace, stated_pace
 from lib.search.search import Search
 from lib.verdict.record import write_record
@@ -23,12 +22,11 @@ def file(root: Path, search: Search, lr: float, seconds: dict[int, float], *, se
     point = Point(global_batch=8, lr=lr, warmup=0.0)
     arm = make_search(recipe=search.recipe | {"draft": draft}).arm(point)
     folder = root / "results" / arm.id
-    write_json(folder / "arm.json", arm.record())
     before = 0
     for rung, spent in seconds.items():
         samples = search.space.rungs.samples[rung]
         changes = {"rung": rung, "samples": samples, "resumed_from_samples": before, "device_seconds": spent}
-        write_record(folder / f"rung{rung}.acc", proxy(arm.id).model_copy(update=changes))
+        write_record(folder / f"rung{rung}.acc", proxy(arm).model_copy(update=changes))
         before = samples
     if serving is not None:
         write_record(folder / "serving.json", measured(arm.id, wall_seconds=serving, device_seconds=serving))

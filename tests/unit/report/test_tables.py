@@ -16,8 +16,7 @@ from tests.unit.records import arm, proxy, serving
 def test_the_ledger_shows_the_chain_over_every_position_that_was_evaluated(tmp_path: Path) -> None:
     for rate, record in ((1e-3, {"accuracies": (0.5, 0.25)}), (1e8, {"status": "diverged"})):
         one = arm(rate)
-        write_json(tmp_path / one.id / "arm.json", one.record())
-        write_record(tmp_path / one.id / "rung0.acc", proxy(one.id, **record))
+        write_record(tmp_path / one.id / "rung0.acc", proxy(one, **record))
     table = ledger(tmp_path).set_index("lr")
     assert table.loc[1e-3, "chain_of_all_positions"] == 1.625
     assert table["chain_of_all_positions"].isna().tolist() == [False, True] == table["acc0"].isna().tolist()
@@ -26,8 +25,7 @@ def test_the_ledger_shows_the_chain_over_every_position_that_was_evaluated(tmp_p
 def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measured_for_selection(tmp_path: Path) -> None:
     chosen, fresh = arm(), arm(seed=1000)
     for one in (chosen, fresh):
-        write_json(tmp_path / one.id / "arm.json", one.record())
-        write_record(tmp_path / one.id / "rung0.acc", proxy(one.id))
+        write_record(tmp_path / one.id / "rung0.acc", proxy(one))
     write_record(tmp_path / chosen.id / "serving.json", serving(chosen.id))
     servings = [serving(fresh.id, 2.1), serving(fresh.id, 2.2)]
     contest = Measurements(champion=chosen.id, standing=chosen.id, order=["champion", "standing"], servings=servings)
@@ -43,6 +41,6 @@ def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measur
     assert served["seed"].to_dict() == {"selection": 0, "contest-y, 1, champion": 1000, "contest-y, 2, standing": 1000}
     assert served["acceptance_length"].to_dict() == {"selection": 2.0, "contest-y, 1, champion": 2.1, "contest-y, 2, standing": 2.2}
     assert set(table["rigor"]) == {"DRAFT"}
-    (tmp_path / fresh.id / "arm.json").unlink()
-    with pytest.raises(UserError, match="is missing; copy it back"):
+    (tmp_path / fresh.id / "rung0.acc").unlink()
+    with pytest.raises(UserError, match=r"is not under .*; copy its folder back"):
         ledger(tmp_path)

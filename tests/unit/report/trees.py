@@ -47,14 +47,13 @@ def train(root: Path, search: Search, arm: Arm, score: Score) -> None:
     """File what an arm stands for and its record at a rung."""
     caps = search.space.rungs.samples
     samples = [reachable(cap, arm.global_batch) for cap in caps]
-    record = proxy(arm.id, score.status, (score.value or 0.0, 0.5, 0.4))
+    record = proxy(arm, score.status, (score.value or 0.0, 0.5, 0.4))
     changes: dict[str, Any] = {
         "rung": score.rung,
         "cap_samples": caps[score.rung],
         "samples": samples[score.rung],
         "resumed_from_samples": samples[score.rung - 1] if score.rung else 0,
     }
-    write_json(root / f"results/{arm.id}/arm.json", arm.record())
     write_record(root / f"results/{arm.id}/rung{score.rung}.acc", record.model_copy(update=changes))
 
 

@@ -90,15 +90,19 @@ def test_a_contest_without_a_head_says_so(tmp_path: Path) -> None:
     assert {file.name for file in folder.iterdir()} == {"README.md", "manifest.json"}
 
 
+def is_file(path: str) -> bool:
+    return Path(path).is_file()
+
+
 def test_what_another_verdict_handed_over_or_what_is_not_whole_is_withdrawn(tmp_path: Path) -> None:
     folder, given = handed(AHEAD, LEVEL, tmp_path)
     filed = tmp_path / "verdict.json"
-    assert not handed_over(folder, filed), "no verdict is filed"
+    assert not handed_over(folder, filed, is_file), "no verdict is filed"
     write_json(filed, {"id": "v000000"})
-    assert not handed_over(folder, filed), "another verdict is filed"
+    assert not handed_over(folder, filed, is_file), "another verdict is filed"
     write_json(filed, {"id": given.id})
-    assert handed_over(folder, filed)
+    assert handed_over(folder, filed, is_file)
     (folder / "model.safetensors").unlink()
-    assert not handed_over(folder, filed)
+    assert not handed_over(folder, filed, is_file)
     withdraw(folder)
     assert not folder.exists() and not list(tmp_path.glob(".champion*"))

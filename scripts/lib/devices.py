@@ -1,0 +1,54 @@
+"""The GPUs of this machine, each lent to one job at a time."""
+
+import fcntl
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TextIO
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_PAUSE = 5.0  # seconds
+_held: dict[str, TextIO] = {}
+logger = logging.getLogger(__name__)
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, by the names CUDA_VISIBLE_DEVICES gives them; asking neither starts nor loads CUDA."""
+    if (visible := os.environ.get(VISIBLE)) is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def hold_gpus(count: int) -> None:
+    """Take `count` GPUs for the life of this process, and let it and its children see no others. Without any GPU it does nothing.
+
+    Snakemake starts no more jobs than there are GPUs; which of them are free it does not say, and another search on this machine may have
+    some: then this waits. The system frees them however the process ends.
+    """
+    names = gpus()
+    wanted = min(count, len(names))  # whoever needs more than there are says so in better words
+    if not wanted:
+        return
+    while len(taken := {name: handle for name in names if (handle := _try(name))}) < wanted:
+        logger.info("waiting for %d of %d GPUs: %d are free", wanted, len(names), len(taken))
+        for handle in taken.values():
+            handle.close()
+        time.sleep(_PAUSE)
+    for name in list(taken)[wanted:]:
+        taken.pop(name).close()
+    _held.update(taken)
+    os.environ[VISIBLE] = ",".join(taken)
+
+
+def _try(name: str) -> TextIO | None:
+    folder = Path(tempfile.gettempdir()) / f"spec-decode-tune-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    handle = (folder / f"gpu-{name}").open("a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        return None
+    return handle

@@ -1,0 +1,82 @@
+"""A search whose results/ lies in a bucket: its records on this disk as well, its small files with the jobs.
+
+The storage plugin `s3-experiment`, which executor/ brings, says what the bucket holds. Here is what the workflow asks of it.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from snakemake_interface_common.exceptions import WorkflowError
+
+from lib.errors import UserError
+from lib.experiment import Experiment
+
+FOLLOW_SECONDS = 60.0
+"""Pause between two looks into the bucket for what no job of this process has told it about, such as the logs of running jobs."""
+
+
+def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> None:
+    """Bring the small files of a bucket onto this disk, so that everything that reads results/ finds them.
+
+    Args:
+        store: Snakemake's default storage provider.
+        prefix: the default storage prefix.
+        offline: ask the bucket nothing: what it held last time, and what is on this disk, is all that is known.
+        follow: go on in the background for as long as this process lives.
+
+    Raises:
+        UserError: another storage plugin, or a bucket that cannot be read.
+    """
+    if not hasattr(store, "pull"):
+        raise UserError("default-storage-provider must be s3-experiment, which keeps the records at hand; no other does")
+    for name in ("endpoint_url", "region", "access_key", "secret_key", "token"):
+        if value := getattr(store.settings, name):
+            os.environ[f"SNAKEMAKE_STORAGE_S3_EXPERIMENT_{name.upper()}"] = value  # where `lib.store` looks, and what jobs start
+    if offline:
+        store.go_offline()
+        return
+    if not prefix.removeprefix("s3://").split("/")[0]:
+        raise UserError(f"default-storage-prefix = {prefix} names no bucket; fill it in, in the profile")
+    try:
+        store.pull(prefix)
+    except WorkflowError as error:
+        raise UserError(str(error)) from None
+    if follow:
+        store.follow(prefix, FOLLOW_SECONDS)
+
+
+def stream_there(values: dict[str, Any], prefix: str) -> None:
+    """Let jobs keep the state of a rung in progress beside the results in the bucket, unless a configuration says where."""
+    streaming = values.setdefault("streaming", {})
+    if isinstance(streaming, dict) and not streaming.get("url"):
+        streaming["url"] = f"{prefix.removesuffix('/.')}.streams"
+
+
+def carried_files(experiment: Experiment) -> list[str]:
+    """Return the files that a configuration names and jobs on other machines must be sent, for they read the configuration as well.
+
+    Raises:
+        UserError: one lies where jobs are sent nothing from, or is named by a path that leads nowhere on another machine.
+    """
+    here = Path().resolve()
+    files = list(_named(experiment))
+    for key, path in files:
+        if Path(path).is_absolute() or not Path(path).resolve().is_relative_to(here):
+            raise UserError(f"{key} = {path}: jobs on other machines are sent what lies below {here}; copy it there")
+    return [path for _, path in files]
+
+
+def _named(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    """Yield key and path of every small file; target and data set lie where the jobs find them, on a volume."""
+    config = experiment.config
+    one = {
+        "space": config.space,
+        "seed_from": config.seed_from,
+        "baseline": config.baseline,
+        "features.prompts": config.features.prompts,
+    }
+    yield from ((key, path) for key, path in one.items() if path)
+    if config.serving.workload.path:
+        yield from (("serving.workload.path", path) for path in experiment.subsets.values())

@@ -1,0 +1,38 @@
+"""Delete what a run has on the cluster, by both of its labels. Run by hand (`make teardown RUN_ID=...`); the bucket is left as it is."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lib.controller import refuse
+from lib.errors import UserError
+from snakemake.profiles import ProfileConfigFileParser
+from snakemake_executor_plugin_kubernetes_experiment import teardown
+
+SETTINGS = "kubernetes-experiment-"
+
+
+def arguments(profile: Path, run_id: str) -> list[str]:
+    """Return workstream and namespace of a profile, and the run id, as the teardown of the executor takes them."""
+    if not run_id:
+        raise UserError("RUN_ID is not set; name the run: make teardown RUN_ID=...")
+    try:
+        with profile.open() as stream:
+            settings = ProfileConfigFileParser().parse(stream)
+    except OSError as error:
+        raise UserError(f"{profile}: {error.strerror}; run this where the profile lies") from None
+    if not settings.get(f"{SETTINGS}workstream"):
+        raise UserError(f"{profile}: workstream is empty; fill it in, nothing is deleted but what is labelled with it")
+    told = {name: settings.get(SETTINGS + name) for name in ("workstream", "namespace", "slug")}
+    return ["--run-id", run_id, *(text for name, value in told.items() if value for text in (f"--{name}", str(value)))]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_id", nargs="?", default="")
+    parser.add_argument("--profile", type=Path, default=Path("gb300"))
+    parser.add_argument("--dry-run", action="store_true", help="list only")
+    asked = parser.parse_args()
+    with refuse():
+        sys.argv[1:] = arguments(asked.profile / "config.yaml", asked.run_id) + (["--dry-run"] if asked.dry_run else [])
+    sys.exit(teardown.main())

@@ -1,0 +1,126 @@
+"""The embedded search through the shipped profile: executor, pods, bucket. It decides and trains what a run on this machine does."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.emulator import Cluster, Server
+from tests.s3 import BUCKET, KEY, SECRET, S3Server
+from tests.workflow.clones import Clone, clone, decisions, heads
+
+FILLED = {
+    "run_id": "whole",
+    "workstream": "tests",
+    "namespace": "tune",
+    "bucket": BUCKET,
+    "train_image": "train:1",
+    "serve_image": "serve:1",
+}
+ACKNOWLEDGED = ("--kubernetes-experiment-ack-train", "whole", "--kubernetes-experiment-ack-serve", "whole")
+TWO_CORES = ("--jobs", "2", "--set-threads", "train_rung=1", "measure_serving=1", "measure_contest=1")
+
+
+@dataclass
+class Controller:
+    """A clone whose search runs by the shipped profile, with its blanks filled in, on the emulated cluster."""
+
+    clone: Clone
+    environment: dict[str, str]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the profile to its end; its output, both streams, is `stdout`."""
+        command = [sys.executable, "-m", "snakemake", "--profile", "gb300", *arguments]
+        return subprocess.run(
+            command, cwd=self.clone.root, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
+
+
+@pytest.fixture
+def controller(cluster: Cluster, server: Server, s3_server: S3Server, tmp_path: Path) -> Controller:
+    """Return a controller in a fresh clone, committed as a user's is: jobs are sent what git knows."""
+    one = clone(tmp_path / "controller")
+    profile = one.root / "gb300/config.yaml"
+    text = profile.read_text().replace("config/gb300.yaml", "tests/configs/small.yaml")
+    for name, value in FILLED.items():
+        text, found = re.subn(rf"^  {name}: (null|default)(?=\s)", f"  {name}: {value}", text, flags=re.MULTILINE)
+        assert found == 1, name
+    profile.write_text(text.replace("seconds-between-status-checks: 10", "seconds-between-status-checks: 1"))
+    (one.root / "gb300/pod.yaml").write_text("spec: {}\n")  # no volume and no GPU node here
+    for command in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", *command], cwd=one.root, check=True)
+    cluster.environment |= {"OMP_NUM_THREADS": "1"}
+    environment = s3_server.environment | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(one.root),
+        "KUBECONFIG": str(server.write_kubeconfig(tmp_path / "kubeconfig")),
+        "OMP_NUM_THREADS": "1",
+    }
+    return Controller(one, environment)
+
+
+def assert_no_secret(cluster: Cluster, controller: Controller, store: S3Server) -> None:
+    """Look for the keys of the bucket, plain and in base64, in every file that the run has left and in every object but the Secret."""
+    planted = [form for key in (KEY, SECRET) for form in (key.encode(), base64.b64encode(key.encode()))]
+    told = [json.dumps(request.body).encode() for request in cluster.requests if request.kind != "secrets"]
+    told += [path.read_bytes() for root in (controller.clone.root, store.root, cluster.root) for path in root.rglob("*") if path.is_file()]
+    assert len(told) > 100
+    assert not [text[:200] for text in told if any(key in text for key in planted)]
+
+
+@pytest.mark.slow
+def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does(
+    cluster: Cluster, controller: Controller, s3_server: S3Server, tmp_path: Path
+) -> None:
+    remote = controller.clone
+    done = controller.run(*ACKNOWLEDGED, *TWO_CORES)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert cluster.left() == []
+    (controller.clone.root / "printed").write_text(done.stdout)
+    assert_no_secret(cluster, controller, s3_server)
+
+    local = clone(tmp_path / "local")
+    local.snakemake()
+    assert decisions(remote) == decisions(local)
+    assert heads(remote) == heads(local)
+    names = ("champion.json", "verdict.json")
+    mine, theirs = ({name: one.records(name)[name] for name in names} for one in (remote, local))
+    assert mine["champion.json"]["arm"] == theirs["champion.json"]["arm"]
+    assert not list((remote.root / "results").rglob("*.safetensors")), "heads and states stay in the bucket"
+    assert {path.name for path in (remote.root / "results/logs").rglob("*.log")} >= {"measure_contest.log", "train_target.log"}
+
+    jobs = cluster.created()
+    shutil.rmtree(remote.root / "results")
+    shutil.rmtree(remote.root / ".snakemake")
+    again = controller.run()  # nothing is left to spend
+    assert again.returncode == 0, again.stdout[-6000:]
+    assert cluster.created() == jobs
+    assert {name: remote.records(name)[name] for name in names} == mine
+
+
+@pytest.mark.parametrize("given", [(), ("--kubernetes-experiment-ack-train", "another")])
+def test_without_the_acknowledgement_of_this_run_nothing_is_created(
+    given: tuple[str, ...], cluster: Cluster, controller: Controller
+) -> None:
+    done = controller.run(*given)
+    assert done.returncode != 0
+    assert "to let it run, pass --kubernetes-experiment-ack-train=whole" in done.stdout
+    assert "1 x train_target" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not [request for request in cluster.requests if request.verb not in ("get", "list")]
+
+
+def test_a_dry_run_asks_neither_the_cluster_nor_the_bucket(cluster: Cluster, controller: Controller, s3_server: S3Server) -> None:
+    s3_server.stop()
+    done = controller.run("--dry-run")
+    assert done.returncode == 0, done.stdout
+    assert "at most" in done.stdout
+    assert cluster.requests == []
+    assert not (controller.clone.root / "results").exists()

@@ -1,0 +1,57 @@
+"""GPUs are lent to one job at a time. There are none here: their names are made up, the locks are real."""
+
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lib.devices import VISIBLE, gpus, hold_gpus
+
+HOLDER = """
+import sys, time
+sys.path.insert(0, "scripts")
+from lib.devices import hold_gpus
+import lib.devices, os
+lib.devices._PAUSE = 0.1
+hold_gpus(int(sys.argv[1]))
+print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path):
+    started: list[subprocess.Popen[str]] = []
+
+    def start(count: int) -> subprocess.Popen[str]:
+        environment = os.environ | {VISIBLE: "GPU-a,GPU-b,GPU-c", "TMPDIR": str(tmp_path)}
+        started.append(subprocess.Popen([sys.executable, "-c", HOLDER, str(count)], stdout=subprocess.PIPE, text=True, env=environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_each_gpu_is_held_once_and_freed_by_the_kernel_when_its_holder_is_killed(holder) -> None:
+    first, second = holder(1), holder(2)
+    held = {first.stdout.readline().strip(), second.stdout.readline().strip()}
+    assert sorted(",".join(held).split(",")) == ["GPU-a", "GPU-b", "GPU-c"]
+    third = holder(2)
+    assert not select.select([third.stdout], [], [], 1)[0], "it waits"
+    second.kill()
+    assert len(third.stdout.readline().strip().split(",")) == 2
+
+
+def test_one_that_asks_for_more_than_there_are_gets_all(holder) -> None:
+    assert holder(9).stdout.readline().strip() == "GPU-a,GPU-b,GPU-c"
+
+
+def test_without_a_gpu_nothing_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VISIBLE, "")
+    assert gpus() == []
+    hold_gpus(4)
+    assert os.environ[VISIBLE] == ""

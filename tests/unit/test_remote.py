@@ -1,0 +1,51 @@
+"""What the workflow asks of a bucket, before it asks anything. The bucket itself is real in tests/cluster."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lib.errors import UserError
+from lib.experiment import Experiment, load_experiment
+from lib.remote import bring_records, carried_files, stream_there
+
+ROOT = Path(__file__).parents[2]
+
+
+class Stock:
+    """Stands for the storage plugins that keep no records at hand."""
+
+
+def experiment(**changes: Any) -> Experiment:
+    return load_experiment(yaml.safe_load((ROOT / "config/config.yaml").read_text()) | changes)
+
+
+def test_a_storage_plugin_that_keeps_no_records_at_hand_is_refused() -> None:
+    with pytest.raises(UserError, match="must be s3-experiment"):
+        bring_records(Stock(), "s3://bucket/run", offline=True, follow=False)
+
+
+def test_the_files_that_a_configuration_names_go_with_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert carried_files(experiment()) == ["config/spaces/eagle3-draft.yaml"]
+
+
+@pytest.mark.parametrize("named", ["{outside}/prompts.jsonl", "{inside}/prompts.jsonl"])
+def test_a_file_that_other_machines_would_not_find_is_refused(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, outside = tmp_path / "work", tmp_path / "elsewhere"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "number {number}"}}\n' for number in range(1000)))
+    shutil.copytree(ROOT / "config", inside / "config")
+    monkeypatch.chdir(inside)
+    path = named.format(outside="../elsewhere", inside=inside)
+    with pytest.raises(UserError, match=rf"features.prompts = .*prompts.jsonl: jobs on other machines are sent what lies below {inside}"):
+        carried_files(experiment(features={"prompts": path}))
+
+
+def test_states_are_streamed_beside_the_results_unless_a_configuration_says_where() -> None:
+    for given, expected in (({}, "s3://b/run.streams"), ({"streaming": {"url": "s3://mine/x"}}, "s3://mine/x")):
+        values = dict(given)
+        stream_there(values, "s3://b/run/.")
+        assert values["streaming"]["url"] == expected
