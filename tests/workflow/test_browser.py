@@ -34,6 +34,24 @@ def reported(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_the_first_thing_seen_is_the_outcome_and_every_page_is_one_press_away(reported: Clone, tmp_path: Path, size: str) -> None:
+    outcome = reported.records("verdict.json")["verdict.json"]["outcome"].capitalize()
+    width, height = SIZES[size]
+    with browser(tmp_path) as page:
+        for place in range(sum(CATEGORIES.values())):
+            page.open(reported.root / "report.html", width, height)
+            page.wait("!!document.querySelector('#app .prose h1')")
+            assert page.run("document.querySelector('#app .prose h1').innerText") == outcome
+            seen = page.run(
+                "(({top, right, bottom}) => [top, right, bottom])(document.querySelector('#app .prose .soft').getBoundingClientRect())"
+            )
+            assert 0 <= seen[0] < 100 and seen[1] <= width and seen[2] <= height
+            page.run(f"document.querySelectorAll('#app .prose a[href^=\"javascript:app.setView\"]')[{place}].click()")
+            page.wait(SHOWN)
+        assert page.complaints == [] and page.fetched == []
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_every_page_and_figure_opens_without_a_complaint_and_without_the_network(reported: Clone, tmp_path: Path, size: str) -> None:
     with browser(tmp_path) as page:
         for category, pages in CATEGORIES.items():

@@ -34,8 +34,8 @@ def test_the_winner_served_by_its_cards_command_gives_the_recorded_acceptance(fi
     assert command and f"**{verdict['summary']}**" in card and f"| this head | {recorded['acceptance_length']:.4f} |" in card
     bench, log = make_bench(one.experiment(), 1, 1), tmp_path / "server.log"
     with contextlib.chdir(one.root), reserved_port() as port, log.open("wb") as output, mortal_group() as group:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        variables = os.environ | ENVIRONMENT | {"PORT": str(port), "PATH": path}
+        Path(".venv").symlink_to(sys.prefix)
+        variables = os.environ | ENVIRONMENT | {"PORT": str(port)}
         with subprocess.Popen(
             ["bash", "-c", command.group(1)], stdout=output, stderr=output, env=variables, process_group=group
         ) as process:

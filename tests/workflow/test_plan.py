@@ -1,6 +1,9 @@
 """What a dry run shows before anything is spent, for every configuration that is shipped, and the status of a search."""
 
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,7 @@ def test_the_dry_run_of_every_shipped_configuration_shows_its_plan_once_and_crea
     assert re.search(r"^Jobs: at most \d+ trainings; 9 servings \(2 finalists, 1 standing, 6 for the verdict\)", output, re.MULTILINE)
     assert re.search(r"^Samples: at most [\d,]+; with its \d+ arms trained in full it would be [\d,]+", output, re.MULTILINE)
     assert "Device-hours: not known before a run" in output
+    assert output.index("Snakemake's own list of jobs follows. It ends at the next decisions") < output.index("Job stats:")
     assert "decide_cohort" in jobs(output)
     assert {path.name for path in fresh.root.iterdir()} - before <= {".snakemake"}
 
@@ -66,3 +70,23 @@ def test_what_cannot_be_planned_is_refused_in_one_line(fresh: Clone, arguments: 
     unknown = fresh.snakemake("--dry-run", "results/gb4-made-up/rung0.acc", check=False)
     assert unknown.stdout.strip().splitlines()[-1].startswith("error: gb4-made-up is not an arm of this search so far; results/search/")
     assert not (fresh.root / "results").exists()
+
+
+@pytest.mark.slow
+def test_status_counts_a_job_as_running_while_it_still_imports(finished: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=finished, results=True)
+    arm = one.experiment().search.standing.id
+    (one.root / f"results/{arm}/rung1.acc").unlink()
+    log = one.root / f"results/logs/train_rung/{arm}.rung1.log"
+    log.unlink()
+    with subprocess.Popen(
+        one.command(f"results/{arm}/rung1.acc"), cwd=one.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as run:
+        said, deadline = "", time.monotonic() + 60
+        while not re.search(r"^standing +1 +24 +1 +0 +0 +1 +0 +0$", said, re.MULTILINE):
+            assert time.monotonic() < deadline and not log.exists(), said
+            said = subprocess.run([sys.executable, "scripts/status.py"], cwd=one.root, text=True, capture_output=True, check=True).stdout
+        assert f": running, process {run.pid}" in said
+        assert run.wait() == 0
+    said = subprocess.run([sys.executable, "scripts/status.py"], cwd=one.root, text=True, capture_output=True, check=True).stdout
+    assert re.search(r"^standing +1 +24 +1 +1 +0 +0 +0 +0$", said, re.MULTILINE)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def make_report(one: Clone) -> str:
     """Do what `make report` does, which a clone without an environment of its own cannot, and return the report."""
     subprocess.run([sys.executable, "scripts/report.py"], cwd=one.root, check=True)
-    one.snakemake("draw_report", "--report", "report.html")
+    assert "Missing metadata" not in one.snakemake("draw_report", "--report", "report.html").stdout
     return (one.root / "report.html").read_text()
 
 
@@ -34,6 +34,11 @@ def files(report: str) -> dict[str, str]:
     return {Path(name).name: b64decode(one["data_uri"].split("base64,")[1]).decode() for name, one in listed(report, "results").items()}
 
 
+def opening(report: str) -> str:
+    """Return what the page says with which the report opens."""
+    return text(json.JSONDecoder().raw_decode(report.split("var workflow_desc = ", 1)[1])[0])
+
+
 def test_the_report_of_a_finished_search_is_one_small_file_that_gives_the_verdict(finished: Clone, tmp_path: Path) -> None:
     one = clone(tmp_path, adopt=finished, results=True)
     one.snakemake("--report", "report.html")
@@ -42,6 +47,8 @@ def test_the_report_of_a_finished_search_is_one_small_file_that_gives_the_verdic
     assert set(held) == {path.name for path in (one.root / "results/report").iterdir()}
     verdict = json.loads((one.root / "results/verdict.json").read_text())
     assert verdict["outcome"].capitalize() in text(held["verdict.html"]) and verdict["summary"] in text(held["verdict.html"])
+    assert opening(report).startswith(f"VERDICT {verdict['id']} of search {verdict['search']} {verdict['outcome'].capitalize()} ")
+    assert verdict["summary"] in opening(report) and "Measured on: tiny-llama" in opening(report)
     assert not any(LOADED.search(page) for page in held.values())
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"']?https?:", report)
     assert len(report) < 6_000_000
@@ -58,9 +65,11 @@ def test_a_half_finished_search_is_reported_as_a_draft(finished: Clone, tmp_path
     for name in ("verdict.json", "HANDOFF.md"):
         (results / name).unlink()
     shutil.rmtree(next(path for path in results.glob("gb*-s0-*") if not (path / "serving.json").exists()))
-    held = files(make_report(one))
+    report = make_report(one)
+    held = files(report)
     card = text(held["verdict.html"])
-    assert "DRAFT" in card and "Champion so far" in card and "VERDICT" not in card
+    assert "DRAFT" in card and "champion so far" in card and "VERDICT" not in card
+    assert opening(report).startswith("DRAFT No verdict yet: champion so far gb") and "not running; the command" in opening(report)
     assert "there is no hand-off yet" in held["levers.html"]
 
 
@@ -68,7 +77,8 @@ def test_a_search_that_has_only_been_planned_is_reported(finished: Clone, tmp_pa
     one = clone(tmp_path, adopt=finished)
     (one.root / "results").mkdir()
     shutil.copy(finished.root / "results/plan.json", one.root / "results/plan.json")
-    assert "No champion yet" in text(files(make_report(one))["verdict.html"])
+    report = make_report(one)
+    assert "No champion yet" in text(files(report)["verdict.html"]) and opening(report).startswith("DRAFT No champion yet ")
     assert one.snakemake("--dry-run").returncode == 0, "and the search goes on from there"
 
 

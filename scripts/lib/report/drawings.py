@@ -12,6 +12,7 @@ from lib.report import words
 from lib.report.figures import INK, PALE, STANDING
 from lib.report.story import FATES, Story
 from lib.verdict.calibration import PROXIES, configurations
+from lib.verdict.card import rigor
 from lib.verdict.verdict import SubsetEffect, Verdict
 
 Figure = alt.TopLevelMixin
@@ -25,8 +26,13 @@ DASHES: dict[str, list[int]] = {fate: [6, 3] if fate == "standing" else [1, 0] f
 
 
 def svg(figure: Figure) -> str:
-    """Return a figure as SVG. It brings its own white ground, so that its text is legible on a page of any colour."""
-    drawn = figure.configure(background="white", padding=12, font="sans-serif").configure_axis(labelColor="#222", titleColor="#222")
+    """Return a figure as SVG. It brings its own white ground, so that its text is legible on a page of any colour.
+
+    Room is left for fonts that are wider than the one it is laid out with: which one is shown is up to the browser.
+    """
+    padding = {"left": 36, "right": 36, "top": 12, "bottom": 12}
+    drawn = figure.configure(background="white", padding=padding, font="sans-serif")
+    drawn = drawn.configure_axis(labelColor="#222", titleColor="#222", titlePadding=10, labelOverlap="greedy", labelSeparation=10)
     return str(vl_convert.vegalite_to_svg(drawn.to_json()))
 
 
@@ -124,8 +130,8 @@ def acceptance(story: Story) -> Figure:
         n = f" n = {verdict.champion.n} and {verdict.standing.n} fresh training seeds, measured in turn on one node."
     else:
         n = " n = 1 training seed a side, measured for selection."
-    rigor = "VERDICT" if verdict else "DRAFT"
-    title = f"Acceptance per position and per subset, champion against standing ({rigor})"
+    mark = rigor(verdict) if verdict else "DRAFT"
+    title = f"Acceptance per position and per subset, champion against standing ({mark})"
     if rates.empty:
         return _nothing(title, context)
     sides = [side for side in ("champion", "standing") if side in set(rates["side"])]
@@ -134,7 +140,7 @@ def acceptance(story: Story) -> Figure:
         .mark_line(point=alt.OverlayMarkDef(size=90, filled=True))
         .encode(
             x=alt.X("position:O", title="position of the drafted token", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("rate:Q", title=f"share of drafts ({rigor})", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
+            y=alt.Y("rate:Q", title=f"share of drafts ({mark})", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
             color=_colour(sides, "side"),
             shape=_shape(sides, "side"),
             strokeDash=alt.StrokeDash("side:N", scale=_scale(sides, DASHES), legend=None),
@@ -143,7 +149,7 @@ def acceptance(story: Story) -> Figure:
     bars = alt.Chart(lengths, width=240, title="acceptance length per subset").encode(
         y=alt.Y("subset:N", title=None, axis=alt.Axis(labelLimit=160)),
         yOffset=alt.YOffset("side:N", sort=sides),
-        x=alt.X("length:Q", title=f"tokens per step ({rigor})"),
+        x=alt.X("length:Q", title=f"tokens per step ({mark})"),
     )
     labels = bars.mark_text(align="left", dx=4, color="#222").encode(text=alt.Text("length:Q", format=".3f"))
     panels = [left, bars.mark_bar().encode(color=_colour(sides, "side")) + labels] if len(lengths) else [left]

@@ -10,8 +10,9 @@ from markdown_it import MarkdownIt
 
 from lib.files import flat
 from lib.report import words
-from lib.report.status import status
+from lib.report.status import headline, status
 from lib.report.story import Story
+from lib.verdict.card import rigor
 from lib.verdict.verdict import Contestant, Verdict
 
 STYLE = Path(__file__).with_name("page.css").read_text()
@@ -49,14 +50,22 @@ def page(title: str, body: str, script: str = "") -> str:
 
 
 def verdict_card(story: Story, root: Path) -> str:
-    """Return the first page: the verdict, or while there is none the champion as a DRAFT, or how far the search has come."""
+    """Return the first page: the verdict, or while there is none the champion as a DRAFT, or how far the search has come.
+
+    Its `<section>` is the answer in short, with which `rules/captions/workflow.rst` has the report open.
+    """
+    trained = f"<h2>Trained on</h2><p>{escape(words.trained(story))}</p>"
     if story.verdict:
-        return page("Verdict", _judged(story.verdict) + _setting(story))
+        why = f"<p>Why: {escape(story.verdict.reason)}.</p>" if rigor(story.verdict) == "VERDICT" else ""
+        sides = _sides(story.verdict.champion, story.verdict.standing)
+        return page("Verdict", _answer(_judged(story.verdict), story) + why + sides + trained)
     progress = f"<h2>How the search stands</h2><pre>{escape(status(root))}</pre>"
+    stands = f"<p>{escape(headline(root))}</p>"
     if story.champion:
-        return page("Champion (DRAFT)", _chosen(story) + progress + _setting(story))
-    draft = '<p><span class="mark draft">DRAFT</span></p><h1>No champion yet</h1><p>The search has not measured its finalists yet.</p>'
-    return page("No champion yet (DRAFT)", draft + progress + f"<h2>Trained on</h2><p>{escape(words.trained(story))}</p>")
+        chosen = f"<h1>No verdict yet: champion so far</h1><p>{escape(story.champion.summary)}</p>"
+        return page("Champion (DRAFT)", _answer(_mark("DRAFT") + chosen + stands, story) + _selected(story) + progress + trained)
+    none = "<h1>No champion yet</h1><p>The search has not measured its finalists yet.</p>"
+    return page("No champion yet (DRAFT)", _answer(_mark("DRAFT") + none + stands, story) + progress + trained)
 
 
 def ledger_page(story: Story) -> str:
@@ -113,24 +122,33 @@ def levers_page(story: Story) -> str:
     return page("Next levers", html.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>"))
 
 
+def _answer(said: str, story: Story) -> str:
+    context = words.serving_context(story)
+    measured = words.served(context) if context is None else f"Measured on: {words.served(context)}"
+    return f'<section>{said}<p class="soft">{escape(measured)}</p></section>'
+
+
+def _mark(said: str, beside: str = "") -> str:
+    return f'<p><span class="mark{" draft" * (said == "DRAFT")}">{said}</span> <span class="soft">{escape(beside)}</span></p>'
+
+
 def _judged(verdict: Verdict) -> str:
-    effect = ""
-    if verdict.effect is not None and verdict.interval:
-        low, high = verdict.interval
-        effect = (
-            f'<p><span class="big">{verdict.effect:+.3f}</span> tokens per step, champion minus standing configuration; '
-            f"{verdict.interval_level:.0%} interval <b>{low:+.3f} to {high:+.3f}</b>; smallest effect of interest "
-            f"{verdict.smallest_effect:g}; n = {verdict.champion.n} and {verdict.standing.n} fresh training seeds.</p>"
-        )
+    mark = _mark(rigor(verdict), f"{verdict.id} of search {verdict.search}")
+    head = f"{mark}<h1>{escape(verdict.outcome.capitalize())}</h1>"
+    if verdict.effect is None or verdict.interval is None or rigor(verdict) == "DRAFT":
+        return f"{head}<p>Nothing is settled: {escape(verdict.reason)}.</p>"
+    low, high = verdict.interval
     return (
-        f'<p><span class="mark">{verdict.rigor}</span> <span class="soft">{verdict.id} of search {verdict.search}</span></p>'
-        f"<h1>{escape(verdict.outcome.capitalize())}</h1>{effect}<p>{escape(verdict.summary)}</p>"
-        f'<p class="soft">Why: {escape(verdict.reason or "")}</p>{_sides(verdict.champion, verdict.standing)}'
+        f'{head}<p><span class="big">{verdict.effect:+.3f}</span> tokens per step, champion minus standing configuration; '
+        f"{verdict.interval_level:.0%} interval <b>{low:+.3f} to {high:+.3f}</b>; smallest effect of interest "
+        f"{verdict.smallest_effect:g}; n = {verdict.champion.n} and {verdict.standing.n} fresh training seeds.</p>"
+        f"<p>{escape(verdict.summary)}</p>"
     )
 
 
 def _sides(champion: Contestant, standing: Contestant) -> str:
-    heads = ["", "acceptance length", "n", "global batch", "lr", "warmup", "per seed (its repeats)", "failed"]
+    sides = {"champion": champion, "standing": standing}
+    heads = ["", "acceptance length", "n", "global batch", "lr", "warmup", "per seed (its repeats)"]
     rows = [
         [
             name,
@@ -140,15 +158,16 @@ def _sides(champion: Contestant, standing: Contestant) -> str:
             f"{side.point.lr:g}",
             f"{side.point.warmup:g}",
             "; ".join(", ".join(f"{length:.3f}" for length in seed) for seed in side.acceptance_lengths),
-            "; ".join(f"{arm}: {why}" for arm, why in side.failed.items()),
         ]
-        for name, side in (("champion", champion), ("standing", standing))
+        for name, side in sides.items()
     ]
-    return _table(heads, rows)
+    failed = (
+        f"<p>Failed: {escape(arm)} of the {name}, {escape(why)}.</p>" for name, side in sides.items() for arm, why in side.failed.items()
+    )
+    return _table(heads, rows) + "".join(failed)
 
 
-def _chosen(story: Story) -> str:
-    assert story.champion is not None
+def _selected(story: Story) -> str:
     lengths = story.selected.sort_values("acceptance_length", ascending=False)
     rows = [
         [
@@ -159,15 +178,7 @@ def _chosen(story: Story) -> str:
         ]
         for row in lengths.itertuples()
     ]
-    return (
-        '<p><span class="mark draft">DRAFT</span> <span class="soft">no verdict yet</span></p>'
-        f"<h1>Champion so far</h1><p>{escape(story.champion.summary)}</p>" + _table(["", "arm", "acceptance length", "n"], rows)
-    )
-
-
-def _setting(story: Story) -> str:
-    measured, trained = words.served(words.serving_context(story)), words.trained(story)
-    return f"<h2>Measured on</h2><p>{escape(measured)}</p><h2>Trained on</h2><p>{escape(trained)}</p>"
+    return _table(["", "arm", "acceptance length", "n"], rows)
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from lib.arm import Arm, reachable
 from lib.config import Cost
+from lib.controller import holder
 from lib.errors import UserError
 from lib.experiment import Experiment
-from lib.files import read_json
+from lib.files import read_json, read_whole_json
 from lib.report.text import table
 from lib.search.filed import Decisions
 from lib.search.priors import Prior
@@ -60,6 +61,17 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
         "files": asdict(verdict_files(experiment)),
         "in_full": _in_full(search, seeds),
     }
+
+
+def read_plan(results: Path) -> dict[str, Any]:
+    """Return the plan of the newest run whose tree is `results`. Raises UserError when there is none, or none yet."""
+    path = results / "plan.json"
+    if not path.exists() and (controller := holder(results)):
+        raise UserError(f"process {controller.pid} runs here and has not written {path} yet; ask again in a moment")
+    if not path.exists():
+        raise UserError(f"{path} does not exist: no search has been started here; start one with make tune")
+    plan: dict[str, Any] = read_whole_json(path, "delete it, the next run writes it again")
+    return plan
 
 
 def format_plan(plan: dict[str, Any]) -> str:
@@ -222,6 +234,8 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     yield f"Jobs: at most {bound['training_jobs']:,} trainings; {bound['serving_jobs'] + bound['contest_jobs']} servings ({servings})"
     yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
     yield from _cost_lines(plan)
+    yield ""
+    yield "Snakemake's own list of jobs follows. It ends at the next decisions, so it counts fewer trainings and servings than this plan."
     yield ""
 
 

@@ -10,7 +10,9 @@ from lib.report.plan import known_pace
 from lib.report.survey import Survey, survey
 from lib.search.filed import decision_path
 from lib.search.work import upper_bound
+from lib.verdict.champion import Champion
 from lib.verdict.filed import VerdictFiles
+from lib.verdict.record import read_record
 
 
 class Progress:
@@ -41,16 +43,21 @@ class Progress:
             return f"{label}: {len(arms)} arms proposed, to {record['cap_samples']:,} samples"
         return f"{label}: {len(arms)} of {len(arms) + dropped} arms go on, to {record['cap_samples']:,} samples"
 
+    def champion(self) -> str:
+        """Return what the choice of the champion says."""
+        champion = read_record(self._root / self._files["champion"], Champion)
+        named = f"{champion.arm}, the standing configuration" if champion.arm == champion.standing.arm else champion.arm
+        measured = f"acceptance length {champion.acceptance_length:.3f} (DRAFT)"
+        return f"champion: {named}, {measured}, now trained afresh with {self._seeds} seeds for the verdict"
+
     def standing(self) -> str:
         """Return how the search stands now."""
         found = survey(self._root, self._search, self._files, self._seeds)
         return " · ".join(self._parts(found))
 
     def _parts(self, found: Survey) -> Iterator[str]:
-        trained = sum(cohort.ended for cohort in found.trainings)
         left = found.left(self._seeds)
-        served = sum(cohort.ended for cohort in found.servings)
-        yield f"{trained} of {trained + left.training_jobs} trainings, {served} of {served + left.serving_jobs} heads served"
+        yield found.tally(self._seeds)
         yield from self._best(found)
         if not left.training_jobs + left.serving_jobs + left.contest_jobs:
             return

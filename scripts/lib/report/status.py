@@ -1,6 +1,7 @@
 """The state of a search, read from the results tree alone: it may be running, interrupted or finished."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from lib.controller import Holder
 from lib.errors import UserError
-from lib.files import read_whole_json
+from lib.report.plan import read_plan
 from lib.report.survey import Cohort, Survey, survey
 from lib.report.text import table
 from lib.search.search import Search
@@ -24,24 +25,41 @@ def status(root: Path) -> str:
     Raises:
         UserError: no run has been started there, or a record is not whole.
     """
-    if not (root / "results/plan.json").exists():
-        raise UserError("results/plan.json does not exist: no search has been started here; start one with make tune")
-    plan = read_whole_json(root / "results/plan.json", "delete it, the next run writes it again")
+    return "\n".join(_read(root, _lines))
+
+
+def headline(root: Path) -> str:
+    """Return the same in one line, with the time. Raises as `status` does."""
+    return f"{time.strftime('%Y-%m-%d %H:%M')}: {'; '.join(_read(root, _headline))}."
+
+
+def _read(root: Path, say: Callable[[Path, dict[str, Any], Survey], Iterator[str]]) -> list[str]:
+    plan = read_plan(root / "results")
     try:
-        return "\n".join(_lines(root, plan))
+        found = survey(root, Search.from_description(plan["search"]), plan["files"], plan["fresh_seeds"])
+        return list(say(root, plan, found))
     except (KeyError, TypeError, ValidationError):
         raise UserError("results/plan.json is of another version; delete it, the next run writes it again") from None
 
 
-def _lines(root: Path, plan: dict[str, Any]) -> Iterator[str]:
-    found = survey(root, Search.from_description(plan["search"]), plan["files"], plan["fresh_seeds"])
+def _headline(root: Path, plan: dict[str, Any], found: Survey) -> Iterator[str]:
+    verdict = root / plan["files"]["verdict"]
+    yield f"search {found.search.id}, strategy {found.search.strategy}, {_stage(found.controller, finished=verdict.exists())}"
+    yield found.tally(plan["fresh_seeds"])
+    if best := found.best():
+        arm, rung, value = best
+        yield f"best {found.search.space.proxy} {value:.4f} at rung {rung} of {found.search.top_rung}, {arm}"
+
+
+def _lines(root: Path, plan: dict[str, Any], found: Survey) -> Iterator[str]:
     verdict = root / plan["files"]["verdict"]
     yield f"Search {found.search.id}, strategy {found.search.strategy}: {_stage(found.controller, finished=verdict.exists())}"
     yield ""
-    *brackets, _, contest = found.trainings
-    finalists, _ = found.servings
-    yield from table(HEADS, [_row(cohort) for cohort in (*brackets, finalists, *([contest] if contest.jobs else []))])
+    contest = [found.trainings[-1], found.measuring] if found.measuring else []
+    yield from table(HEADS, [_row(cohort) for cohort in (*found.trainings[:-1], *found.servings, *contest)])
     yield ""
+    if found.preparing:
+        yield f"Being made for all of them: {', '.join(found.preparing)}"
     yield from _best(found)
     if verdict.exists():
         yield read_record(verdict, Verdict).summary
@@ -49,16 +67,16 @@ def _lines(root: Path, plan: dict[str, Any]) -> Iterator[str]:
 
 
 def _row(cohort: Cohort) -> list[str]:
-    start = [cohort.label, "" if cohort.rung is None else str(cohort.rung), f"{cohort.cap:,}"]
+    start = [f"{cohort.label}, served", "", ""] if cohort.rung is None else [cohort.label, str(cohort.rung), f"{cohort.cap:,}"]
     if cohort.jobs is None:
         return [*start, f"up to {cohort.size}", *[""] * 4, "undecided"]
     return [*start, str(cohort.size), *(str(count) for count in cohort.jobs.counts())]
 
 
 def _stage(controller: Holder | None, *, finished: bool) -> str:
-    if finished:
-        return "finished"
-    return f"running, process {controller.pid}" if controller else "not running; the command that started it goes on from here"
+    if controller:
+        return f"running, process {controller.pid}"
+    return "finished" if finished else "not running; the command that started it goes on from here"
 
 
 def _best(found: Survey) -> Iterator[str]:

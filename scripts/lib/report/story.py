@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from lib.arm import reachable
 from lib.errors import UserError
-from lib.files import read_whole_json
-from lib.report.plan import known_calibration
+from lib.report.plan import known_calibration, read_plan
 from lib.report.tables import ledger
 from lib.search.filed import Decisions, Place
 from lib.search.search import Search
@@ -115,9 +114,7 @@ def read_story(root: Path) -> Story:
         UserError: no run has been started there, or a record is not whole.
     """
     results = root / "results"
-    if not (results / "plan.json").exists():
-        raise UserError("results/plan.json does not exist: no search has been started here; start one with make tune")
-    plan = read_whole_json(results / "plan.json", "delete it, the next run writes it again")
+    plan = read_plan(results)
     try:
         search, files = Search.from_description(plan["search"]), plan["files"]
         champion, verdict, handoff = (root / files[name] for name in ("champion", "verdict", "handoff"))

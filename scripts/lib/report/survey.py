@@ -1,5 +1,9 @@
 """How far a search has come: its cohorts, what they have measured and what is left of them, read from the results tree alone."""
 
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +15,7 @@ from lib.search.proxy import proxy_value
 from lib.search.search import Search
 from lib.search.work import Work
 from lib.verdict.champion import Champion
-from lib.verdict.contest import make_contest
+from lib.verdict.contest import Measurements, make_contest
 from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
 
 M = TypeVar("M", bound=Measurement)
@@ -51,16 +55,21 @@ class Cohort:
 
 @dataclass
 class Survey:
-    """What lies in a results tree of one search; `contest` holds the ids of the verdict's arms once they are known."""
+    """What lies in a results tree of one search; `contest` holds the ids of the verdict's arms once they are known.
+
+    `measuring` is what vLLM measures of them, which is one job; None until they are known. `preparing` is what is being made for all arms.
+    """
 
     search: Search
     controller: Holder | None
     trainings: list[Cohort]
     servings: list[Cohort]
     contest: list[str]
+    measuring: Cohort | None
     measured: bool
     proxies: dict[tuple[str, int], ProxyRecord]
     served: dict[str, ServingRecord]
+    preparing: list[str]
 
     def best(self) -> tuple[str, int, float] | None:
         """Return arm, rung and proxy of the best of the highest rung that any arm has reached; None before the first."""
@@ -74,6 +83,12 @@ class Survey:
     def seconds(self) -> float:
         """Return the device-seconds of the selection's records and of the verdict's trainings; not those of its measurements."""
         return sum(record.device_seconds for record in (*self.proxies.values(), *self.served.values()))
+
+    def tally(self, seeds: int) -> str:
+        """Return how many trainings and servings have ended, of how many at most, with a verdict of so many fresh `seeds`."""
+        left = self.left(seeds)
+        trained, served = (sum(cohort.ended for cohort in cohorts) for cohorts in (self.trainings, self.servings))
+        return f"{trained} of {trained + left.training_jobs} trainings, {served} of {served + left.serving_jobs} heads served"
 
     def left(self, seeds: int) -> Work:
         """Return what is left to do at most, with a verdict of so many fresh `seeds`."""
@@ -93,6 +108,7 @@ class _Tree:
     def __init__(self, root: Path, search: Search) -> None:
         self.root, self.search = root, search
         self.controller = holder(root / "results")
+        self.under_way = set(_under_way(root, self.controller.since)) if self.controller else set()
         self.proxies: dict[tuple[str, int], ProxyRecord] = {}
         self.served: dict[str, ServingRecord] = {}
 
@@ -106,7 +122,7 @@ class _Tree:
                 self.proxies[arm, rung] = record
             else:
                 left += caps[rung] - (caps[below] if below >= 0 else 0)
-            getattr(jobs, self._state(record, f"train_rung/{arm}.rung{rung}.log")).append(arm)
+            getattr(jobs, self._state(record, f"results/{arm}/rung{rung}.acc", f"train_rung/{arm}.rung{rung}.log")).append(arm)
         return Cohort(label, rung, caps[rung], len(arms), jobs, left)
 
     def serving(self, label: str, arms: list[str]) -> Cohort:
@@ -116,18 +132,34 @@ class _Tree:
             record = _read(self.root / f"results/{arm}/serving.json", ServingRecord)
             if record:
                 self.served[arm] = record
-            getattr(jobs, self._state(record, f"measure_serving/{arm}.log")).append(arm)
+            getattr(jobs, self._state(record, f"results/{arm}/serving.json", f"measure_serving/{arm}.log")).append(arm)
         return Cohort(label, None, self.search.space.rungs.samples[-1], len(arms), jobs)
 
-    def _state(self, record: Measurement | None, log: str) -> str:
+    def measuring(self, arms: list[str], measurements: str) -> Cohort:
+        """Return the cohort of the verdict's arms, which one job measures in vLLM; `measurements` is its file."""
+        jobs, path = Jobs(), self.root / measurements
+        servings = {serving.arm: serving for serving in read_record(path, Measurements).servings} if path.exists() else {}
+        for arm in arms:
+            getattr(jobs, self._state(servings.get(arm), measurements, "measure_contest.log")).append(arm)
+        return Cohort("verdict", None, self.search.space.rungs.samples[-1], len(arms), jobs)
+
+    def _state(self, record: Measurement | None, output: str, log: str) -> str:
         if record is not None:
             return "done" if record.status == "ok" else "failed"
-        path = self.root / "results/logs" / log
-        if not path.exists():
-            return "waiting"
-        if fault(path) is not None:
-            return "broken"
-        return "running" if self.controller and path.stat().st_mtime >= self.controller.since else "waiting"
+        if output in self.under_way:
+            return "running"
+        return "waiting" if fault(self.root / "results/logs" / log) is None else "broken"
+
+
+def _under_way(root: Path, since: float) -> Iterator[str]:
+    """Yield what the jobs will write that have begun since a time and have not ended, as paths from the root.
+
+    Snakemake notes it when it submits a job, in files named by the base64 of the path, and takes the note back when the job has ended.
+    """
+    for note in (root / ".snakemake/incomplete").glob("*"):
+        with suppress(FileNotFoundError, ValueError):  # it has just ended, or the name is too long for one file
+            if note.stat().st_mtime >= since:
+                yield re.sub("^.*(?=(?:results|resources)/)", "", urlsafe_b64decode(note.name).decode())
 
 
 def survey(root: Path, search: Search, files: dict[str, Any], seeds: int) -> Survey:
@@ -158,14 +190,16 @@ def survey(root: Path, search: Search, files: dict[str, Any], seeds: int) -> Sur
         trainings.append(Cohort(label, rung, caps[rung], bracket.size(rung), None, bracket.size(rung) * step))
     trainings.append(tree.training("standing", top, {search.standing.id: -1}))
     servings.append(tree.serving("standing", [search.standing.id]))
-    champion, contest = root / files["champion"], []
+    champion, contest, measuring = root / files["champion"], [], None
     if champion.exists():
         contest = list(make_contest(read_record(champion, Champion).as_arm(), search.standing, seeds, search.id).arms)
         trainings.append(tree.training("verdict", top, dict.fromkeys(contest, -1)))
+        measuring = tree.measuring(contest, files["measurements"])
     else:
         trainings.append(Cohort("verdict", top, caps[-1], 2 * seeds, None, 2 * seeds * caps[-1]))
     measured = (root / files["measurements"]).exists()
-    return Survey(search, tree.controller, trainings, servings, contest, measured, tree.proxies, tree.served)
+    preparing = sorted(path for path in tree.under_way if path.startswith("resources/"))
+    return Survey(search, tree.controller, trainings, servings, contest, measuring, measured, tree.proxies, tree.served, preparing)
 
 
 def _read(path: Path, kind: type[M]) -> M | None:

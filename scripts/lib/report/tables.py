@@ -9,7 +9,8 @@ import pandas as pd
 
 from lib.arm import Arm
 from lib.errors import UserError
-from lib.files import read_whole_json, whole_file, write_json
+from lib.files import whole_file, write_json
+from lib.report.plan import read_plan
 from lib.search.proxy import proxy_value
 from lib.verdict.calibration import calibrate, recommend
 from lib.verdict.contest import Measurements
@@ -47,7 +48,7 @@ def write_ledger(results: Path) -> None:
     The calibration is that of the search whose plan.json lies there.
     """
     table = ledger(results)
-    plan = read_whole_json(results / "plan.json", "run snakemake results/plan.json, which spends nothing")
+    plan = read_plan(results)
     try:
         search = plan["search"]
         k = search["space"]["objective"]["draft_tokens"]

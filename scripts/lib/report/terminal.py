@@ -28,6 +28,8 @@ CHATTER = (
     "Building DAG of jobs",
     "Conda environments: ignored",
     "DAG of jobs will be updated",
+    "Loading script code for rule",
+    "Missing metadata for file",  # of a report: what no run of this folder has made or finished, its times are not known
     "Select jobs to execute",
     "Trying to restart job",
     "Updating checkpoint dependencies",
@@ -62,6 +64,7 @@ class Terminal(logging.Handler):
         self._shown, self._progress = shown, progress
         self._jobs: dict[int, _Job] = {}
         self._told = float("-inf")
+        self._standing = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a message of Snakemake, some lines in its place, or nothing."""
@@ -99,13 +102,18 @@ class Terminal(logging.Handler):
         job = self._jobs[vars(record)["job_id"]]
         if job.rule == "decide_cohort":
             self._tell(self._progress.decision(job.wildcards["bracket"], int(job.wildcards["rung"])))
-        elif job.rule in ("measure_serving", "measure_contest") or (job.rule == "train_rung" and time.monotonic() - self._told > EVERY_S):
+        elif job.rule == "choose_champion":
+            self.say(self._progress.champion())
+        elif job.rule == "measure_serving" or (job.rule == "train_rung" and time.monotonic() - self._told > EVERY_S):
             self._tell()
         return True
 
     def _tell(self, *parts: str) -> None:
-        self.say(" · ".join([*parts, self._progress.standing()]))
-        self._told = time.monotonic()
+        """Show how the search stands, but not what the last line already said of it."""
+        standing = self._progress.standing()
+        if said := [*parts, *([standing] if standing != self._standing else [])]:
+            self.say(" · ".join(said))
+        self._told, self._standing = time.monotonic(), standing
 
     def _failed(self, record: logging.LogRecord) -> bool:
         """Show what the job's own log says of it; a second time only that it is the same."""

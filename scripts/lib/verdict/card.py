@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lib.arm import Arm
 from lib.files import flat
@@ -17,6 +17,7 @@ from lib.verdict.record import ProxyRecord, ServingRecord
 from lib.verdict.served import engine_settings
 from lib.verdict.verdict import Contestant, Verdict
 
+PYTHON = ".venv/bin/python"
 NAMES = {"champion": "champion", "standing": "standing configuration"}
 
 
@@ -48,13 +49,21 @@ def format_card(winner: Winner | None, verdict: Verdict, folder: Path, prompts: 
         records: where the records behind the verdict are filed.
     """
     if winner is None:
-        return f"# No draft head to hand over\n\n**{verdict.summary}**\n\nNo head of the contest could be measured.\n"
+        return f"# No draft head to hand over\n\n{_said(verdict)}\n\nNo head of the contest could be measured.\n"
     parts = (_opening(winner, verdict), _serving(winner, folder), _measured(winner, verdict, prompts), _made(winner, verdict, records))
     return "".join(f"{line}\n" for part in parts for line in part)
 
 
+def rigor(verdict: Verdict) -> Literal["VERDICT", "DRAFT"]:
+    """Return how the numbers of a contest are to be marked: DRAFT where it could not be judged."""
+    return "DRAFT" if verdict.outcome in ("insufficient data", "not comparable") else "VERDICT"
+
+
 def serve_command(winner: Winner, folder: Path) -> str:
-    """Return the command that serves the target with the head in `folder` as it was measured, on the port `$PORT`, or 8000."""
+    """Return the command that serves the target with the head in `folder` as it was measured, on the port `$PORT`, or 8000.
+
+    It is for the root of the working tree, and of its own environment.
+    """
     engine = winner.context.configuration
     arguments = engine_arguments(
         Path(winner.context.identity.hf_path),
@@ -62,7 +71,7 @@ def serve_command(winner: Winner, folder: Path) -> str:
         engine_settings(winner.serving.asked),
     )
     switch = "SPEC_DECODE_TUNE=1 " if winner.context.stack.repairs else ""
-    lines = [f'{switch}python -m {MODULE} --port "${{PORT:-8000}}"']
+    lines = [f'{switch}{PYTHON} -m {MODULE} --port "${{PORT:-8000}}"']
     for word in map(shlex.quote, arguments):
         if word.startswith("--"):
             lines.append(word)
@@ -75,11 +84,19 @@ def _opening(winner: Winner, verdict: Verdict) -> Iterator[str]:
     method, target = winner.context.configuration.method, winner.context.identity
     yield from ("---", f"base_model: {json.dumps(target.hf_path)}", "library_name: vllm")
     yield from (f"tags: [speculative-decoding, {method}, spec-decode-tune]", "---")
-    yield from (f"# {method.upper()} draft head for {target.model}", "", f"**{verdict.summary}**", "", _whose(winner, verdict), "")
+    yield from (f"# {method.upper()} draft head for {target.model}", "", _said(verdict), "", _whose(winner, verdict), "")
     yield from (
         "Of that configuration's fresh trainings it is the first. Which one is handed over was settled before any was measured, so its",
         "number is not flattered by having chosen it, as that of the arm is by which the search found its champion.",
         "",
+    )
+
+
+def _said(verdict: Verdict) -> str:
+    if rigor(verdict) == "VERDICT":
+        return f"**{verdict.summary}**"
+    return (
+        f"**DRAFT: {verdict.outcome}. The contest was not judged, and nothing in this card may be quoted as a result:** {verdict.reason}."
     )
 
 
@@ -96,7 +113,8 @@ def _whose(winner: Winner, verdict: Verdict) -> str:
 
 def _serving(winner: Winner, folder: Path) -> Iterator[str]:
     yield from ("## Serve it", "", "```bash", serve_command(winner, folder), "```", "")
-    yield f"From the root of the working tree, with its environment's `python`; elsewhere name the target and `{folder}` where they lie."
+    yield f"From the root of the working tree. Elsewhere, as in a container, `python` takes the place of `{PYTHON}` where vLLM"
+    yield f"{winner.context.stack.vllm} is installed; name the target and `{folder}` where they lie."
     repairs = winner.context.stack.repairs
     if repairs:
         yield f"`SPEC_DECODE_TUNE=1` lets the plugin of `vllm-plugin/` repair, as in the measurement: {', '.join(repairs)}."
@@ -114,11 +132,12 @@ def _measured(winner: Winner, verdict: Verdict, prompts: Mapping[str, str]) -> I
         "this head", f"{serving.acceptance_length:.4f}", "none", f"1 training, {runs} run{'s' * (runs > 1)} of the workload", "DRAFT"
     )
     for name, side in (("champion", verdict.champion), ("standing", verdict.standing)):
-        yield _side(NAMES[name], side, level)
+        yield _side(NAMES[name], side, level, rigor(verdict))
     if verdict.effect is not None and verdict.interval is not None:
         low, high = verdict.interval
         seeds = f"{verdict.champion.n} and {verdict.standing.n} trainings"
-        yield _row("champion less standing", f"{verdict.effect:+.4f}", f"{low:+.4f} to {high:+.4f}", seeds, f"VERDICT: {verdict.outcome}")
+        marked = f"{rigor(verdict)}: {verdict.outcome}"
+        yield _row("champion less standing", f"{verdict.effect:+.4f}", f"{low:+.4f} to {high:+.4f}", seeds, marked)
     rates = ", ".join(f"{rate:.3f}" for rate in serving.per_position_acceptance)
     counted = f"{serving.accepted} of {serving.draft_tokens} drafted tokens accepted in {serving.drafts} drafts"
     yield from ("", f"This head: {counted}; per position {rates}.")
@@ -129,7 +148,7 @@ def _measured(winner: Winner, verdict: Verdict, prompts: Mapping[str, str]) -> I
     yield from ("", "Prompts, sent as they stand: " + ", ".join(f"`{path}` ({name})" for name, path in prompts.items()) + ".", "")
 
 
-def _side(name: str, side: Contestant, level: float) -> str:
+def _side(name: str, side: Contestant, level: float, mark: str) -> str:
     interval = mean_interval(side.acceptance_lengths, level=level)
     label = f"{name}: global batch {side.point.global_batch}, lr {side.point.lr:g}, warmup {side.point.warmup:g}"
     return _row(
@@ -137,7 +156,7 @@ def _side(name: str, side: Contestant, level: float) -> str:
         "not measured" if side.mean is None else f"{side.mean:.4f}",
         "none" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
         f"{side.n} fresh trainings" + (f", {len(side.failed)} more failed" if side.failed else ""),
-        "VERDICT",
+        mark,
     )
 
 

@@ -51,6 +51,8 @@ def test_a_verdict_without_a_measurement_of_one_side_is_drawn(tmp_path: Path) ->
     files = drawn(tmp_path, "judged", champion=None)
     card = text(files["verdict.html"])
     assert "Insufficient data" in card and "diverged: loss is nan" in card and "not measured" in card
+    assert "(DRAFT)" in text(files["acceptance.svg"]) and "VERDICT" not in text(files["acceptance.svg"])
+    assert card.index("DRAFT") < card.index("Insufficient data") < card.index("Nothing is settled") and "VERDICT" not in card
 
 
 def test_a_champion_that_is_the_standing_configuration_is_drawn(tmp_path: Path) -> None:
@@ -73,11 +75,30 @@ def test_the_card_gives_outcome_effect_interval_n_and_context(tmp_path: Path, le
         assert context in card
 
 
-@pytest.mark.parametrize(("stage", "said"), [("planned", "No champion yet"), ("begun", "No champion yet"), ("chosen", "Champion so far")])
+@pytest.mark.parametrize(
+    ("stage", "said"), [("planned", "No champion yet"), ("begun", "No champion yet"), ("chosen", "No verdict yet: champion so far")]
+)
 def test_before_the_verdict_the_card_is_marked_draft_and_says_how_the_search_stands(tmp_path: Path, stage: Stage, said: str) -> None:
     card = text(drawn(tmp_path, stage)["verdict.html"])
     assert "DRAFT" in card and said in card and "VERDICT" not in card
     assert "not running; the command that started it goes on from here" in card
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_answer_with_which_the_report_opens_is_one_section_of_the_card(tmp_path: Path, stage: Stage) -> None:
+    (answer,) = re.findall(r"<section>(.*?)</section>", drawn(tmp_path, stage)["verdict.html"], re.DOTALL)
+    mark, title = re.search(r'class="mark.*?">(\w+)<.*?<h1>(.*?)</h1>', answer).groups()
+    assert (mark, title) == {
+        "planned": ("DRAFT", "No champion yet"),
+        "begun": ("DRAFT", "No champion yet"),
+        "chosen": ("DRAFT", "No verdict yet: champion so far"),
+        "judged": ("VERDICT", "Improvement"),
+    }[stage]
+    said = text(answer)
+    if stage in ("planned", "begun"):
+        assert re.search(r"search \w+, strategy hyperband, not running; .*; \d+ of \d+ trainings, 0 of 3 heads served", said)
+    else:
+        assert "Measured on: tiny-llama" in said and ("n = 2 and 2" if stage == "judged" else "one training seed") in said
 
 
 def test_fates_are_those_of_the_decisions(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from lib.report.survey import survey
 from lib.report.terminal import quieten
 from lib.search.filed import decision_path
 from lib.verdict.filed import VerdictFiles
+from lib.verdict.record import write_record
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from tests.unit.records import serving
 from tests.unit.report.test_figures import small
 from tests.unit.report.trees import FILES, SEEDS, Stage, make_tree
 
@@ -70,6 +72,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def test_jobs_without_a_message_and_chatter_are_not_shown(run: Run) -> None:
     run.log("Building DAG of jobs...")
+    run.log("Missing metadata for file results/plan.json. Maybe it was deleted.", level=logging.WARNING)
     run.log("5 jobs", LogEvent.RUN_INFO)
     run.log(None, LogEvent.PROGRESS, done=1, total=2)
     run.begin("export_head", arm="a")
@@ -126,7 +129,7 @@ def test_a_log_of_an_earlier_run_explains_nothing(run: Run, tmp_path: Path, monk
     assert run.said() == ["Error in rule"]
 
 
-def test_a_decision_and_a_measurement_tell_how_the_search_stands_and_trainings_now_and_then(run: Run) -> None:
+def test_a_decision_and_a_measurement_tell_how_the_search_stands_and_trainings_now_and_then(run: Run, tmp_path: Path) -> None:
     bracket = small().brackets[0]
     run.begin("decide_cohort", bracket=small().folder(bracket), rung="1")
     run.finish()
@@ -140,7 +143,20 @@ def test_a_decision_and_a_measurement_tell_how_the_search_stands_and_trainings_n
     assert len(run.said()) == 1, "less than a minute after the last"
     run.begin("measure_serving", arm="a")
     run.finish()
-    assert len(run.said()) == 2
+    assert len(run.said()) == 1, "nothing is new"
+    write_record(tmp_path / f"results/{small().standing.id}/serving.json", serving(small().standing.id, 2.0))
+    run.begin("measure_serving", arm="a")
+    run.finish()
+    assert len(run.said()) == 2 and ", 1 of 3 heads served" in run.said()[-1]
+
+
+def test_the_choice_of_the_champion_is_told(tmp_path: Path) -> None:
+    make_tree(tmp_path, small(), "chosen")
+    run = Run(progress(tmp_path))
+    run.begin("choose_champion")
+    run.finish()
+    (line,) = run.said()
+    assert re.fullmatch(r"champion: gb\S+, acceptance length \d\.\d{3} \(DRAFT\), now trained afresh with 2 seeds for the verdict", line)
 
 
 def test_a_broken_record_does_not_stop_the_run(run: Run, tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def test_the_first_training_of_the_side_that_stands(
     folder, given = handed(champion, standing, tmp_path)
     card = (folder / "README.md").read_text()
     assert (folder / "model.safetensors").read_text() == arm and f"| arm | {arm} |" in card
-    assert f"**{given.summary}**" in card and says in card
+    judged = given.outcome != "insufficient data"
+    assert (f"**{given.summary}**" in card) == judged and says in card
+    assert ("VERDICT" in card) == judged and ("**DRAFT: insufficient data. The contest was not judged" in card) != judged
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["side"], manifest["arm"]["arm"], manifest["outcome"]) == (side, arm, given.outcome)
 
@@ -76,6 +78,7 @@ def test_the_card_names_n_interval_settings_and_every_key_of_the_context(tmp_pat
     card = (folder / "README.md").read_text()
     assert "| champion: global batch 8, lr 0.001, warmup 0 | 2.5000 | 2.4663 to 2.5337 | 3 fresh trainings | VERDICT |" in card
     assert "| this head | 2.5000 | none | 1 training, 1 run of the workload | DRAFT |" in card
+    assert ".venv/bin/python -m vllm.entrypoints.openai.api_server --port" in card
     speculation = {"method": "eagle3", "model": str(folder), "num_speculative_tokens": 2}
     assert f"--speculative-config '{json.dumps(speculation)}'" in card and "--max-model-len 256" in card
     assert all(f"\n| {key}" in card for section in SERVED.values() for key in section)
@@ -83,7 +86,7 @@ def test_the_card_names_n_interval_settings_and_every_key_of_the_context(tmp_pat
 
 def test_a_contest_without_a_head_says_so(tmp_path: Path) -> None:
     folder, given = handed([None, None], [None, None], tmp_path)
-    assert given.summary in (folder / "README.md").read_text()
+    assert "**DRAFT: insufficient data." in (card := (folder / "README.md").read_text()) and given.reason in card
     assert {file.name for file in folder.iterdir()} == {"README.md", "manifest.json"}
 
 
