@@ -12,7 +12,7 @@ from lib.devices import gpus
 from lib.errors import UserError
 from lib.experiment import load_experiment
 from lib.files import digest, read_json
-from lib.remote import bring_records, carried_files
+from lib.remote import bring_records, carried_files, stream_there
 from lib.report.plan import format_plan, make_plan
 from lib.report.progress import Progress
 from lib.report.terminal import quieten
@@ -33,6 +33,7 @@ dry = workflow.output_settings.dryrun
 with refuse():
     if store:
         bring_records(store, prefix, offline=dry, follow=workflow.is_main_process)
+        stream_there(config, prefix)
     experiment = load_experiment(config)
     if workflow.is_main_process:
         plan = make_plan(experiment, Path())
@@ -43,6 +44,8 @@ with refuse():
 
 os.environ |= ENVIRONMENT
 
+if workflow.resource_settings.nodes:  # jobs run elsewhere: the cores of this machine bound none of them
+    workflow.register_resource("_cores", sys.maxsize)
 local_gpus = [] if store else gpus()
 if local_gpus and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", len(local_gpus))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lib.config import parse_config
 from lib.draft.dataset import adopt_dataset
-from lib.script import running
+from lib.script import here, running
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -15,8 +15,8 @@ if __name__ == "__main__":
         settings = parse_config(snakemake.config)
         adopt_dataset(
             Path(snakemake.config["features"]["dataset"]),
-            Path(snakemake.input.get("target", settings.target.path)),
-            {split: Path(snakemake.output[split]) for split in ("train", "heldout")},
+            here(snakemake.input.get("target", settings.target.path)),
+            {split: here(snakemake.output[split]) for split in ("train", "heldout")},
             {split: snakemake.params.features[f"{split}_prompts"] for split in ("train", "heldout")},
             snakemake.params.aux_layers,
             snakemake.params.features["seed"],

@@ -1,10 +1,9 @@
 """Name the finalist with the longest acceptance that vLLM has measured."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
-from lib.script import running
+from lib.script import here, running
 from lib.verdict.champion import choose_champion
 from lib.verdict.record import ServingRecord, read_record, write_record
 
@@ -15,11 +14,11 @@ if __name__ == "__main__":
     with running(snakemake.log[0]):
         paths = {snakemake.input.standing, *snakemake.input.finalists}
         champion = choose_champion(
-            [read_record(Path(path), ServingRecord) for path in sorted(paths)],
+            [read_record(here(path), ServingRecord) for path in sorted(paths)],
             [Arm.from_record(record) for record in snakemake.params.finalists],
             snakemake.params.standing,
             snakemake.params.search,
             snakemake.params.asked,
         )
-        write_record(Path(snakemake.output.champion), champion)
-        write_record(Path(snakemake.output.view), champion)
+        write_record(here(snakemake.output.champion), champion)
+        write_record(here(snakemake.output.view), champion)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.config import Point
 from lib.files import flat, read_json, write_json
-from lib.script import running
+from lib.script import here, running
 from lib.search.cohort import decide
 from lib.search.priors import MEASURED_ON
 from lib.search.promotion import Score
@@ -46,7 +46,7 @@ if __name__ == "__main__":
             search=Search.from_description(snakemake.params.search),
             folder=snakemake.wildcards.bracket,
             rung=int(snakemake.wildcards.rung),
-            evidence=[Path(path) for path in snakemake.input.evidence],
-            below=[Path(path) for path in snakemake.input.decisions],
+            evidence=[here(path) for path in snakemake.input.evidence],
+            below=[here(path) for path in snakemake.input.decisions],
         )
-        write_json(Path(snakemake.output.decision), decision)
+        write_json(here(snakemake.output.decision), decision)

@@ -1,12 +1,11 @@
 """Record the target's greedy responses to prompts, with its hidden states."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.config import parse_config
 from lib.devices import hold_gpus
 from lib.draft.data import extract_features
-from lib.script import running
+from lib.script import here, running
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -16,9 +15,9 @@ if __name__ == "__main__":
         settings = parse_config(snakemake.config)
         hold_gpus(1)
         extract_features(
-            Path(snakemake.input.get("target", settings.target.path)),
-            Path(snakemake.input.prompts),
-            Path(snakemake.output.features),
+            here(snakemake.input.get("target", settings.target.path)),
+            here(snakemake.input.prompts),
+            here(snakemake.output.features),
             response_tokens=snakemake.params.response_tokens,
             aux_layers=snakemake.params.aux_layers,
             batch=128,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.experiment import load_experiment
-from lib.script import logger, running
+from lib.script import here, logger, running
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Measurements, make_contest
 from lib.verdict.handover import choose_head, hand_over
@@ -18,16 +18,16 @@ if __name__ == "__main__":
     with running(snakemake.log[0]):
         experiment = load_experiment(snakemake.config)
         search, seeds = experiment.search, experiment.config.verdict.seeds
-        filed = [snakemake.input.verdict, snakemake.input.measurements, snakemake.input.champion]
-        verdict = read_record(Path(snakemake.input.verdict), Verdict)
-        champion = read_record(Path(snakemake.input.champion), Champion)
+        filed = [str(here(snakemake.input[name])) for name in ("verdict", "measurements", "champion")]
+        verdict = read_record(here(snakemake.input.verdict), Verdict)
+        champion = read_record(here(snakemake.input.champion), Champion)
         contest = make_contest(champion.as_arm(), search.standing, seeds, search.id)
         winner = choose_head(
             verdict,
             contest,
-            read_record(Path(snakemake.input.measurements), Measurements),
-            [read_record(Path(path), ProxyRecord) for path in snakemake.input.proxies],
-            {Path(head).parent.name: Path(head) for head in snakemake.input.heads},
+            read_record(here(snakemake.input.measurements), Measurements),
+            [read_record(here(path), ProxyRecord) for path in snakemake.input.proxies],
+            {Path(head).parent.name: here(head) for head in snakemake.input.heads},
         )
-        hand_over(Path(snakemake.output.handover), winner, verdict, experiment.subsets, filed)
+        hand_over(here(snakemake.output.handover), winner, verdict, experiment.subsets, filed)
         logger.info("%s", f"the head of {winner.arm.id}" if winner else "no head")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lib.arm import Arm
 from lib.devices import hold_gpus
 from lib.experiment import load_experiment
-from lib.script import logger, running
+from lib.script import here, logger, running
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, Measurements, make_contest
 from lib.verdict.record import ProxyRecord, read_record, write_record
@@ -32,7 +32,7 @@ def measure_contest(
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
-        champion = read_record(Path(snakemake.input.champion), Champion).as_arm()
+        champion = read_record(here(snakemake.input.champion), Champion).as_arm()
         standing = Arm.from_record(snakemake.params.standing)
         verdict = snakemake.params.verdict
         experiment = load_experiment(snakemake.config)
@@ -42,8 +42,8 @@ if __name__ == "__main__":
             champion.id,
             standing.id,
             make_bench(experiment, verdict["repeats"], snakemake.threads),
-            [Path(path) for path in snakemake.input.proxies],
-            [Path(path) for path in snakemake.input.heads],
+            [here(path) for path in snakemake.input.proxies],
+            [here(path) for path in snakemake.input.heads],
             Path(snakemake.log[0]).with_suffix(".server.log"),
         )
-        write_record(Path(snakemake.output.measurements), measurements)
+        write_record(here(snakemake.output.measurements), measurements)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lib.devices import hold_gpus
 from lib.experiment import load_experiment
-from lib.script import running
+from lib.script import here, running
 from lib.verdict.record import ProxyRecord, read_record, write_record
 from lib.verdict.served import make_bench, serve_arm
 
@@ -18,8 +18,8 @@ if __name__ == "__main__":
         hold_gpus(experiment.config.serving.tensor_parallel)
         record = serve_arm(
             make_bench(experiment, snakemake.params.asked["repeats"], snakemake.threads),
-            read_record(Path(snakemake.input.acc), ProxyRecord),
-            Path(snakemake.input.head),
+            read_record(here(snakemake.input.acc), ProxyRecord),
+            here(snakemake.input.head),
             Path(snakemake.log[0]).with_suffix(".server.log"),
         )
-        write_record(Path(snakemake.output.serving), record)
+        write_record(here(snakemake.output.serving), record)

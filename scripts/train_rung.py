@@ -12,7 +12,7 @@ from lib.arm import Arm
 from lib.config import parse_config
 from lib.devices import hold_gpus
 from lib.draft.rung import Places, run_rung
-from lib.script import running
+from lib.script import here, running
 
 gc.enable()
 
@@ -28,12 +28,12 @@ if __name__ == "__main__":
             arm,
             int(snakemake.wildcards.rung),
             Places(
-                target=Path(snakemake.input.get("target", settings.target.path)),
-                train=Path(snakemake.input.train),
-                heldout=Path(snakemake.input.heldout),
-                state=Path(snakemake.input.state) if snakemake.input.get("state") else None,
-                acc_out=Path(snakemake.output.acc),
-                state_out=Path(snakemake.output.state),
+                target=here(snakemake.input.get("target", settings.target.path)),
+                train=here(snakemake.input.train),
+                heldout=here(snakemake.input.heldout),
+                state=here(snakemake.input.state) if snakemake.input.get("state") else None,
+                acc_out=here(snakemake.output.acc),
+                state_out=here(snakemake.output.state),
                 log=Path(snakemake.log[0]),
             ),
             settings.streaming,

@@ -1,9 +1,8 @@
 """Train the tiny target and its tokenizer on the Python standard library."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.script import running
+from lib.script import here, running
 from lib.target.tiny import train_tiny_target
 
 if TYPE_CHECKING:
@@ -11,4 +10,4 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0]):
-        train_tiny_target(Path(snakemake.output.model), **snakemake.params.tiny, threads=snakemake.threads)
+        train_tiny_target(here(snakemake.output.model), **snakemake.params.tiny, threads=snakemake.threads)

@@ -9,7 +9,7 @@ from lib.experiment import load_experiment
 from lib.files import read_json, whole_file
 from lib.report.plan import known_pace
 from lib.report.tables import ledger
-from lib.script import running
+from lib.script import here, running
 from lib.verdict.finding import Finding
 from lib.verdict.handoff import format_handoff, format_next, hand_off
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake.log[0]):
         experiment = load_experiment(snakemake.config)
-        records = (read_json(Path(snakemake.input[name])) for name in ("champion", "verdict"))
+        records = (read_json(here(snakemake.input[name])) for name in ("champion", "verdict"))
         finding = Finding(experiment, ledger(Path("results")), *records)
         found = hand_off(
             finding,
@@ -30,5 +30,5 @@ if __name__ == "__main__":
         )
         handoff, lines = format_handoff(finding, found), format_next(finding, found)
         for name, text in (("handoff", handoff), ("view", handoff), ("next_levers", lines)):
-            with whole_file(Path(snakemake.output[name])) as path:
+            with whole_file(here(snakemake.output[name])) as path:
                 path.write_text(text)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.config import parse_config
-from lib.script import running
+from lib.script import here, running
 from lib.target.corpus import write_prompts
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if __name__ == "__main__":
         features = snakemake.params.features
         source = settings.features.prompts  # no param: the folder is named by the prompts, not by their file
         write_prompts(
-            Path(snakemake.output.train).parent,
-            Path(snakemake.input.get("target", settings.target.path)),
+            here(snakemake.output.train).parent,
+            here(snakemake.input.get("target", settings.target.path)),
             {split: features[f"{split}_prompts"] for split in ("train", "heldout", "serving")},
             features["prompt_tokens"],
             features["seed"],

@@ -3,6 +3,7 @@
 The storage plugin `s3-experiment`, which executor/ brings, says what the bucket holds. Here is what the workflow asks of it.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> No
     """
     if not hasattr(store, "pull"):
         raise UserError("default-storage-provider must be s3-experiment, which keeps the records at hand; no other does")
+    for name in ("endpoint_url", "region", "access_key", "secret_key", "token"):
+        if value := getattr(store.settings, name):
+            os.environ[f"SNAKEMAKE_STORAGE_S3_EXPERIMENT_{name.upper()}"] = value  # where `lib.store` looks, and what jobs start
     if offline:
         store.go_offline()
         return
@@ -39,6 +43,13 @@ def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> No
         raise UserError(str(error)) from None
     if follow:
         store.follow(prefix, FOLLOW_SECONDS)
+
+
+def stream_there(values: dict[str, Any], prefix: str) -> None:
+    """Let jobs keep the state of a rung in progress beside the results in the bucket, unless a configuration says where."""
+    streaming = values.setdefault("streaming", {})
+    if isinstance(streaming, dict) and not streaming.get("url"):
+        streaming["url"] = f"{prefix.removesuffix('/.')}.streams"
 
 
 def carried_files(experiment: Experiment) -> list[str]:

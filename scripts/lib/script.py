@@ -65,6 +65,15 @@ def running(log: str | Path) -> Iterator[None]:
         sys.exit(1)
 
 
+def here(path: str) -> Path:
+    """Return a path of Snakemake's as the tree names it, from the working directory on.
+
+    Where results/ lies in a bucket Snakemake's are absolute: of no meaning elsewhere, and so not for a record.
+    """
+    place, cwd = Path(path), Path.cwd()
+    return place.relative_to(cwd) if place.is_relative_to(cwd) else place
+
+
 def log_to(log: str | Path, mode: str = "w") -> None:
     """Send messages to the file `log`, and where no controller of this machine waits for the job to stderr as well.
 
