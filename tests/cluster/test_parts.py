@@ -6,6 +6,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from snakemake_executor_plugin_kubernetes_experiment.lease import HeldError, Lea
 from snakemake_executor_plugin_kubernetes_experiment.manifest import redact
 from snakemake_executor_plugin_kubernetes_experiment.names import Experiment, label_value, make_experiment
 from snakemake_executor_plugin_kubernetes_experiment.patch import MERGE_KEYS, merge, read_patch
+from snakemake_executor_plugin_kubernetes_experiment.spending import oversize, refusal
 from snakemake_executor_plugin_kubernetes_experiment.status import Limits, Outcome, judge
 from snakemake_executor_plugin_kubernetes_experiment.teardown import RefusedError, teardown
 
@@ -152,6 +154,28 @@ def test_names_and_labels_are_such_as_kubernetes_takes(rule: str) -> None:
     value = label_value(rule)
     assert LABEL.fullmatch(value)
     assert len(value) <= 63
+
+
+@pytest.mark.parametrize(
+    ("hours", "cost"),
+    [
+        ([None, None], "would run 2 x train_rung with 8 GPUs; to"),
+        (["12.25", 0.25], "would run 2 x train_rung with 8 GPUs, about 12.5 device-hours; to"),
+        ([2000, "<TBD>"], "would run 2 x train_rung with 8 GPUs, at least 2,000.0 device-hours; to"),
+    ],
+)
+def test_what_is_not_acknowledged_is_told_with_its_cost(hours: list[Any], cost: str) -> None:
+    jobs = [SimpleNamespace(name="train_rung", resources={"spends": "train", "gpu": 4, "device_hours": each}) for each in hours]
+    line = refusal(jobs, {"train": "", "serve": "r1"}, "r1")
+    assert line == f"training not acknowledged: {cost} let it run, pass --kubernetes-experiment-ack-train=r1"
+    assert refusal(jobs, {"train": "r1", "serve": ""}, "r1") is None
+
+
+@pytest.mark.parametrize(("gpus", "per_node", "refused"), [(8, 4, True), (4, 4, False), (8, 0, False), ("<TBD>", 4, False)])
+def test_a_job_that_no_node_can_run_is_told(gpus: Any, per_node: int, refused: bool) -> None:
+    line = oversize([SimpleNamespace(name="train_rung", resources={"gpu": gpus})], per_node)
+    message = "rule train_rung asks for 8 GPUs, more than a node has (--kubernetes-experiment-gpus-per-node=4): lower its resource gpu"
+    assert line == (message if refused else None)
 
 
 def test_secrets_are_redacted_in_both_their_forms() -> None:

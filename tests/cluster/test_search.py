@@ -165,13 +165,12 @@ def test_what_was_left_is_not_adopted_when_its_parameters_have_changed(cluster: 
 def test_a_second_controller_is_refused_and_the_first_goes_on(cluster: Cluster, controller: Controller) -> None:
     search = (*RUNG_0, "seconds=15")
     controller.start(*search, lease=6)
-    controller.until(lambda: len(cluster.started) >= 2)
+    controller.until(lambda: len(cluster.created()) == 4)  # Lease, Secret and two Jobs
     second = controller.beside()
-    before = len(cluster.created())
     assert second.run(*search, lease=6) == 1
     assert "will see within 6 s whether it is alive" in second.output
     assert re.search(r"run r1 is controlled by process \d+ on \S+, which has just renewed its hold; stop it, or let it end", second.output)
-    assert len(cluster.created()) == before
+    assert len(cluster.created()) == 4
     assert controller.wait() == 0, controller.output
     assert cluster.left() == []
 

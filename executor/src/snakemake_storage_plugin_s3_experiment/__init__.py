@@ -145,7 +145,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
                 time.sleep(seconds)
                 try:
                     self.pull(prefix)
-                except WorkflowError as error:
+                except (WorkflowError, OSError) as error:
                     self.logger.warning(f"{error} (will be tried again in {seconds:g} s)")
 
         threading.Thread(target=pull, name="follow-bucket", daemon=True).start()
