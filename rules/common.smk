@@ -35,11 +35,11 @@ with refuse():
         bring_records(store, prefix, offline=dry, follow=workflow.is_main_process)
         if not dry:
             stream_there(config, prefix)
-    experiment = load_experiment(config)
+    experiment = load_experiment(config, provisional=dry)
     if workflow.is_main_process:
         plan = make_plan(experiment, Path())
         if dry:
-            print(format_plan(plan), file=sys.stderr)
+            print(*experiment.provisional, format_plan(plan), sep="\n", file=sys.stderr)
         if store:
             workflow.configfiles += carried_files(experiment)
 

@@ -18,6 +18,7 @@ rule plan:
         view="results/plan.json",
     log:
         "results/logs/plan.log",
+    priority: 1  # status and report read it
     conda:
         "../envs/laptop.yaml"
     script:

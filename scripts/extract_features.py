@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from lib.config import parse_config
+from lib.described import require_described
 from lib.devices import hold_gpus
 from lib.draft.data import extract_features
 from lib.script import here, running
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
         settings = parse_config(snakemake.config)
+        require_described(settings)
         hold_gpus(1)
         extract_features(
             here(snakemake.input.get("target", settings.target.path)),

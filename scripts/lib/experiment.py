@@ -77,7 +77,11 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         "rungs": list(space.rungs.samples),
     }
     features = f"resources/features/{features_id}"
-    subsets, asked = _serving(config, space, features, described)
+    prompts = config.serving.workload.path
+    missing = provisional and prompts is not None and not Path(prompts).exists()
+    if missing:
+        unknown += (f"serving.workload.path={prompts} is not here yet: the verdict's files have other names in the run to come",)
+    subsets, asked = _serving(config, space, features, described, missing=missing)
     if config.baseline:
         baseline = read_baseline(Path(config.baseline))
         if not unknown:
@@ -139,15 +143,21 @@ def _check_fit(config: Config, space: Space, described: Description | None) -> N
         check_dataset(described.dataset.path, described.dataset.facts, described.target.facts, space.draft.aux_layers, wanted)
 
 
-def _serving(config: Config, space: Space, features: str, described: Description | None) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the prompt files by subset, and the settings that are asked for."""
+def _serving(
+    config: Config, space: Space, features: str, described: Description | None, *, missing: bool
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the prompt files by subset, and the settings that are asked for. `missing`: the workload that is named is not here yet."""
     serving, workload = config.serving, config.serving.workload
-    if workload.path:
+    files: dict[str, str] = {}
+    contents: dict[str, str] | None = None
+    if missing:
+        contents, fewest = {"unknown": str(workload.path)}, workload.prompts_per_subset or 0
+    elif workload.path:
         files = {name: str(path) for name, path in find_subsets(Path(workload.path), "serving.workload.path").items()}
         fewest = min(len(read_prompts(Path(path), "serving.workload.path")) for path in files.values())
         contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in files.items()}
     else:
-        files, contents, fewest = {"serving": f"{features}/prompts/serving.jsonl"}, None, config.features.serving_prompts
+        files, fewest = {"serving": f"{features}/prompts/serving.jsonl"}, config.features.serving_prompts
     if workload.prompts_per_subset is not None and workload.prompts_per_subset > fewest:
         raise UserError(f"serving.workload.prompts_per_subset = {workload.prompts_per_subset}, but a subset holds {fewest}; lower it")
     if serving.sol_ceiling:

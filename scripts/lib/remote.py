@@ -75,6 +75,7 @@ def _named(experiment: Experiment) -> Iterator[tuple[str, str]]:
         "space": config.space,
         "seed_from": config.seed_from,
         "baseline": config.baseline,
+        "manifest": config.manifest,
         "features.prompts": config.features.prompts,
     }
     yield from ((key, path) for key, path in one.items() if path)

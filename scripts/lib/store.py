@@ -78,8 +78,11 @@ class _S3:
 
     def __init__(self, url: str) -> None:
         import boto3
+        from boto3.s3.transfer import TransferConfig
         from botocore.config import Config
 
+        # One thread, ours: those of boto3 would hold up the end of a process whose store does not answer.
+        self._transfer = TransferConfig(use_threads=False)
         self._bucket, _, folder = url.removeprefix("s3://").partition("/")
         self._root = f"{folder.strip('/')}/" if folder.strip("/") else ""
         settings = {
@@ -94,7 +97,7 @@ class _S3:
         self._client: Any = boto3.client("s3", config=patience, **told)
 
     def put(self, file: Path, name: str) -> None:
-        self._client.upload_file(str(file), self._bucket, self._root + name)
+        self._client.upload_file(str(file), self._bucket, self._root + name, Config=self._transfer)
 
     def get(self, name: str, file: Path) -> None:
         self._client.download_file(self._bucket, self._root + name, str(file))

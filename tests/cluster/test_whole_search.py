@@ -93,13 +93,13 @@ def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_mach
     names = ("champion.json", "verdict.json")
     mine, theirs = ({name: one.records(name)[name] for name in names} for one in (remote, local))
     assert mine["champion.json"]["arm"] == theirs["champion.json"]["arm"]
-    assert not list((remote.root / "results").rglob("*.safetensors")), "heads and states stay in the bucket"
+    assert not [*(remote.root / "results").rglob("*.safetensors")], "heads and states stay in the bucket"
     assert {path.name for path in (remote.root / "results/logs").rglob("*.log")} >= {"measure_contest.log", "train_target.log"}
 
     jobs = cluster.created()
     shutil.rmtree(remote.root / "results")
     shutil.rmtree(remote.root / ".snakemake")
-    again = controller.run()  # nothing is left to spend
+    again = controller.run("--rerun-incomplete")  # nothing is left to spend
     assert again.returncode == 0, again.stdout[-6000:]
     assert cluster.created() == jobs
     assert {name: remote.records(name)[name] for name in names} == mine
@@ -124,3 +124,15 @@ def test_a_dry_run_asks_neither_the_cluster_nor_the_bucket(cluster: Cluster, con
     assert "at most" in done.stdout
     assert cluster.requests == []
     assert not (controller.clone.root / "results").exists()
+
+
+def test_teardown_takes_its_workstream_from_the_profile(cluster: Cluster, controller: Controller) -> None:
+    labels = {"experiment": "whole", "workstream": "tests"}
+    for name, own in (("mine", labels), ("theirs", {"experiment": "another", "workstream": "tests"})):
+        secret = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {"name": name, "labels": own}}
+        cluster.create("secrets", secret, strict=True)
+    command = [sys.executable, "scripts/teardown.py", "whole"]
+    for _ in range(2):  # the second time there is nothing left, and that is no error
+        done = subprocess.run(command, cwd=controller.clone.root, env=controller.environment, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert cluster.left() == ["secrets/theirs"]

@@ -14,6 +14,7 @@ DRY_RUN = {
     ".venv/bin/snakemake --dry-run",
     ".venv/bin/snakemake --config space=config/spaces/dflash-draft.yaml",
     ".venv/bin/snakemake --config strategy=tpe 'search={arms: 12}'",
+    ".venv/bin/snakemake --profile gb300 --dry-run",
 }
 """Run as they stand, with --dry-run where they lack it."""
 
@@ -23,7 +24,15 @@ HELP = {".venv/bin/python -m benchmarks.search.run --peer-python /path/to/peers/
 OWN_PROMPTS = "tests/workflow/test_bring_your_own.py::test_a_model_and_prompts_become_a_search"
 OWN_DATASET = "tests/workflow/test_bring_your_own.py::test_a_model_and_a_speculators_dataset_become_a_search"
 
+CLUSTER = "tests/cluster/test_whole_search.py::"
+
 ELSEWHERE = {
+    ".venv/bin/snakemake --profile gb300": f"{CLUSTER}test_without_the_acknowledgement_of_this_run_nothing_is_created",
+    ".venv/bin/snakemake --profile gb300 --kubernetes-experiment-ack-train=glm-a --kubernetes-experiment-ack-serve=glm-a": f"{CLUSTER}"
+    "test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does",
+    ".venv/bin/snakemake --profile gb300 --rerun-incomplete": f"{CLUSTER}"
+    "test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does",
+    "make teardown RUN_ID=glm-a": f"{CLUSTER}test_teardown_takes_its_workstream_from_the_profile",
     "make tune": "tests/workflow/conftest.py::finished",
     "make report": "tests/workflow/test_report.py::test_make_report_draws_and_then_reports",
     "make status": "tests/workflow/test_run.py::test_status_tells_a_finished_an_interrupted_and_no_search_apart",

@@ -39,7 +39,7 @@ LARGE = 1 << 20
 LISTING = Path(".snakemake/s3-experiment.json")
 """What the bucket held when it was last looked at, so that a dry run need not ask."""
 
-BULK = (".state/", "/head/", "resources/")
+BULK = (".state/", "/head/", "resources/", ".safetensors")
 """Parts of paths below which nothing is a record, whatever its size."""
 
 PATIENCE = 300

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.described import require_described
 from lib.experiment import Experiment
 from lib.serving.engine import EngineSettings, Method
 from lib.serving.measure import measure
@@ -42,8 +43,12 @@ class Bench:
 
 
 def make_bench(experiment: Experiment, repeats: int, threads: int) -> Bench:
-    """Return the bench of an experiment, on which the workload is run so many times against every server."""
+    """Return the bench of an experiment, on which the workload is run so many times against every server.
+
+    Raises UserError when the target is not the one that `manifest` describes.
+    """
     config, asked = experiment.config, experiment.asked
+    require_described(config)
     workload = config.serving.workload
     prompts = config.features.prompts or f"the standard library of Python {platform.python_version()}"
     return Bench(
