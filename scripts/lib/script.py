@@ -107,7 +107,7 @@ def log_to(log: str | Path, mode: str = "w") -> None:
 def fault(log: Path) -> str | None:
     """Return how a job ended by its log: the error in its words, or the end of a traceback. None when it says nothing of a failure."""
     try:
-        found = FAULT.search(log.read_text(errors="replace"))
+        found = FAULT.search(log.read_text(errors="replace").partition("\nRuleException:")[0])  # a pod's log goes on with Snakemake's words
     except OSError:
         return None
     if not found:

@@ -28,7 +28,12 @@ CHATTER = (
     "Building DAG of jobs",
     "Conda environments: ignored",
     "DAG of jobs will be updated",
+    "Finished retrieval",
+    "Finished upload",
     "Loading script code for rule",
+    "Retrieving from storage",
+    "Storing in storage",
+    "Storing output in storage",
     "Missing metadata for file",  # of a report: what no run of this folder has made or finished, its times are not known
     "Select jobs to execute",
     "Trying to restart job",
@@ -95,7 +100,7 @@ class Terminal(logging.Handler):
         before = self._jobs.get(told["jobid"])
         self._jobs[told["jobid"]] = _Job(told["rule_name"], dict(told["wildcards"]), time.time(), before.fault if before else None)
         if told["rule_msg"]:
-            self.say(f"{told['rule_msg']} ({', '.join(told['log'])})")
+            self.say(f"{told['rule_msg']} ({', '.join(map(_place, told['log']))})")
         return True
 
     def _finished(self, record: logging.LogRecord) -> bool:
@@ -119,15 +124,21 @@ class Terminal(logging.Handler):
         """Show what the job's own log says of it; a second time only that it is the same."""
         told = vars(record)
         job = self._jobs[told["jobid"]]
-        logs = [path for path in map(Path, told["log"]) if path.exists() and path.stat().st_mtime >= job.since - CLOCK_S]
+        names = list(map(_place, told["log"]))
+        logs = [path for path in map(Path, names) if path.exists() and path.stat().st_mtime >= job.since - CLOCK_S]
         said = next(filter(None, map(fault, logs)), None)
         if said is None:  # it was killed, or its log is elsewhere: in Snakemake's words
             return False
         last = said.splitlines()[-1]  # of a traceback the exception; above it stand names that change
         name = " ".join([job.rule, *job.wildcards.values()])
-        self.say(f"error: {name}: {'the same again' if job.fault == last else said} ({', '.join(told['log'])})")
+        self.say(f"error: {name}: {'the same again' if job.fault == last else said} ({', '.join(names)})")
         job.fault = last
         return True
+
+
+def _place(log: str) -> str:
+    """Return where a log lies on this disk. Of one in a bucket Snakemake says query and fate: s3://..././results/logs/x.log (send to storage)."""
+    return log.partition("/./")[2].partition(" (")[0] or log
 
 
 def quieten(logger: logging.Logger, progress: Progress) -> None:
