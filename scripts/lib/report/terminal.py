@@ -137,7 +137,7 @@ class Terminal(logging.Handler):
 
 
 def _place(log: str) -> str:
-    """Return where a log lies on this disk. Of one in a bucket Snakemake says query and fate: s3://..././results/logs/x.log (send to storage)."""
+    """Return where a log lies on this disk. Of one in a bucket Snakemake says: s3://bucket/run/./results/logs/x.log (send to storage)."""
     return log.partition("/./")[2].partition(" (")[0] or log
 
 
