@@ -24,6 +24,7 @@ include: "rules/report.smk"
 onstart:
     with refuse():
         require_vllm()
+        refresh_views()  # where only one file was asked for, nothing has done so yet
         hold_results(Path("results"))
     os.environ[CONTROLLER] = str(os.getpid())
     print(progress.opening(), file=sys.stderr)
