@@ -1,5 +1,6 @@
 # make tune   install what is missing, then tune the embedded draft head
 # make test   install what is missing, then run the tests, those that train and serve included
+# make test-long   run the tests left out there: whole verdicts, whole runs that are killed
 # make test-cluster   run the tests of executor and storage against an emulated cluster and a real S3 server
 # make ledger write results/ledger.* anew from the tree, however far the search has come
 # make report write report.html, one file to mail, however far the search has come; ARGS as for make tune
@@ -12,13 +13,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := vllm-plugin/pyproject.toml $(wildcard vllm-plugin/spec_decode_tune_vllm/*.py) executor/pyproject.toml $(wildcard executor/src/*/*.py)
 
-.PHONY: tune test test-cluster ledger report status teardown lint schema install
+.PHONY: tune test test-long test-cluster ledger report status teardown lint schema install
 
 tune: install
 	$(BIN)/snakemake $(ARGS)
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-long: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
 
 test-cluster: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/cluster $(ARGS)

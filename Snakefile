@@ -23,7 +23,8 @@ include: "rules/report.smk"
 
 onstart:
     with refuse():
-        require_vllm()
+        if not store:
+            require_vllm()
         refresh_views()  # where only one file was asked for, nothing has done so yet
         hold_results(Path("results"))
     os.environ[CONTROLLER] = str(os.getpid())

@@ -12,7 +12,7 @@ from lib.devices import gpus
 from lib.errors import UserError
 from lib.experiment import load_experiment
 from lib.files import digest, read_json
-from lib.remote import bring_records, carried_files, stream_there
+from lib.remote import bring_records, carried_files, require_home, stream_there
 from lib.report.plan import format_plan, known_pace, make_plan
 from lib.report.progress import Progress
 from lib.report.terminal import quieten
@@ -31,6 +31,8 @@ prefix = workflow.storage_settings.default_storage_prefix
 dry = workflow.output_settings.dryrun
 
 with refuse():
+    if workflow.is_main_process:
+        require_home(Path("results"), prefix if store else None, mark=not dry)
     if store:
         bring_records(store, prefix, offline=dry, follow=workflow.is_main_process)
         if not dry:
@@ -130,7 +132,8 @@ def refresh_views():
     folder = "results/champion"
     if there(folder) and not handed_over(Path(folder), Path(filed.verdict), there):
         withdraw(Path(folder))
-        if store:
+        # On a cluster nothing is touched before it is acknowledged; the executor has not looked yet.
+        if store and getattr(workflow.executor_settings, "ack_serve", True):
             store.object(f"{prefix}/{folder}").remove()
 
 

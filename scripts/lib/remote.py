@@ -4,6 +4,7 @@ The storage plugin `s3-experiment`, which executor/ brings, says what the bucket
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from lib.errors import UserError
 from lib.experiment import Experiment
+
+HOME = "bucket.txt"
+"""File that says of which place in which bucket a results tree is a copy."""
 
 FOLLOW_SECONDS = 60.0
 """Pause between two looks into the bucket for what no job of this process has told it about, such as the logs of running jobs."""
@@ -35,16 +39,37 @@ def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> No
         if value := getattr(store.settings, name):
             os.environ[f"SNAKEMAKE_STORAGE_S3_EXPERIMENT_{name.upper()}"] = value  # where `lib.store` looks, and what jobs start
     if offline:
-        store.go_offline()
+        store.go_offline(prefix)
         return
-    if not prefix.removeprefix("s3://").split("/")[0]:
-        raise UserError(f"default-storage-prefix = {prefix} names no bucket; fill it in, in the profile")
+    if not re.fullmatch(r"s3://[^/]+/.*[^/.].*/\.", prefix):
+        raise UserError(f"default-storage-prefix = {prefix} names no folder of a bucket, s3://bucket/folder/.; fill it in, in the profile")
     try:
         store.pull(prefix)
     except WorkflowError as error:
         raise UserError(str(error)) from None
     if follow:
         store.follow(prefix, FOLLOW_SECONDS)
+
+
+def require_home(results: Path, prefix: str | None, *, mark: bool) -> None:
+    """Refuse a results tree that is of another place: its records would be taken for those of this run, in decisions, ledger and plan.
+
+    Args:
+        results: the folder.
+        prefix: the default storage prefix; None when results/ lies on this disk alone.
+        mark: write down what it is of, if it is of nothing yet.
+
+    Raises:
+        UserError: it holds records of another bucket or folder of it, or of no bucket where there should be one, or the other way round.
+    """
+    home = results / HOME
+    found = home.read_text() if home.exists() else None
+    if found != prefix and (found or any(results.glob("search/*/rung*.json"))):
+        of = found or "runs on this disk alone"
+        raise UserError(f"{results}/ is of {of}, this run is of {prefix or 'this disk alone'}; use another clone, or move it away")
+    if prefix and mark:
+        results.mkdir(exist_ok=True)
+        home.write_text(prefix)
 
 
 def stream_there(values: dict[str, Any], prefix: str) -> None:

@@ -110,13 +110,15 @@ def test_offline_nothing_is_asked(provider: StorageProvider, bucket: Path) -> No
     provider.pull(f"s3://{bucket.name}/team/run1/.")
     assert LISTING.exists()
     away = connect("http://127.0.0.1:9")
-    away.go_offline()
+    away.go_offline(f"s3://{bucket.name}/team/run1/.")
     Path("results/b").mkdir(parents=True)
     Path("results/b/rung0.acc").write_text("0.5")
     state, record, missing = (stored(away, bucket, f"results/{path}") for path in ("a/rung0.state", "b/rung0.acc", "c/rung0.acc"))
     assert state.exists() and record.exists() and not missing.exists()
     assert record.mtime() == Path("results/b/rung0.acc").stat().st_mtime
     assert state.mtime() > 0
+    away.go_offline(f"s3://{bucket.name}/team/run2/.")
+    assert not away.known, "that was of another run"
 
 
 def test_the_bucket_stays_when_its_last_object_goes(provider: StorageProvider, bucket: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
-from lib.remote import bring_records, carried_files, stream_there
+from lib.remote import bring_records, carried_files, require_home, stream_there
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,3 +49,32 @@ def test_states_are_streamed_beside_the_results_unless_a_configuration_says_wher
         values = dict(given)
         stream_there(values, "s3://b/run/.")
         assert values["streaming"]["url"] == expected
+
+
+def test_the_results_of_one_place_are_not_taken_for_those_of_another(tmp_path: Path) -> None:
+    here, there, elsewhere = None, "s3://b/run1/.", "s3://b/run2/."
+    require_home(tmp_path / "fresh", there, mark=False)
+    assert not (tmp_path / "fresh").exists(), "a dry run writes nothing"
+    require_home(tmp_path / "fresh", there, mark=True)
+    require_home(tmp_path / "fresh", there, mark=True)
+    for other in (here, elsewhere):
+        with pytest.raises(UserError, match=r"is of s3://b/run1/\., this run is of .*; use another clone, or move it away"):
+            require_home(tmp_path / "fresh", other, mark=True)
+    (tmp_path / "laptop/search/s0-a").mkdir(parents=True)
+    require_home(tmp_path / "laptop", there, mark=False)
+    (tmp_path / "laptop/search/s0-a/rung0.json").write_text("{}")
+    require_home(tmp_path / "laptop", here, mark=True)
+    with pytest.raises(UserError, match="is of runs on this disk alone, this run is of s3://b/run1"):
+        require_home(tmp_path / "laptop", there, mark=True)
+
+
+def test_a_prefix_without_a_folder_is_refused() -> None:
+    class Store:
+        settings = type("Settings", (), dict.fromkeys(("endpoint_url", "region", "access_key", "secret_key", "token")))
+
+        def pull(self, prefix: str) -> None:
+            raise AssertionError(prefix)
+
+    for prefix in ("s3:///spec-decode-tune//.", "s3://b/.", "s3://b//."):
+        with pytest.raises(UserError, match="names no folder of a bucket"):
+            bring_records(Store(), prefix, offline=False, follow=False)

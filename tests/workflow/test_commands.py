@@ -32,6 +32,7 @@ ELSEWHERE = {
     "test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does",
     ".venv/bin/snakemake --profile gb300 --rerun-incomplete": f"{CLUSTER}"
     "test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does",
+    ".venv/bin/python scripts/describe.py --configfile my-dataset.yaml > my-manifest.json": "tests/unit/test_described.py::manifest",
     "make teardown RUN_ID=glm-a": f"{CLUSTER}test_teardown_takes_its_workstream_from_the_profile",
     "make tune": "tests/workflow/conftest.py::finished",
     "make report": "tests/workflow/test_report.py::test_make_report_draws_and_then_reports",
@@ -51,9 +52,15 @@ ELSEWHERE = {
 LOCKED = "--format freeze --exclude pip --exclude spec-decode-tune-vllm --exclude snakemake-executor-plugin-kubernetes-experiment"
 
 NOT_RUN = {
+    **{
+        f"docker buildx build --file envs/Dockerfile --platform linux/arm64 --target {name} "
+        f"--build-arg IMAGE=$REGISTRY/{name}:1 --tag $REGISTRY/{name}:1 --push .": "it needs docker; see tests/unit/test_images.py"
+        for name in ("train", "serve")
+    },
     "make install": "it needs a package index and minutes",
     "make lint": "it is the other half of .ci/run",
     "make test": "it is this run",
+    "make test-long": "it is another part of .ci/run",
     "make test-cluster": "it is another part of .ci/run",
     "make test ARGS='-m \"not slow\" tests/unit'": "it is part of this run",
     ".venv/bin/python benchmarks/verdict/run.py": "it simulates for minutes; tests/unit/benchmarks/test_verdict.py runs its parts",

@@ -6,7 +6,7 @@ import pytest
 
 from tests.workflow.clones import Clone, clone
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 ADDRESS_SPACE = 8 * 2**30
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.workflow.clones import Clone, clone, decisions, heads
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 GRACE_S = 5
 

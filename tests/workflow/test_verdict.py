@@ -13,7 +13,7 @@ import yaml
 from tests.workflow.clones import Clone, clone
 from tests.workflow.test_interrupt import kill_during
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SOUND = {"global_batch": 4, "lr": 1e-2, "warmup": 0.0}
 CRIPPLED = SOUND | {"lr": 1e-5}

@@ -23,7 +23,7 @@ from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from .api import ApiError, Cluster, NoClusterError, Object
 from .lease import HeldError, Lease
-from .manifest import Task, draw, finish, image_of, make_task, redact, secret_manifest
+from .manifest import Task, draw, finish, make_task, redact, secret_manifest
 from .names import COLLECTED, EXPERIMENT, JOB, RECIPE, WORKSTREAM, make_experiment
 from .patch import read_patch
 from .spending import SPENDING, oversize, refusal
@@ -131,9 +131,17 @@ class Executor(StockExecutor):  # type: ignore[misc]
     def _check(self, jobs: list[Any]) -> None:
         """Refuse, by a ValueError, what is not acknowledged and what no node can run."""
         settings = self.workflow.executor_settings
-        refused = refusal(jobs, self._acknowledged, settings.run_id) or oversize(jobs, settings.gpus_per_node)
+        refused = refusal(jobs, self._acknowledged, settings.run_id) or oversize(jobs, settings.gpus_per_node) or self._imageless(jobs)
         if refused:
             raise ValueError(refused)
+
+    def _imageless(self, jobs: list[Any]) -> str | None:
+        """Return for which rule no image is set, before others have run for days."""
+        patched = any(each.get("image") for each in self._patch.get("spec", {}).get("containers", []) if each["name"] == CONTAINER)
+        if self._image or patched:
+            return None
+        rule = next((job.name for job in jobs if not job.resources.get("image")), None)
+        return rule and f"image not set for rule {rule}: pass --container-image, or set its resource image"
 
     def _list_jobs(self) -> list[Object]:
         """Return the Jobs of this run; refuse a run id that another workstream uses."""
@@ -223,8 +231,6 @@ class Executor(StockExecutor):  # type: ignore[misc]
             deadline=settings.active_deadline,
             ttl=settings.ttl,
         )
-        if not image_of(body):
-            raise ValueError(f"image not set for rule {task.rule}: pass --container-image, or set its resource image")
         return {"body": body, "task": task}
 
     def _refuse(self, info: SubmittedJobInfo, why: str) -> None:

@@ -112,13 +112,6 @@ def finish(
     }
 
 
-def image_of(body: Object) -> str | None:
-    """Return the image that a Job's work runs in."""
-    containers = body["spec"]["template"]["spec"]["containers"]
-    image: str | None = next(each for each in containers if each["name"] == CONTAINER).get("image")
-    return image
-
-
 def secret_manifest(experiment: Experiment, name: str, values: Mapping[str, str]) -> Object:
     """Return the Secret that carries the environment of all jobs."""
     return {

@@ -78,10 +78,11 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         valid = query.startswith("s3://") and "/./" in query
         return StorageQueryValidationResult(query=query, valid=valid, reason="must read s3://bucket/prefix/./path; the prefix ends in /.")
 
-    def go_offline(self) -> None:
-        """Ask the bucket nothing from now on."""
+    def go_offline(self, prefix: str) -> None:
+        """Ask the bucket nothing from now on. What is known of it is the last listing below the same default storage prefix."""
         self.offline = self.listed = True
-        self.known = json.loads(LISTING.read_text()) if LISTING.exists() else {}
+        last = json.loads(LISTING.read_text()) if LISTING.exists() else {}
+        self.known = last["known"] if last.get("prefix") == prefix else {}
 
     def pull(self, prefix: str) -> None:
         """List what is there, and fetch every record that is not here or is older here.
@@ -97,8 +98,8 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         self.known |= listing
         self.listed = True
         LISTING.parent.mkdir(exist_ok=True)
-        fresh = LISTING.with_suffix(".new")
-        fresh.write_text(json.dumps(listing))
+        fresh = LISTING.with_suffix(f".{threading.get_ident()}.new")
+        fresh.write_text(json.dumps({"prefix": prefix, "known": listing}))
         fresh.replace(LISTING)
 
     def _pull(self, bucket: str, folder: str) -> dict[str, float]:
@@ -145,8 +146,8 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
                 time.sleep(seconds)
                 try:
                     self.pull(prefix)
-                except (WorkflowError, OSError) as error:
-                    self.logger.warning(f"{error} (will be tried again in {seconds:g} s)")
+                except Exception as error:  # whatever it is, the next look may go well
+                    self.logger.warning(f"{error or type(error).__name__} (will be tried again in {seconds:g} s)")
 
         threading.Thread(target=pull, name="follow-bucket", daemon=True).start()
 
