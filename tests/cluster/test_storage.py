@@ -65,6 +65,18 @@ def test_a_record_comes_along_when_it_is_asked_for_and_a_state_does_not(provider
     assert (folder / "model.bin").read_text() == "weights"
 
 
+def test_of_a_directory_of_records_the_records_come_along_and_the_weights_do_not(provider: StorageProvider, bucket: Path) -> None:
+    folder = Path("results/champion")
+    folder.mkdir(parents=True)
+    for name in ("README.md", "model.safetensors"):
+        (folder / name).write_text(name)
+    champion = stored(provider, bucket, str(folder))
+    champion.store_object()
+    shutil.rmtree(folder)
+    assert champion.exists()
+    assert {path.name for path in folder.iterdir()} == {WHOLE, "README.md"}
+
+
 def test_a_directory_of_which_a_part_was_uploaded_is_not_there(provider: StorageProvider, bucket: Path) -> None:
     state = stored(provider, bucket, "results/a/rung0.state")
     state.s3obj("model.bin").put(Body=b"half of it")

@@ -48,6 +48,11 @@ PATIENCE = 300
 _T = TypeVar("_T")
 
 
+def is_bulk(path: str) -> bool:
+    """Return whether nothing at or below a path is a record."""
+    return any(part in path for part in BULK)
+
+
 class StorageProvider(S3Provider):  # type: ignore[misc]
     """One experiment in a bucket.
 
@@ -94,7 +99,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
             WorkflowError: the bucket cannot be read; says which, why and what to do.
         """
         bucket, _, folder = prefix.removeprefix("s3://").removesuffix(".").partition("/")
-        listing = self.ask(bucket, lambda: self._pull(bucket, folder))
+        listing = self.ask(bucket, lambda: self.fetch_records(bucket, folder))
         self.known |= listing
         self.listed = True
         LISTING.parent.mkdir(exist_ok=True)
@@ -102,13 +107,14 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         fresh.write_text(json.dumps({"prefix": prefix, "known": listing}))
         fresh.replace(LISTING)
 
-    def _pull(self, bucket: str, folder: str) -> dict[str, float]:
+    def fetch_records(self, bucket: str, folder: str, below: str = "") -> dict[str, float]:
+        """Fetch every record below a path that is not here or is older here; return what is there, by path and modification time."""
         listing = {}
-        pages = self.s3c.meta.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
+        pages = self.s3c.meta.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}{below}")
         for found in (found for page in pages for found in page.get("Contents", [])):
             path = found["Key"].removeprefix(folder)
             listing[path] = found["LastModified"].timestamp()
-            if found["Size"] < LARGE and not any(part in path for part in BULK):
+            if found["Size"] < LARGE and not is_bulk(path):
                 self.fetch(bucket, found["Key"], path, listing[path])
         return listing
 
@@ -217,7 +223,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
             cache.mtime[self.cache_key()] = Mtime(storage=modified)
 
     def exists(self) -> bool:
-        """Return whether the file or the whole directory is there. A record is on disk afterwards."""
+        """Return whether the file or the whole directory is there. A record, or the records of the directory, are on disk afterwards."""
         if self.provider.offline:
             return bool(self.provider.knows(self.path))
         return bool(self._ask_existence())
@@ -225,7 +231,9 @@ class StorageObject(S3Object):  # type: ignore[misc]
     @_patient
     def _ask_existence(self) -> bool:
         found = self._found()
-        if found is not None and found.key == self.key and found.content_length < LARGE:
+        if found is not None and found.key != self.key and not is_bulk(f"{self.path}/"):
+            self.provider.fetch_records(self.bucket, self.key.removesuffix(self.path), f"{self.path}/")
+        elif found is not None and found.key == self.key and found.content_length < LARGE:
             self.provider.fetch(self.bucket, self.key, self.path, found.last_modified.timestamp())
         return found is not None
 
