@@ -13,11 +13,12 @@ from lib.errors import UserError
 from lib.experiment import load_experiment
 from lib.files import digest, read_json
 from lib.remote import bring_records, carried_files, require_home, stream_there
-from lib.report.plan import format_plan, known_pace, make_plan
+from lib.report.plan import format_plan, make_plan
 from lib.report.progress import Progress
 from lib.report.terminal import quieten
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.search.filed import Decisions, decision_path
+from lib.search.work import Pace
 from lib.serving.engine import require_vllm
 from lib.verdict.champion import Champion
 from lib.verdict.contest import make_contest
@@ -60,7 +61,7 @@ decisions = Decisions(search, Path())
 filed = verdict_files(experiment)
 plan_file = f"results/search/plan-{digest([filed.verdict, settings.model_dump(include={'budget', 'cost'})])}.json"
 
-pace = known_pace(experiment, Path()) if workflow.is_main_process else None
+pace = Pace(**plan["pace"]) if workflow.is_main_process and plan["pace"] else None
 progress = Progress(experiment, filed, Path())
 
 if settings.ack_publish:
