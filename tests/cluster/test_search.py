@@ -256,6 +256,36 @@ def test_a_signal_ends_the_run_and_leaves_nothing(cluster: Cluster, controller: 
     assert not cluster.running
 
 
+DROPS = """
+import snakemake_executor_plugin_kubernetes_experiment as plugin
+
+interrupt = plugin.Executor._interrupt
+
+
+def drop(self, *_):
+    try:
+        interrupt(self)
+    except KeyboardInterrupt:
+        pass
+
+
+plugin.Executor._interrupt = drop
+"""
+
+
+def test_a_signal_whose_exception_python_drops_as_in_a_destructor_ends_the_run_all_the_same(
+    cluster: Cluster, controller: Controller
+) -> None:
+    snakefile = controller.work / "Snakefile"
+    snakefile.write_text(DROPS + snakefile.read_text())
+    controller.start("--config", "arms=a,b", "seconds=60")
+    controller.until(lambda: len(cluster.started) >= 2)
+    controller.signal(signal.SIGTERM)
+    assert controller.wait(20) == 1
+    assert "WorkflowError: interrupted" in " ".join(controller.output.split())
+    assert cluster.left() == []
+
+
 def test_a_planted_secret_appears_nowhere(cluster: Cluster, controller: Controller) -> None:
     secret = "hush-hush-4711"
     controller.environment["TOKEN"] = secret

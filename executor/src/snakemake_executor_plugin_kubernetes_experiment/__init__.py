@@ -103,7 +103,8 @@ class Executor(StockExecutor):  # type: ignore[misc]
         self._limits = Limits(settings.image_pull_grace, settings.pending_limit)
         self._ending = threading.Event()
         self._submitted = False
-        self._interrupted = False
+        self._interrupted = False  # by a signal
+        self._leaving = False
         self._unsettled: list[tuple[Any, str]] = []
         self._numbers: dict[str, int] = defaultdict(int)
         self._left: dict[str, Object] = {}
@@ -181,8 +182,14 @@ class Executor(StockExecutor):  # type: ignore[misc]
     def _interrupt(self, *_: Any) -> None:
         """End as Snakemake ends on Ctrl-C, by cancelling; once that has begun, let it finish."""
         if not self._ending.is_set():
+            self._interrupted = True
             self._ending.set()
             raise KeyboardInterrupt
+
+    def _remind(self) -> None:
+        """End the run if the interrupt has not: Python drops what a signal raises inside a destructor or a callback of the collector."""
+        if self._interrupted and not self._leaving:
+            self.workflow.scheduler.executor_error_callback(WorkflowError("interrupted"))
 
     def _register_secret(self) -> None:
         secret = secret_manifest(self.experiment, self.run_namespace, self.envvars())
@@ -293,6 +300,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         """Settle the jobs that have ended, by one look at all Jobs and one at all pods; yield the others."""
         if not active_jobs:  # this may be asked before the executor is complete
             return
+        self._remind()
         judged: dict[int, Outcome] = {}
         try:
             if not self._ending.is_set() and self._lease.confirm():
@@ -408,8 +416,9 @@ class Executor(StockExecutor):  # type: ignore[misc]
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:  # noqa: ARG002  those between two lists are meant as well
         """Delete the experiment's Jobs."""
+        self._leaving = True
         self._ending.set()
-        self._interrupted = isinstance(sys.exception(), KeyboardInterrupt)
+        self._interrupted = self._interrupted or isinstance(sys.exception(), KeyboardInterrupt)
         with suppress(ApiError):  # shutdown, which follows, says so
             if self._lease.confirm():
                 self._delete_jobs()
@@ -431,6 +440,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """Leave nothing behind but what the next controller is to take over; touch nothing that is another controller's by now."""
+        self._leaving = True
         self._ending.set()
         RemoteExecutor.shutdown(self)
         run = self.experiment.run_id
