@@ -5,7 +5,6 @@ controller needs to name arms and to refuse what does not fit.
 """
 
 import json
-import struct
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -15,7 +14,7 @@ from lib.draft.dataset import KEY, DatasetFacts, dataset_fingerprint, read_datas
 from lib.errors import UserError
 from lib.files import read_whole_json
 from lib.target.load import TargetFacts, check_target, target_fingerprint
-from lib.verdict.ceilings import require_dense
+from lib.verdict.ceilings import is_dense
 
 CURE = "run python scripts/describe.py --configfile <yours> where they are mounted, and save what it prints there"
 
@@ -55,7 +54,7 @@ def describe(config: Config) -> Description:
             path=config.target.path,
             name=folder.resolve().name,
             fingerprint=target_fingerprint(folder),
-            dense=_is_dense(folder),
+            dense=is_dense(folder),
             facts=facts,
         ),
         dataset=DescribedDataset(path=dataset, facts=read_dataset(Path(dataset))) if dataset else None,
@@ -118,13 +117,3 @@ def require_described(config: Config, *, dataset: bool = False) -> None:
     for key, (path, told, fingerprint) in found.items():
         if fingerprint != told:
             raise UserError(f"{key}={path} is {fingerprint}, but manifest = {config.manifest!r} describes {told}; restore it, or {CURE}")
-
-
-def _is_dense(target: Path) -> bool:
-    try:
-        require_dense(target, "")
-    except UserError:
-        return False
-    except (OSError, ValueError, KeyError, struct.error, OverflowError, MemoryError) as error:
-        raise UserError(f"target.path={target}: the header of a safetensors file cannot be read ({error}); finish the download") from None
-    return True

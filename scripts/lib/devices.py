@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 import time
+from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 
@@ -15,9 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 def gpus() -> list[str]:
-    """Return the GPUs that this process may use, by the names CUDA_VISIBLE_DEVICES gives them; asking neither starts nor loads CUDA."""
+    """Return the GPUs that this process may use, by the names CUDA_VISIBLE_DEVICES gives them; asking neither starts nor loads CUDA.
+
+    As in CUDA, the variable counts up to the first name that is none, `-1` for instance.
+    """
     if (visible := os.environ.get(VISIBLE)) is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()]
+        return list(takewhile(lambda name: name and not name.startswith("-"), (name.strip() for name in visible.split(","))))
     return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
 
 

@@ -1,10 +1,9 @@
 """A target and a data set that only jobs see: described where they are, known elsewhere by that, and held to it in the jobs."""
 
-import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,15 @@ from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
 from safetensors.numpy import load_file, save_file
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _at_the_root() -> Iterator[None]:
-    with contextlib.chdir(ROOT):
-        yield
+pytestmark = pytest.mark.usefixtures("at_the_root")
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> Path:
+def volume(tmp_path: Path, hollow_target: Path) -> Path:
     """A mounted volume with a target, a data set for it and one row of states each."""
     folder = tmp_path / "volume"
-    (folder / "model").mkdir(parents=True)
-    facts = {"hidden_size": 64, "num_hidden_layers": 4, "vocab_size": 512, "max_position_embeddings": 512}
-    (folder / "model/config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", **facts}))
-    (folder / "model/tokenizer.json").write_text("{}")
-    save_file({"lm_head.weight": np.zeros((512, 64), np.float32)}, folder / "model/model.safetensors")
+    folder.mkdir()
+    hollow_target.rename(folder / "model")
     rows = [[index, 7, 8, 9] for index in range(6)]
     Dataset.from_dict({"input_ids": rows, "loss_mask": [[0, 0, 1, 1]] * 6, "seq_len": [4] * 6}).save_to_disk(folder / "data")
     (folder / "data/hidden_states").mkdir()

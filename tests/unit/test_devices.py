@@ -50,8 +50,9 @@ def test_one_that_asks_for_more_than_there_are_gets_all(holder) -> None:
     assert holder(9).stdout.readline().strip() == "GPU-a,GPU-b,GPU-c"
 
 
-def test_without_a_gpu_nothing_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VISIBLE, "")
+@pytest.mark.parametrize("none", ["", "-1", "-1,0"])
+def test_without_a_gpu_nothing_is_held(monkeypatch: pytest.MonkeyPatch, none: str) -> None:
+    monkeypatch.setenv(VISIBLE, none)
     assert gpus() == []
     hold_gpus(4)
-    assert os.environ[VISIBLE] == ""
+    assert os.environ[VISIBLE] == none

@@ -1,36 +1,20 @@
 """Names follow content: what goes into the features is in their name, and nothing else."""
 
-import contextlib
 import json
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from lib.errors import UserError
 from lib.experiment import load_experiment
-from safetensors.numpy import save_file
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _at_the_root() -> Iterator[None]:
-    with contextlib.chdir(ROOT):
-        yield
+pytestmark = pytest.mark.usefixtures("at_the_root")
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> str:
+def target(hollow_target: Path) -> str:
     """Return the folder of a target that is whole, if only to look at."""
-    folder = tmp_path / "target"
-    folder.mkdir()
-    facts = {"hidden_size": 64, "num_hidden_layers": 4, "vocab_size": 512, "max_position_embeddings": 512}
-    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", **facts}))
-    (folder / "tokenizer.json").write_text("{}")
-    save_file({"lm_head.weight": np.zeros((512, 64), np.float32)}, folder / "model.safetensors")
-    return str(folder)
+    return str(hollow_target)
 
 
 def features(target: str, prompts: Path | None = None) -> str:

@@ -45,12 +45,16 @@ def load_ceiling(key: str, path: Path = CEILINGS) -> Ceiling:
     return checked(Ceiling, entries[key], f"{path}: {key}").model_copy(update={"key": key})
 
 
-def require_dense(target: Path, key: str) -> None:
-    """Raise UserError when the target's decoding is not bound by reading all its weights: it has experts, or no safetensors to count."""
-    tensors = dict(_tensors(target))
-    if not tensors or any(".experts." in name for name in tensors):
-        what = "has experts, of which a step reads only some" if tensors else "has no .safetensors weights to count"
-        raise UserError(f"serving.sol_ceiling = {key!r}: the target {target} {what}; leave it empty")
+def is_dense(target: Path) -> bool:
+    """Return whether a decoding step reads all weights of a target: there are safetensors to count, and no experts.
+
+    Raises UserError when the header of one cannot be read.
+    """
+    try:
+        tensors = dict(_tensors(target))
+    except (OSError, ValueError, KeyError, struct.error, OverflowError, MemoryError) as error:
+        raise UserError(f"target.path={target}: the header of a safetensors file cannot be read ({error}); finish the download") from None
+    return bool(tensors) and not any(".experts." in name for name in tensors)
 
 
 def sol_percent(ceiling: Ceiling, hardware: str, target: Path, engine: dict[str, Any], acceptance_length: float, tpot_ms: float) -> float:

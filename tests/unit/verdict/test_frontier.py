@@ -1,9 +1,7 @@
 """A lever is proposed where the data speak for it, costs what its own search costs, and is judged by that search's outcome."""
 
-import contextlib
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,7 @@ from snakemake.utils import update_config
 from tests.unit.verdict.findings import PACE, finding, proxy_row
 from tests.workflow.clones import ROOT
 
-
-@pytest.fixture(autouse=True)
-def _at_the_root() -> Iterator[None]:
-    with contextlib.chdir(ROOT):
-        yield
+pytestmark = pytest.mark.usefixtures("at_the_root")
 
 
 def only(found: list[Proposal] | str) -> Proposal:
