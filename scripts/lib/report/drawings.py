@@ -12,7 +12,6 @@ from lib.report import words
 from lib.report.figures import INK, PALE, STANDING
 from lib.report.story import FATES, Story
 from lib.verdict.calibration import PROXIES, configurations
-from lib.verdict.card import rigor
 from lib.verdict.verdict import SubsetEffect, Verdict
 
 Figure = alt.TopLevelMixin
@@ -130,7 +129,7 @@ def acceptance(story: Story) -> Figure:
         n = f" n = {verdict.champion.n} and {verdict.standing.n} fresh training seeds, measured in turn on one node."
     else:
         n = " n = 1 training seed a side, measured for selection."
-    mark = rigor(verdict) if verdict else "DRAFT"
+    mark = verdict.rigor if verdict else "DRAFT"
     title = f"Acceptance per position and per subset, champion against standing ({mark})"
     if rates.empty:
         return _nothing(title, context)

@@ -12,7 +12,6 @@ from lib.files import flat
 from lib.report import words
 from lib.report.status import headline, status
 from lib.report.story import Story
-from lib.verdict.card import rigor
 from lib.verdict.verdict import Contestant, Verdict
 
 STYLE = Path(__file__).with_name("page.css").read_text()
@@ -56,7 +55,7 @@ def verdict_card(story: Story, root: Path) -> str:
     """
     trained = f"<h2>Trained on</h2><p>{escape(words.trained(story))}</p>"
     if story.verdict:
-        why = f"<p>Why: {escape(story.verdict.reason)}.</p>" if rigor(story.verdict) == "VERDICT" else ""
+        why = f"<p>Why: {escape(story.verdict.reason)}.</p>" if story.verdict.rigor == "VERDICT" else ""
         sides = _sides(story.verdict.champion, story.verdict.standing)
         return page("Verdict", _answer(_judged(story.verdict), story) + why + sides + trained)
     progress = f"<h2>How the search stands</h2><pre>{escape(status(root))}</pre>"
@@ -133,9 +132,9 @@ def _mark(said: str, beside: str = "") -> str:
 
 
 def _judged(verdict: Verdict) -> str:
-    mark = _mark(rigor(verdict), f"{verdict.id} of search {verdict.search}")
+    mark = _mark(verdict.rigor, f"{verdict.id} of search {verdict.search}")
     head = f"{mark}<h1>{escape(verdict.outcome.capitalize())}</h1>"
-    if verdict.effect is None or verdict.interval is None or rigor(verdict) == "DRAFT":
+    if verdict.effect is None or verdict.interval is None or verdict.rigor == "DRAFT":
         return f"{head}<p>Nothing is settled: {escape(verdict.reason)}.</p>"
     low, high = verdict.interval
     return (

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from lib.arm import Arm
 from lib.files import flat
@@ -54,11 +54,6 @@ def format_card(winner: Winner | None, verdict: Verdict, folder: Path, prompts: 
     return "".join(f"{line}\n" for part in parts for line in part)
 
 
-def rigor(verdict: Verdict) -> Literal["VERDICT", "DRAFT"]:
-    """Return how the numbers of a contest are to be marked: DRAFT where it could not be judged."""
-    return "DRAFT" if verdict.outcome in ("insufficient data", "not comparable") else "VERDICT"
-
-
 def serve_command(winner: Winner, folder: Path) -> str:
     """Return the command that serves the target with the head in `folder` as it was measured, on the port `$PORT`, or 8000.
 
@@ -93,7 +88,7 @@ def _opening(winner: Winner, verdict: Verdict) -> Iterator[str]:
 
 
 def _said(verdict: Verdict) -> str:
-    if rigor(verdict) == "VERDICT":
+    if verdict.rigor == "VERDICT":
         return f"**{verdict.summary}**"
     return (
         f"**DRAFT: {verdict.outcome}. The contest was not judged, and nothing in this card may be quoted as a result:** {verdict.reason}."
@@ -132,11 +127,11 @@ def _measured(winner: Winner, verdict: Verdict, prompts: Mapping[str, str]) -> I
         "this head", f"{serving.acceptance_length:.4f}", "none", f"1 training, {runs} run{'s' * (runs > 1)} of the workload", "DRAFT"
     )
     for name, side in (("champion", verdict.champion), ("standing", verdict.standing)):
-        yield _side(NAMES[name], side, level, rigor(verdict))
+        yield _side(NAMES[name], side, level, verdict.rigor)
     if verdict.effect is not None and verdict.interval is not None:
         low, high = verdict.interval
         seeds = f"{verdict.champion.n} and {verdict.standing.n} trainings"
-        marked = f"{rigor(verdict)}: {verdict.outcome}"
+        marked = f"{verdict.rigor}: {verdict.outcome}"
         yield _row("champion less standing", f"{verdict.effect:+.4f}", f"{low:+.4f} to {high:+.4f}", seeds, marked)
     rates = ", ".join(f"{rate:.3f}" for rate in serving.per_position_acceptance)
     counted = f"{serving.accepted} of {serving.draft_tokens} drafted tokens accepted in {serving.drafts} drafts"

@@ -15,6 +15,9 @@ from lib.verdict.gate import Ruling, judge, prompt_interval, seeds_to_tell
 from lib.verdict.record import Filled, ProxyRecord, ServingRecord
 from lib.verdict.served import replicated
 
+UNJUDGED = ("insufficient data", "not comparable")
+"""Outcomes that settle nothing."""
+
 
 class Contestant(Record):
     """One configuration, over its fresh training seeds."""
@@ -47,10 +50,10 @@ class PromptEffect(Record):
 
 
 class Verdict(Ruling):
-    """`verdict.json`: the only record that is not a DRAFT."""
+    """`verdict.json`: the only record that is not a DRAFT, unless the contest could not be judged."""
 
     summary: str
-    rigor: Literal["VERDICT"] = "VERDICT"
+    rigor: Literal["VERDICT", "DRAFT"] = Field(description="DRAFT where nothing could be judged")
     id: str
     search: str
     champion: Contestant
@@ -110,6 +113,7 @@ def give_verdict(
         prompts = _prompts(sound["champion"], sound["standing"], judged.interval_level)
     return Verdict(
         **ruling,
+        rigor="DRAFT" if ruling["outcome"] in UNJUDGED else "VERDICT",
         summary=_summary(Ruling(**ruling), champion, standing),
         id="v" + digest([measurements.model_dump(mode="json"), options.model_dump(), search]),
         search=search,
@@ -181,16 +185,15 @@ def _context(servings: list[ServingRecord], champion: Contestant, standing: str)
 
 
 def _summary(ruling: Ruling, champion: Contestant, standing: Contestant) -> str:
-    said = f"VERDICT: {ruling.outcome}."
-    if ruling.outcome in ("not comparable", "insufficient data"):
+    if ruling.outcome in UNJUDGED:
         failed = "; ".join(f"{arm}: {why}" for arm, why in (champion.failed | standing.failed).items())
-        return f"{said} {ruling.reason}" + (f" ({failed})" if failed else "")
+        return f"DRAFT: {ruling.outcome}. {ruling.reason}" + (f" ({failed})" if failed else "")
     assert ruling.interval is not None and ruling.effect is not None
     low, high = ruling.interval
     small = ruling.outcome == "no improvement (within noise)" and not low <= 0 <= high
     bound = f", smaller than verdict.smallest_effect = {ruling.smallest_effect:g}" if small else ""
     return (
-        f"{said} {_named(champion)} gives acceptance length {_measured(champion)}, the standing configuration "
+        f"VERDICT: {ruling.outcome}. {_named(champion)} gives acceptance length {_measured(champion)}, the standing configuration "
         f"({_named(standing).lower()}) {_measured(standing)}: {ruling.effect:+.3f}{bound}, "
         f"{ruling.interval_level:.0%} interval {low:+.3f} to {high:+.3f}; measured in vLLM on fresh trainings, in turn on one node."
     )

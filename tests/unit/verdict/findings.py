@@ -64,7 +64,8 @@ def verdict(mean: float | None, per_position: tuple[float, ...], point: Point) -
     side = {"acceptance_lengths": lengths, "point": point.model_dump(), "arms": [], "n": n, "mean": mean, "std": 0.02, "subsets": {}}
     return {
         "id": "1f3a9c",
-        "summary": "VERDICT: insufficient data." if mean is None else f"VERDICT: improvement, {mean:.3f}.",
+        "summary": "DRAFT: insufficient data." if mean is None else f"VERDICT: improvement, {mean:.3f}.",
+        "rigor": "DRAFT" if mean is None else "VERDICT",
         "search": CHAMPION["search"],
         "outcome": "insufficient data" if mean is None else "improvement",
         "effect": None if mean is None else mean - 1.55,
