@@ -86,8 +86,9 @@ def test_a_job_that_the_server_finds_invalid_is_one_clear_line(cluster: Cluster,
 def test_a_token_that_expires_is_read_again(cluster: Cluster, controller: Controller) -> None:
     controller.start(*RUNG_0, "seconds=2")
     controller.until(lambda: len(cluster.started) >= 2)
-    controller.kubeconfig.write_text(controller.kubeconfig.read_text().replace(f'"token": "{cluster.token}"', '"token": "fresh"'))
-    cluster.token = "fresh"
+    fresh = f"{cluster.token}-fresh"
+    controller.kubeconfig.write_text(controller.kubeconfig.read_text().replace(f'"token": "{cluster.token}"', f'"token": "{fresh}"'))
+    cluster.token = fresh
     assert controller.wait() == 0, controller.output
     assert cluster.left() == []
     assert any(each.status == 401 for each in cluster.requests)
