@@ -1,4 +1,4 @@
-"""A real S3 server for tests: rclone over a local folder."""
+"""Buckets for tests, and a real S3 server of our own: rclone over a local folder."""
 
 import shutil
 import socket
@@ -9,12 +9,50 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
 KEY, SECRET = "planted-key", "planted-secret"
 BUCKET = "bucket"
 RCLONE = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A bucket, or a folder of one that ends in a slash, by where it is and its keys."""
+
+    endpoint: str
+    key: str
+    secret: str
+    region: str = "us-east-1"
+    bucket: str = BUCKET
+    folder: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what endpoint and keys are read from."""
+        told = {"ENDPOINT_URL": self.endpoint, "ACCESS_KEY": self.key, "SECRET_KEY": self.secret, "REGION": self.region}
+        return {f"SNAKEMAKE_STORAGE_S3_EXPERIMENT_{name}": value for name, value in told.items()}
+
+    def url(self, folder: str) -> str:
+        """Return the URL of a folder of it."""
+        return f"s3://{self.bucket}/{self.folder}{folder}"
+
+    def _objects(self) -> Any:
+        keys = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret}
+        found = boto3.resource("s3", endpoint_url=self.endpoint, region_name=self.region, **keys)
+        return found.Bucket(self.bucket).objects.filter(Prefix=self.folder)
+
+    def read(self) -> dict[str, bytes]:
+        """Return all that is in it, by path."""
+        return {item.key.removeprefix(self.folder): item.get()["Body"].read() for item in self._objects()}
+
+    def clear(self) -> None:
+        """Delete all that is in it."""
+        for item in self._objects():
+            item.delete()
 
 
 @dataclass
@@ -31,14 +69,9 @@ class S3Server:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def environment(self) -> dict[str, str]:
-        """Return what endpoint and keys are read from."""
-        told = {"ENDPOINT_URL": self.endpoint, "ACCESS_KEY": KEY, "SECRET_KEY": SECRET, "REGION": "us-east-1"}
-        return {f"SNAKEMAKE_STORAGE_S3_EXPERIMENT_{name}": value for name, value in told.items()}
-
-    def url(self, folder: str) -> str:
-        """Return the URL of a folder of the bucket."""
-        return f"s3://{BUCKET}/{folder}"
+    def store(self) -> Store:
+        """Return the bucket."""
+        return Store(self.endpoint, KEY, SECRET)
 
     def start(self) -> None:
         """Serve, from now on or again."""
@@ -82,6 +115,6 @@ def serving(root: Path) -> Iterator[S3Server]:
 def s3_server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """Serve a bucket, with the environment that leads there."""
     with serving(tmp_path_factory.mktemp("s3") / "root") as server:
-        for name, value in server.environment.items():
+        for name, value in server.store.environment.items():
             monkeypatch.setenv(name, value)
         yield server

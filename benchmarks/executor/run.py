@@ -24,8 +24,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.cluster.emulator import Cluster, Server  # noqa: E402
-from tests.s3 import S3Server, serving  # noqa: E402
+from tests.cluster.emulator import Emulator  # noqa: E402
+from tests.cluster.front import Server  # noqa: E402
+from tests.s3 import Store, serving  # noqa: E402
 
 JOBS = 500
 SECONDS = 180  # that every pod takes
@@ -49,8 +50,8 @@ PACKAGES = (
 
 def main() -> None:
     """Run both executors, one after the other, and write the result."""
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "s3") as store:  # into which Snakemake puts its sources
-        runs = {executor: measure(executor, Path(folder), store) for executor in EXECUTORS}
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "s3") as s3:  # into which Snakemake puts its sources
+        runs = {executor: measure(executor, Path(folder), s3.store) for executor in EXECUTORS}
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     context = {
         "cpu": cpu[1] if cpu else platform.machine(),
@@ -65,9 +66,9 @@ def main() -> None:
     (HERE / "result.json").write_text(json.dumps({"context": context, "runs": runs}, indent=2) + "\n")
 
 
-def measure(executor: str, folder: Path, store: S3Server) -> dict[str, Any]:
+def measure(executor: str, folder: Path, store: Store) -> dict[str, Any]:
     """Run all jobs with one executor."""
-    cluster = Cluster("bench", processes=False)
+    cluster = Emulator("bench", processes=False)
     cluster.virtual_seconds = SECONDS
     server = Server(cluster)
     work = folder / executor

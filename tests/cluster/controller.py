@@ -1,4 +1,4 @@
-"""A controller: a Snakemake process that runs the small search on the emulated cluster."""
+"""A controller: a Snakemake process that runs the small search on the cluster."""
 
 import copy
 import os
@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster.emulator import Server
-from tests.s3 import BUCKET, S3Server
+from tests.cluster.front import Server
+from tests.s3 import Store
 
 RUN = ["--kubernetes-experiment-run-id", "r1", "--kubernetes-experiment-workstream", "tests"]
 ACKNOWLEDGED = ["--kubernetes-experiment-ack-train", "r1", "--kubernetes-experiment-ack-serve", "r1"]
@@ -20,7 +20,7 @@ LEASE = "snakemake_executor_plugin_kubernetes_experiment.lease"
 class Controller:
     """Starts and ends Snakemake in one working directory, keeps what it prints."""
 
-    def __init__(self, server: Server, work: Path, store: S3Server, kubeconfig: Path):
+    def __init__(self, server: Server, work: Path, store: Store, kubeconfig: Path):
         self.cluster = server.cluster
         self.work = work
         self.store = store
@@ -45,16 +45,18 @@ class Controller:
         *more: str,
         run: list[str] = RUN,
         acknowledged: list[str] = ACKNOWLEDGED,
-        image: str | None = "tune:1",
+        image: bool = True,
+        gpus: bool = False,
         lease: float | None = None,
     ) -> None:
-        """Start Snakemake, with Leases of so many seconds."""
+        """Start Snakemake, with an image or none, on a real cluster with the GPUs of rules or none, with Leases of so many seconds."""
         program = f"import {LEASE} as it; it.DURATION = {lease}; from snakemake.cli import main; main()"
         command = [sys.executable, *(["-c", program] if lease else ["-m", "snakemake"]), "--executor", "kubernetes-experiment"]
         command += ["--jobs", "20", "--keep-going", "--nolock"]
         command += ["--ignore-incomplete", "--seconds-between-status-checks", "1", "--scheduler", "greedy", "--latency-wait", "2"]
         command += ["--rerun-triggers", "input", "mtime", "params", "--kubernetes-experiment-namespace", self.cluster.namespace]
-        command += ["--container-image", image] if image else []
+        command += ["--container-image", self.cluster.image] if image else []
+        command += [] if gpus or self.cluster.here else ["--set-resources", "train_rung:gpu=0"]
         command += ["--default-storage-provider", "s3-experiment", "--default-storage-prefix", self.store.url("run/."), *run]
         command += [*acknowledged, *more]
         self.process = subprocess.Popen(
@@ -62,9 +64,9 @@ class Controller:
         )
 
     def wait(self, seconds: float = 120) -> int:
-        """Return Snakemake's exit status."""
+        """Return Snakemake's exit status, which takes an emulated cluster no longer."""
         assert self.process
-        return self.process.wait(seconds)
+        return self.process.wait(seconds * self.cluster.pace)
 
     def run(self, *more: str, **how: object) -> int:
         """Run Snakemake to its end."""
@@ -72,9 +74,9 @@ class Controller:
         return self.wait()
 
     def until(self, true: Callable[[], bool], seconds: float = 60) -> None:
-        """Wait until something is true while Snakemake runs."""
+        """Wait until something is true while Snakemake runs, which takes an emulated cluster no longer."""
         assert self.process
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * self.cluster.pace
         while not true():
             assert time.monotonic() < end and self.process.poll() is None, self.output
             time.sleep(0.05)
@@ -97,7 +99,7 @@ class Controller:
 
     def result(self, path: str) -> str:
         """Return a file of the search from the bucket."""
-        return (self.store.root / BUCKET / "run/results" / path).read_text()
+        return self.store.read()[f"run/results/{path}"].decode()
 
     def assert_champion(self, code: int) -> None:
         """Check that a search has run to its end and has left nothing."""

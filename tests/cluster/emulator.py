@@ -1,7 +1,7 @@
-"""A Kubernetes API server, Job controller and kubelet in one process: enough of them to run an executor against.
+"""What is behind a Kubernetes API: storage, Job controller and kubelet in one process, enough of them to run an executor against.
 
 Each Job's real command runs as a process in a fresh directory with the environment of its Secret. Answers, refusals included, are those of
-a real server as far as `kubernetes-exchanges.json` records them. Faults are injected by the tests, into requests and into pods.
+a real server as far as `kubernetes-exchanges.json` records them. Faults of pods are injected by the tests; of requests, in front.py.
 """
 
 import base64
@@ -16,55 +16,25 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import jsonschema
 from kubernetes_validate.utils import schema_contents
 from referencing import Registry, Resource
 
+from tests.cluster.front import KINDS, Cluster, Object, Refusal, Request, api_group, details, full_name
+
 VERSION = "1.36.0"
-KINDS = {"jobs": ("batch/v1", "Job"), "pods": ("v1", "Pod"), "secrets": ("v1", "Secret"), "leases": ("coordination.k8s.io/v1", "Lease")}
-ROUTE = re.compile(r"/(?:api|apis/[^/]+)/v1/namespaces/(?P<namespace>[^/]+)/(?P<kind>\w+)(?:/(?P<name>[^/]+))?(?:/(?P<part>status|log))?")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 QUANTITY = re.compile(r"([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)")
-
-Object = dict[str, Any]
-
-
-class Refusal(Exception):  # noqa: N818  an answer, not an error of ours
-    """An answer that is not a success."""
-
-    def __init__(self, code: int, reason: str, message: str, **details: Any):
-        super().__init__(message)
-        body = {"apiVersion": "v1", "code": code, "kind": "Status", "message": message, "metadata": {}, "reason": reason}
-        self.code = code
-        self.body: Object = body | {"status": "Failure"} | ({"details": details} if details else {})
-
-
-@dataclass
-class Request:
-    """One request as it arrived."""
-
-    verb: str  # get, list, watch, create, update, patch, delete, deletecollection
-    kind: str
-    name: str
-    path: str
-    query: dict[str, str]
-    body: Object | None
-    at: float = field(default_factory=time.monotonic)
-    status: int = 0
 
 
 @functools.cache
@@ -79,24 +49,12 @@ def _validator(kind: str, strict: bool) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema, registry=registry)
 
 
-def _group(kind: str) -> str:
-    return KINDS[kind][0].rpartition("/")[0]
-
-
-def _full(kind: str) -> str:
-    return f"{kind}.{_group(kind)}" if _group(kind) else kind
-
-
-def _details(kind: str, name: str = "") -> Object:
-    return ({"name": name} if name else {}) | ({"group": _group(kind)} if _group(kind) else {}) | {"kind": kind}
-
-
 def _invalid(kind: str, name: str, where: str, message: str, reason: str = "FieldValueInvalid") -> Refusal:
-    singular, group = KINDS[kind][1], _group(kind)
+    singular, group = KINDS[kind][1], api_group(kind)
     full = f"{singular}.{group}" if group else singular
-    details = {"name": name, "kind": singular, "causes": [{"field": where, "message": message, "reason": reason}]}
-    details |= {"group": group} if group else {}
-    return Refusal(422, "Invalid", f'{full} "{name}" is invalid: {where}: {message}', **details)
+    about = {"name": name, "kind": singular, "causes": [{"field": where, "message": message, "reason": reason}]}
+    about |= {"group": group} if group else {}
+    return Refusal(422, "Invalid", f'{full} "{name}" is invalid: {where}: {message}', **about)
 
 
 def now() -> str:
@@ -120,11 +78,11 @@ def matches(labels: dict[str, str], selector: str) -> bool:
     return True
 
 
-class Cluster:
+class Emulator(Cluster):
     """The objects of a cluster, and what the Job controller and the kubelet do with them."""
 
     def __init__(self, namespace: str = "tune", processes: bool = True):
-        self.namespace = namespace
+        super().__init__(namespace)
         self.processes = processes
         self.virtual_seconds = 1.0  # that a pod takes when there are no processes
         self.lock = threading.RLock()
@@ -133,15 +91,10 @@ class Cluster:
         self.events: list[tuple[int, str, str, Object]] = []
         self.version = 100
         self.compacted = 0  # versions up to this have been forgotten
-        self.tokens = {"token"}
-        self.forbidden: set[tuple[str, str]] = set()  # (verb, kind)
-        self.requests: list[Request] = []
-        self.faults: list[Callable[[Request], Refusal | int | str | None]] = []
         self.pod_fault: Callable[[Object], str | None] = lambda _pod: None
         self.environment: dict[str, str] = {}  # what images bring
-        self.root = Path(tempfile.mkdtemp(prefix="cluster-"))
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.started: list[str] = []  # the names of Jobs whose command was started, in order
+        self.root: Path = Path(tempfile.mkdtemp(prefix="cluster-"))
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._uids = itertools.count(1)
         self._due: list[tuple[float, int, str]] = []
         self._timer: threading.Thread | None = None
@@ -168,7 +121,7 @@ class Cluster:
         try:
             return self.objects[kind][name]
         except KeyError:
-            raise Refusal(404, "NotFound", f'{_full(kind)} "{name}" not found', **_details(kind, name)) from None
+            raise Refusal(404, "NotFound", f'{full_name(kind)} "{name}" not found', **details(kind, name)) from None
 
     def create(self, kind: str, body: Object, strict: bool) -> Object:
         """Create an object as a real server would, or refuse to; the path says its kind when the body does not."""
@@ -177,7 +130,7 @@ class Cluster:
         with self.lock:
             name = body["metadata"]["name"]
             if name in self.objects[kind]:
-                raise Refusal(409, "AlreadyExists", f'{_full(kind)} "{name}" already exists', **_details(kind, name))
+                raise Refusal(409, "AlreadyExists", f'{full_name(kind)} "{name}" already exists', **details(kind, name))
             item = deepcopy(body)
             item["metadata"] |= {"namespace": self.namespace, "creationTimestamp": now(), "uid": f"uid-{next(self._uids)}"}
             if kind == "jobs":
@@ -275,10 +228,10 @@ class Cluster:
             wanted = body["metadata"].get("resourceVersion")
             if wanted and wanted != found["metadata"]["resourceVersion"]:
                 message = (
-                    f'Operation cannot be fulfilled on {_full(kind)} "{name}": the object has been modified; '
+                    f'Operation cannot be fulfilled on {full_name(kind)} "{name}": the object has been modified; '
                     "please apply your changes to the latest version and try again"
                 )
-                raise Refusal(409, "Conflict", message, **_details(kind, name))
+                raise Refusal(409, "Conflict", message, **details(kind, name))
             self._check(kind, body, strict=False)
             kept = {key: found["metadata"][key] for key in ("namespace", "creationTimestamp", "uid")}
             item = deepcopy(body)
@@ -327,7 +280,7 @@ class Cluster:
                 self._record("DELETED", "jobs", item)
 
     def _remove_pod(self, name: str) -> None:
-        process = self.running.pop(name, None)
+        process = self._processes.pop(name, None)
         if process:
             _kill(process)
         item = self.objects["pods"].get(name)
@@ -400,7 +353,7 @@ class Cluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.running[pod_name] = process
+        self._processes[pod_name] = process
         threading.Thread(target=self._follow, args=(pod_name, process, fault), daemon=True).start()
 
     def _environment(self, pod: Object) -> dict[str, str]:
@@ -418,7 +371,7 @@ class Cluster:
         if fault:
             time.sleep(0.3)
             with self.lock:
-                self.running.pop(pod, None)
+                self._processes.pop(pod, None)
             _kill(process)
             with self.lock:
                 faults = {"oom": self._oom, "evicted": self._evict, "node_lost": self._lose_node, "deadline": self._exceed}
@@ -426,7 +379,7 @@ class Cluster:
             return
         code = process.wait()
         with self.lock:
-            if self.running.pop(pod, None) is None:
+            if self._processes.pop(pod, None) is None:
                 return  # deleted meanwhile
             self._end(pod, code)
 
@@ -542,13 +495,52 @@ class Cluster:
                         for pod in [
                             pod for pod, each in self.objects["pods"].items() if each["metadata"]["labels"].get("job-name") == name
                         ]:
-                            process = self.running.pop(pod, None)
+                            process = self._processes.pop(pod, None)
                             if process:
                                 _kill(process)
                             self.objects["pods"].pop(pod)
             time.sleep(0.02)
 
-    # --- reading ---
+    # --- answers ---
+
+    def answer(self, request: Request) -> tuple[int, Any]:
+        """Return status and answer as a real server would, or refuse."""
+        kind, name, query = request.kind, request.name, request.query
+        if request.namespace != self.namespace:
+            if request.verb == "create":
+                absent = request.namespace
+                raise Refusal(404, "NotFound", f'namespaces "{absent}" not found', name=absent, kind="namespaces")
+            if request.verb == "list":
+                version, singular = KINDS[kind]
+                return 200, {"apiVersion": version, "kind": f"{singular}List", "metadata": {"resourceVersion": "1"}, "items": []}
+            raise Refusal(404, "NotFound", f'{full_name(kind)} "{name}" not found', **details(kind, name))
+        selector = query.get("labelSelector", "")
+        match request.verb:
+            case "list":
+                return 200, self.page(kind, selector, int(query.get("limit", 0)), query.get("continue", ""))
+            case "watch":
+                since = int(query.get("resourceVersion", 0))
+                return 200, self.watch(kind, selector, since, float(query.get("timeoutSeconds", 60)))
+            case "get" if request.part:
+                return 200, self.log(name, query)
+            case "get":
+                with self.lock:
+                    return 200, deepcopy(self.find(kind, name))
+            case "create":
+                return 201, self.create(kind, request.body or {}, query.get("fieldValidation") == "Strict")
+            case "update":
+                return 200, self.replace(kind, name, request.body or {})
+            case "patch":
+                return 200, self.patch(kind, name, request.body or {})
+            case "delete":
+                policy = query.get("propagationPolicy") or (request.body or {}).get("propagationPolicy") or "Background"
+                return 200, self.delete(kind, name, policy)
+            case _:
+                with self.lock:
+                    doomed = self.page(kind, selector, 0, "")
+                    for item in doomed["items"]:
+                        self.delete(kind, item["metadata"]["name"])
+                return 200, doomed
 
     def page(self, kind: str, selector: str, limit: int, token: str) -> Object:
         """Return a page of the objects that match."""
@@ -605,21 +597,22 @@ class Cluster:
         path = self.root / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def created(self) -> list[str]:
-        """Return what was created, by the log of requests."""
-        return [f"{each.kind}/{each.name}" for each in self.requests if each.verb == "create" and each.status == 201]
+    def items(self, kind: str) -> list[Object]:
+        """Return the objects of a kind."""
+        with self.lock:
+            return deepcopy(list(self.objects[kind].values()))
 
-    def left(self) -> list[str]:
-        """Return what is there."""
-        return [f"{kind}/{name}" for kind, items in self.objects.items() for name in items]
+    def running(self) -> int:
+        """Return how many pods have a process."""
+        return len(self._processes)
 
     def close(self) -> None:
         """Kill what runs, forget everything."""
         self.closed = True
         with self.lock:
-            for process in self.running.values():
+            for process in self._processes.values():
                 _kill(process)
-            self.running.clear()
+            self._processes.clear()
         shutil.rmtree(self.root, ignore_errors=True)
 
 
@@ -648,173 +641,6 @@ def _merge(target: Object, patch: Object) -> None:
             _merge(target[key], value)
         else:
             target[key] = value
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    cluster: Cluster
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def _serve(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(length)) if length else None
-        split = urlsplit(self.path)
-        query = dict(parse_qsl(split.query))
-        route = ROUTE.fullmatch(split.path)
-        kind, name = (route["kind"], route["name"] or "") if route else ("", "")
-        verb = {"POST": "create", "PUT": "update", "PATCH": "patch"}.get(self.command, "")
-        if self.command == "DELETE":
-            verb = "delete" if name else "deletecollection"
-        elif self.command == "GET":
-            verb = "get" if name else ("watch" if query.get("watch") else "list")
-        request = Request(verb, kind, name or ((body or {}).get("metadata") or {}).get("name", ""), split.path, query, body)
-        self.cluster.requests.append(request)
-        try:
-            for fault in list(self.cluster.faults):
-                what = fault(request)
-                if what == "reset":
-                    request.status = -1
-                    self.connection.close()
-                    self.close_connection = True
-                    return
-                if what == "late":  # done, but the answer gets lost
-                    self._answer(request, route)
-                    request.status = -1
-                    self.close_connection = True
-                    return
-                if isinstance(what, Refusal):
-                    raise what
-                if what == 429:
-                    raise Refusal(429, "TooManyRequests", "the server has received too many requests and has asked us to try again later")
-                if what:
-                    raise Refusal(int(what), "InternalError", "Internal error occurred: injected")
-            code, answer = self._answer(request, route)
-        except Refusal as refusal:
-            code, answer = refusal.code, refusal.body
-        request.status = code
-        if isinstance(answer, Iterator):
-            self._stream(answer)
-        else:
-            self._send(code, answer)
-
-    def _answer(self, request: Request, route: re.Match[str] | None) -> tuple[int, Any]:
-        cluster = self.cluster
-        if self.headers.get("Authorization", "").removeprefix("Bearer ") not in cluster.tokens:
-            raise Refusal(401, "Unauthorized", "Unauthorized")
-        if route is None or request.kind not in KINDS:
-            raise Refusal(404, "NotFound", "the server could not find the requested resource")
-        kind, name, query = request.kind, request.name, request.query
-        part = "/log" if route["part"] == "log" else ""
-        if (request.verb, kind + part) in cluster.forbidden:
-            user = "system:serviceaccount:snakemake:snakemake-runner"
-            message = (
-                f'{_full(kind)} is forbidden: User "{user}" cannot {request.verb} resource "{kind}{part}" in API group "{_group(kind)}" '
-                f'in the namespace "{route["namespace"]}"'
-            )
-            raise Refusal(403, "Forbidden", message, **_details(kind))
-        if route["namespace"] != cluster.namespace:
-            if request.verb == "create":
-                absent = route["namespace"]
-                raise Refusal(404, "NotFound", f'namespaces "{absent}" not found', name=absent, kind="namespaces")
-            if request.verb == "list":
-                version, singular = KINDS[kind]
-                return 200, {"apiVersion": version, "kind": f"{singular}List", "metadata": {"resourceVersion": "1"}, "items": []}
-            raise Refusal(404, "NotFound", f'{_full(kind)} "{name}" not found', **_details(kind, name))
-        selector = query.get("labelSelector", "")
-        match request.verb:
-            case "list":
-                return 200, cluster.page(kind, selector, int(query.get("limit", 0)), query.get("continue", ""))
-            case "watch":
-                since = int(query.get("resourceVersion", 0))
-                return 200, cluster.watch(kind, selector, since, float(query.get("timeoutSeconds", 60)))
-            case "get" if part:
-                return 200, cluster.log(name, query)
-            case "get":
-                with cluster.lock:
-                    return 200, deepcopy(cluster.find(kind, name))
-            case "create":
-                return 201, cluster.create(kind, request.body or {}, query.get("fieldValidation") == "Strict")
-            case "update":
-                return 200, cluster.replace(kind, name, request.body or {})
-            case "patch":
-                return 200, cluster.patch(kind, name, request.body or {})
-            case "delete":
-                policy = query.get("propagationPolicy") or (request.body or {}).get("propagationPolicy") or "Background"
-                return 200, cluster.delete(kind, name, policy)
-            case _:
-                with cluster.lock:
-                    doomed = cluster.page(kind, selector, 0, "")
-                    for item in doomed["items"]:
-                        cluster.delete(kind, item["metadata"]["name"])
-                return 200, doomed
-
-    def _send(self, code: int, answer: Any) -> None:
-        text = isinstance(answer, str)
-        data = answer.encode() if text else json.dumps(answer).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "text/plain" if text else "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        if code == 429:
-            self.send_header("Retry-After", "1")
-        self.end_headers()
-        self.wfile.write(data)
-
-    def _stream(self, events: Iterator[Object]) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.close_connection = True
-        try:
-            for event in events:
-                self.wfile.write(json.dumps(event).encode() + b"\n")
-                self.wfile.flush()
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815  the names http.server looks for
-
-
-class _Http(ThreadingHTTPServer):
-    request_queue_size = 64
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # clients are killed in the middle of a request
-            super().handle_error(request, client_address)
-
-
-class Server:
-    """The emulator behind HTTP on a port of its own, and a kubeconfig that leads to it."""
-
-    def __init__(self, cluster: Cluster):
-        self.cluster = cluster
-        handler = type("Handler", (_Handler,), {"cluster": cluster})
-        self._http = _Http(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
-
-    def write_kubeconfig(self, path: Path, token: str = "token") -> Path:
-        """Write a kubeconfig with a token."""
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "emulator", "cluster": {"server": self.url}}],
-            "users": [{"name": "user", "user": {"token": token}}],
-            "contexts": [{"name": "emulator", "context": {"cluster": "emulator", "user": "user", "namespace": self.cluster.namespace}}],
-            "current-context": "emulator",
-        }
-        path.write_text(json.dumps(config))
-        return path
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._http.shutdown()
-        self._http.server_close()
-        self.cluster.close()
 
 
 def ago(seconds: float) -> str:

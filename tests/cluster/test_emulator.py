@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import urllib3
 
-from tests.cluster.emulator import Cluster, Object, Server
+from tests.cluster.emulator import Emulator
+from tests.cluster.front import Object, Server
 
+pytestmark = pytest.mark.emulated("this is about the emulator")
 EXCHANGES: dict[str, Any] = json.loads((Path(__file__).parent / "kubernetes-exchanges.json").read_text())
 JOBS = "/apis/batch/v1/namespaces/record/jobs"
 PODS = "/api/v1/namespaces/record/pods"
@@ -40,7 +42,7 @@ def _parsed(text: str) -> Any:
 
 @pytest.fixture
 def record() -> Any:
-    cluster = Cluster("record")
+    cluster = Emulator("record")
     cluster.environment = {"PATH": "/usr/bin:/bin"}
     server = Server(cluster)
     yield cluster, Client(server)
@@ -54,7 +56,7 @@ def manifest(name: str, command: str = "echo hello; exit 0", **container: Any) -
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"backoffLimit": 0, "template": template}}
 
 
-def settled(cluster: Cluster, name: str) -> Object:
+def settled(cluster: Emulator, name: str) -> Object:
     for _ in range(200):
         job = cluster.objects["jobs"][name]
         if job["status"].get("conditions"):
@@ -87,7 +89,7 @@ REFUSALS: dict[str, tuple[str, str, Object | None]] = {
 
 
 @pytest.mark.parametrize("exchange", REFUSALS)
-def test_a_refusal_is_word_for_word_the_recorded_one(record: tuple[Cluster, Client], exchange: str) -> None:
+def test_a_refusal_is_word_for_word_the_recorded_one(record: tuple[Emulator, Client], exchange: str) -> None:
     _, client = record
     client.ask("POST", JOBS, manifest("ok"))
     method, path, body = REFUSALS[exchange]
@@ -96,27 +98,27 @@ def test_a_refusal_is_word_for_word_the_recorded_one(record: tuple[Cluster, Clie
     assert answer == EXCHANGES[exchange]["body"]
 
 
-def test_a_bad_label_is_refused_as_recorded(record: tuple[Cluster, Client]) -> None:
+def test_a_bad_label_is_refused_as_recorded(record: tuple[Emulator, Client]) -> None:
     job = manifest("lab")
     job["metadata"]["labels"]["x"] = "a b"
     assert record[1].ask("POST", JOBS, job) == (422, EXCHANGES["create_bad_label_422"]["body"])
 
 
-def test_an_unknown_field_is_refused_as_recorded_when_asked_strictly(record: tuple[Cluster, Client]) -> None:
+def test_an_unknown_field_is_refused_as_recorded_when_asked_strictly(record: tuple[Emulator, Client]) -> None:
     job = manifest("field")
     job["spec"]["template"]["spec"]["shmSize"] = "1Gi"
     assert record[1].ask("POST", f"{JOBS}?fieldValidation=Strict", job) == (400, EXCHANGES["create_unknown_field_strict_400"]["body"])
     assert record[1].ask("POST", JOBS, job)[0] == 201
 
 
-def test_bad_tokens_and_missing_permissions_are_refused_as_recorded(record: tuple[Cluster, Client]) -> None:
+def test_bad_tokens_and_missing_permissions_are_refused_as_recorded(record: tuple[Emulator, Client]) -> None:
     cluster, client = record
     assert client.ask("GET", JOBS, token="bad") == (401, EXCHANGES["bad_token_401"]["body"])
     cluster.forbidden.add(("list", "jobs"))
     assert client.ask("GET", JOBS) == (403, EXCHANGES["forbidden_403"]["body"])
 
 
-def test_a_created_job_has_the_recorded_fields(record: tuple[Cluster, Client]) -> None:
+def test_a_created_job_has_the_recorded_fields(record: tuple[Emulator, Client]) -> None:
     status, answer = record[1].ask("POST", JOBS, manifest("ok"))
     recorded = EXCHANGES["create_job_201"]
     assert status == recorded["status"]
@@ -135,7 +137,7 @@ def test_a_created_job_has_the_recorded_fields(record: tuple[Cluster, Client]) -
         ("job_deadline", "sleep 60", "deadline"),
     ],
 )
-def test_a_job_and_its_pod_end_as_recorded(record: tuple[Cluster, Client], exchange: str, command: str, fault: str | None) -> None:
+def test_a_job_and_its_pod_end_as_recorded(record: tuple[Emulator, Client], exchange: str, command: str, fault: str | None) -> None:
     cluster, client = record
     cluster.pod_fault = lambda _pod: fault
     client.ask("POST", JOBS, manifest("job", command))
@@ -156,7 +158,7 @@ def test_a_job_and_its_pod_end_as_recorded(record: tuple[Cluster, Client], excha
 
 
 @pytest.mark.parametrize("exchange", ["job_image_pull", "job_unschedulable"])
-def test_a_pod_that_waits_looks_as_recorded(record: tuple[Cluster, Client], exchange: str) -> None:
+def test_a_pod_that_waits_looks_as_recorded(record: tuple[Emulator, Client], exchange: str) -> None:
     cluster, client = record
     cluster.pod_fault = lambda _pod: exchange.removeprefix("job_")
     client.ask("POST", JOBS, manifest("job"))
@@ -175,7 +177,7 @@ def test_a_pod_that_waits_looks_as_recorded(record: tuple[Cluster, Client], exch
     assert reasons[0] == reasons[1]
 
 
-def test_logs_are_as_recorded_and_previous_ones_are_refused(record: tuple[Cluster, Client]) -> None:
+def test_logs_are_as_recorded_and_previous_ones_are_refused(record: tuple[Emulator, Client]) -> None:
     cluster, client = record
     client.ask("POST", JOBS, manifest("ok"))
     settled(cluster, "ok")
@@ -187,7 +189,7 @@ def test_logs_are_as_recorded_and_previous_ones_are_refused(record: tuple[Cluste
     assert answer["message"].replace(pod, "POD") == recorded["body"]["message"].replace("ok-pxg5j", "POD")
 
 
-def test_lists_have_pages_and_an_old_page_is_gone(record: tuple[Cluster, Client]) -> None:
+def test_lists_have_pages_and_an_old_page_is_gone(record: tuple[Emulator, Client]) -> None:
     cluster, client = record
     for name in ("a", "b", "c"):
         client.ask("POST", JOBS, manifest(name))
@@ -201,7 +203,7 @@ def test_lists_have_pages_and_an_old_page_is_gone(record: tuple[Cluster, Client]
     assert client.ask("GET", f"{JOBS}?limit=2&continue={more}")[0] == 410
 
 
-def test_a_foreground_deletion_is_watched_as_recorded(record: tuple[Cluster, Client]) -> None:
+def test_a_foreground_deletion_is_watched_as_recorded(record: tuple[Emulator, Client]) -> None:
     cluster, client = record
     client.ask("POST", JOBS, manifest("run", "sleep 90"))
     version = cluster.version

@@ -22,8 +22,10 @@ from snakemake_executor_plugin_kubernetes_experiment.spending import oversize, r
 from snakemake_executor_plugin_kubernetes_experiment.status import Limits, Outcome, judge
 from snakemake_executor_plugin_kubernetes_experiment.teardown import RefusedError, teardown
 
-from tests.cluster.emulator import LABEL, NAME, VERSION, Cluster, Server, ago
+from tests.cluster.emulator import LABEL, NAME, VERSION, Emulator, ago
+from tests.cluster.front import Server
 
+pytestmark = pytest.mark.emulated("each part is tried against what was recorded or emulated")
 EXCHANGES: dict[str, Any] = json.loads((Path(__file__).parent / "kubernetes-exchanges.json").read_text())
 LIMITS = Limits(image_pull=60, pending=60)
 EXPERIMENT = Experiment("sdt", "r1", "tests")
@@ -194,7 +196,7 @@ def secret(name: str, **labels: str) -> dict[str, Any]:
 
 
 def test_a_list_is_read_page_by_page_and_begun_again_when_it_expires(
-    cluster: Cluster, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Emulator, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "PAGE", 2)
     for number in range(5):
@@ -213,7 +215,7 @@ def lease_of(reach: api.Cluster, said: list[str] | None = None) -> Lease:
     return Lease(reach, EXPERIMENT, lost.append, lost.append)
 
 
-def hold(cluster: Cluster, **spec: Any) -> dict[str, Any]:
+def hold(cluster: Emulator, **spec: Any) -> dict[str, Any]:
     """Return the Lease after a process of another machine has taken it."""
     theirs = {"holderIdentity": "elsewhere/boot.1/7", "leaseDurationSeconds": 1, **spec}
     cluster.update("leases", "sdt-r1", lambda lease: lease["spec"].update(theirs))
@@ -222,7 +224,7 @@ def hold(cluster: Cluster, **spec: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("clock", [-3600, 3600])
 def test_a_lease_is_taken_when_it_was_watched_unchanged_whatever_its_holders_clock_says(
-    cluster: Cluster, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch, clock: int
+    cluster: Emulator, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch, clock: int
 ) -> None:
     monkeypatch.setattr(lease, "PAUSE", 0.1)
     lease_of(reach).acquire()
@@ -239,7 +241,7 @@ def test_a_lease_is_taken_when_it_was_watched_unchanged_whatever_its_holders_clo
 
 
 def test_a_lease_that_is_renewed_is_refused_and_one_that_is_given_back_is_taken(
-    cluster: Cluster, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Emulator, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "PAUSE", 0.1)
     lease_of(reach).acquire()
@@ -254,7 +256,7 @@ def test_a_lease_that_is_renewed_is_refused_and_one_that_is_given_back_is_taken(
 
 
 def test_a_lease_that_was_not_renewed_in_time_is_not_held_until_the_server_confirms_it(
-    cluster: Cluster, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Emulator, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "DURATION", 1)
     lost: list[str] = []
@@ -298,7 +300,7 @@ def test_only_a_process_that_is_known_to_be_gone_is_dead() -> None:
     assert not surely_dead("whatever")
 
 
-def test_teardown_refuses_what_lacks_its_workstream_and_touches_nothing_else(cluster: Cluster, reach: api.Cluster) -> None:
+def test_teardown_refuses_what_lacks_its_workstream_and_touches_nothing_else(cluster: Emulator, reach: api.Cluster) -> None:
     for name, labels in {"ours": EXPERIMENT.labels, "theirs": {"experiment": "r2", "workstream": "tests"}, "plain": {}}.items():
         reach.create("secrets", secret(name, **labels))
     stray = secret("stray", experiment="r1")
@@ -322,7 +324,7 @@ def test_a_server_that_does_not_answer_is_one_line(server: Server, tmp_path: Pat
         api.Cluster("tune").list("jobs", "", attempts=1)
 
 
-def test_a_request_that_hangs_is_made_again(cluster: Cluster, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_hangs_is_made_again(cluster: Emulator, reach: api.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "TIMEOUT", urllib3.Timeout(0.3))
     cluster.faults.append(lambda _request: time.sleep(1) if len(cluster.requests) == 1 else None)
     reach.create("secrets", secret("s", experiment="r1"))

@@ -1,7 +1,7 @@
 """The small search through the genuine executor, from end to end: undisturbed, and through the death of its controller."""
 
 from tests.cluster.controller import Controller
-from tests.cluster.emulator import Cluster
+from tests.cluster.front import Cluster
 
 
 def test_a_search_with_a_failing_arm_runs_to_its_champion_and_leaves_nothing(cluster: Cluster, controller: Controller) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster.controller import RUN, Controller
-from tests.cluster.emulator import Cluster, Object, Refusal, Request
-from tests.s3 import SECRET
+from tests.cluster.emulator import Emulator
+from tests.cluster.front import Cluster, Object, Refusal, Request
 
 pytestmark = pytest.mark.slow
 TWO_ARMS = ("--config", "arms=a,b")
@@ -65,7 +65,7 @@ def test_a_quota_that_is_used_up_is_waited_for(cluster: Cluster, controller: Con
     message = 'jobs.batch "x" is forbidden: exceeded quota: gpus, requested: count/jobs.batch=1, used: 1, limited: 1'
 
     def quota(request: Request) -> Refusal | None:
-        full = any(job["status"].get("active") for job in list(cluster.objects["jobs"].values()))
+        full = any(job["status"].get("active") for job in cluster.items("jobs"))
         return Refusal(403, "Forbidden", message) if is_job(request) and full else None
 
     cluster.faults.append(quota)
@@ -86,8 +86,9 @@ def test_a_job_that_the_server_finds_invalid_is_one_clear_line(cluster: Cluster,
 def test_a_token_that_expires_is_read_again(cluster: Cluster, controller: Controller) -> None:
     controller.start(*RUNG_0, "seconds=2")
     controller.until(lambda: len(cluster.started) >= 2)
-    controller.kubeconfig.write_text(controller.kubeconfig.read_text().replace('"token": "token"', '"token": "fresh"'))
-    cluster.tokens = {"fresh"}
+    fresh = f"{cluster.token}-fresh"
+    controller.kubeconfig.write_text(controller.kubeconfig.read_text().replace(f'"token": "{cluster.token}"', f'"token": "{fresh}"'))
+    cluster.token = fresh
     assert controller.wait() == 0, controller.output
     assert cluster.left() == []
     assert any(each.status == 401 for each in cluster.requests)
@@ -104,7 +105,8 @@ REASONS = {
 }
 
 
-def test_every_way_a_pod_can_fail_is_told_apart_and_retried(cluster: Cluster, controller: Controller) -> None:
+@pytest.mark.emulated("pods and nodes are made to fail")
+def test_every_way_a_pod_can_fail_is_told_apart_and_retried(cluster: Emulator, controller: Controller) -> None:
     seen: Counter[str] = Counter()
 
     def first_attempt(pod: Object) -> str | None:
@@ -120,8 +122,17 @@ def test_every_way_a_pod_can_fail_is_told_apart_and_retried(cluster: Cluster, co
         assert controller.output.count(f"failed: {reason}") == 1, controller.output
 
 
+def test_a_job_that_is_deleted_while_it_runs_is_done_again(cluster: Cluster, controller: Controller) -> None:
+    controller.start("results/promoted.txt", "--config", "arms=a", "seconds=10", "--retries", "1")
+    controller.until(lambda: len(cluster.started) >= 1)
+    cluster.delete("jobs", cluster.started[0])
+    assert controller.wait() == 0, controller.output
+    assert "failed: deleted by someone else while it ran" in controller.output
+    assert len(cluster.started) == 2 and cluster.left() == []
+
+
 PHASES: dict[str, Callable[[Cluster], bool]] = {
-    "first Job created": lambda cluster: len(cluster.objects["jobs"]) >= 1,
+    "first Job created": lambda cluster: len(cluster.items("jobs")) >= 1,
     "rung 1 runs": lambda cluster: len(cluster.started) >= 3,
     "heads are measured": lambda cluster: len(cluster.started) >= 5,
 }
@@ -144,10 +155,10 @@ def test_what_was_finished_while_no_controller_was_there_is_taken(cluster: Clust
     controller.until(lambda: len(cluster.started) >= 2)
     controller.kill()
     controller.start("--version")
-    while any("completionTime" not in job["status"] for job in list(cluster.objects["jobs"].values())):
+    while any("completionTime" not in job["status"] for job in cluster.items("jobs")):
         controller.wait()
         time.sleep(0.1)
-    assert len(cluster.objects["jobs"]) == 2
+    assert len(cluster.items("jobs")) == 2
     code = controller.run(*TWO_ARMS)
     controller.assert_champion(code)
     assert len(cluster.started) == 6
@@ -181,7 +192,7 @@ def test_a_controller_that_has_lost_its_experiment_stops_and_touches_nothing(clu
     cluster.update("leases", "sdt-r1", lambda lease: lease["spec"].update(holderIdentity="elsewhere/boot.1/7"))
     assert controller.wait() == 1
     assert "lost control of run r1: run r1 was taken by another controller just now" in controller.output
-    assert len(cluster.running) == 2
+    assert cluster.running() == 2
     assert {"leases/sdt-r1", "secrets/sdt-r1-env"} < set(cluster.left())
 
 
@@ -204,13 +215,13 @@ def test_a_controller_that_was_suspended_touches_nothing_of_its_successor(
         assert controller.wait() == 1
         assert ("nothing of it was deleted" if then else "lost control of run r1") in controller.output
         assert sorted(cluster.left()) == before
-        assert len(cluster.running) == len(cluster.started) == 2
+        assert cluster.running() == len(cluster.started) == 2
     finally:
         second.kill()
 
 
 FAULTS: dict[str, tuple[dict[str, object], tuple[str, str] | None, str]] = {
-    "image": ({"image": None}, None, "image not set for rule train_rung"),
+    "image": ({"image": False}, None, "image not set for rule train_rung"),
     "secret": ({}, ("update", "secrets"), 'cannot update resource "secrets"'),
 }
 
@@ -253,7 +264,7 @@ def test_a_signal_ends_the_run_and_leaves_nothing(cluster: Cluster, controller: 
     controller.signal(number)
     assert controller.wait(20) == 1
     assert cluster.left() == []
-    assert not cluster.running
+    assert not cluster.running()
 
 
 DROPS = """
@@ -295,7 +306,7 @@ def test_a_planted_secret_appears_nowhere(cluster: Cluster, controller: Controll
     assert "token ***" in logs[0].read_text()
     for path in controller.work.rglob("*"):
         if path.is_file():
-            for value in (secret, SECRET):
+            for value in (secret, controller.store.secret):
                 assert value.encode() not in path.read_bytes(), path
     for request in cluster.requests:
         assert request.kind == "secrets" or secret not in str(request)
@@ -303,7 +314,7 @@ def test_a_planted_secret_appears_nowhere(cluster: Cluster, controller: Controll
 
 def test_a_dry_run_asks_the_cluster_nothing(cluster: Cluster, controller: Controller) -> None:
     controller.kubeconfig.unlink()
-    assert controller.run("--dry-run", run=[], acknowledged=[], image=None) == 0, controller.output
+    assert controller.run("--dry-run", run=[], acknowledged=[], image=False) == 0, controller.output
     assert cluster.requests == []
 
 
@@ -320,7 +331,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_without_its_acknowledgement_nothing_is_created(cluster: Cluster, controller: Controller, case: str) -> None:
     acknowledged, message = REFUSED[case]
-    assert controller.run(acknowledged=acknowledged) == 1
+    assert controller.run(acknowledged=acknowledged, gpus=True) == 1
     assert message in controller.output
     assert cluster.requests == []
 
@@ -340,12 +351,15 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "no patch": ({"run": [*RUN, f"{FLAG}pod-patch", "absent.yaml"]}, "pod patch absent.yaml: No such file or directory"),
     "no pod patch": ({"run": [*RUN, f"{FLAG}pod-patch", "Snakefile"]}, "pod patch Snakefile: not "),
     "namespace": ({"run": [*RUN, f"{FLAG}namespace", "absent"]}, 'namespace missing: namespaces "absent" not found'),
-    "GPUs": ({"run": [*RUN, f"{FLAG}gpus-per-node", "2"]}, "rule train_rung asks for 4 GPUs, more than a node has"),
-    "image": ({"image": None}, "image not set for rule train_rung: pass --container-image, or set its resource image"),
+    "GPUs": ({"run": [*RUN, f"{FLAG}gpus-per-node", "2"], "gpus": True}, "rule train_rung asks for 4 GPUs, more than a node has"),
+    "image": ({"image": False}, "image not set for rule train_rung: pass --container-image, or set its resource image"),
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+EMULATED = {"namespace": pytest.mark.emulated("who may use one namespace need not be told that another is missing")}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=EMULATED.get(case, ())) for case in BAD])
 def test_bad_input_is_one_clear_line_and_leaves_nothing(cluster: Cluster, controller: Controller, case: str) -> None:
     how, message = BAD[case]
     if case in ("run id", "no run id"):
@@ -378,11 +392,15 @@ def test_a_missing_permission_is_named_by_verb_and_resource(cluster: Cluster, co
 def test_a_run_id_of_another_workstream_is_refused(cluster: Cluster, controller: Controller, slug: str) -> None:
     lease = {"name": f"{slug}-r1", "labels": {"experiment": "r1", "workstream": "theirs"}}
     cluster.create("leases", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": lease, "spec": {}}, strict=True)
-    assert controller.run(*TWO_ARMS) == 1
+    try:
+        assert controller.run(*TWO_ARMS) == 1
+    finally:
+        cluster.delete("leases", f"{slug}-r1")
     assert "run id r1 belongs to workstream theirs, not to tests" in controller.output
     assert cluster.created() == []
 
 
+@pytest.mark.emulated("its pods ask for devices and images that are nowhere")
 def test_a_pod_patch_and_an_image_of_a_rule_reach_the_pod(cluster: Cluster, controller: Controller) -> None:
     (controller.work / "pod.yaml").write_text(
         """
@@ -433,7 +451,8 @@ def test_teardown_removes_what_a_killed_controller_left_and_can_be_repeated(clus
     controller.start("--config", "arms=a,b", "seconds=60")
     controller.until(lambda: len(cluster.started) >= 2)
     controller.kill()
-    command = [sys.executable, "-m", "snakemake_executor_plugin_kubernetes_experiment.teardown", "--run-id", "r1", "--namespace", "tune"]
+    command = [sys.executable, "-m", "snakemake_executor_plugin_kubernetes_experiment.teardown", "--run-id", "r1"]
+    command += ["--namespace", cluster.namespace]
 
     def teardown(workstream: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, "--workstream", workstream], env=controller.environment, text=True, capture_output=True)
@@ -441,10 +460,10 @@ def test_teardown_removes_what_a_killed_controller_left_and_can_be_repeated(clus
     refused = teardown("theirs")
     assert refused.returncode == 1
     assert "belongs to workstream tests, not to theirs: nothing was deleted" in refused.stderr
-    assert len(cluster.objects["jobs"]) == 2
+    assert len(cluster.items("jobs")) == 2
     done = teardown("tests")
     assert done.returncode == 0, done.stderr
     assert "secrets/sdt-r1-env" in done.stdout
     assert cluster.left() == []
-    assert not cluster.running
+    assert not cluster.running()
     assert teardown("tests").returncode == 0

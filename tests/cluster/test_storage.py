@@ -19,6 +19,8 @@ from snakemake_storage_plugin_s3_experiment import LISTING, WHOLE, StorageProvid
 
 from tests.s3 import BUCKET, KEY, SECRET, S3Server
 
+pytestmark = pytest.mark.emulated("this looks behind the S3 server")
+
 
 @pytest.fixture
 def bucket(s3_server: S3Server) -> Path:

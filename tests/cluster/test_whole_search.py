@@ -12,25 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.emulator import Cluster, Server
-from tests.s3 import BUCKET, KEY, SECRET, S3Server
+from tests.cluster.front import Cluster, Server
+from tests.s3 import Store
 from tests.workflow.clones import Clone, clone, decisions, heads
 
-FILLED = {
-    "run_id": "whole",
-    "workstream": "tests",
-    "namespace": "tune",
-    "bucket": BUCKET,
-    "train_image": "train:1",
-    "serve_image": "serve:1",
-}
 ACKNOWLEDGED = ("--kubernetes-experiment-ack-train", "whole", "--kubernetes-experiment-ack-serve", "whole")
 TWO_CORES = ("--jobs", "2", "--set-threads", "train_rung=1", "measure_serving=1", "measure_contest=1")
 
 
 @dataclass
 class Controller:
-    """A clone whose search runs by the shipped profile, with its blanks filled in, on the emulated cluster."""
+    """A clone whose search runs by the shipped profile, with its blanks filled in, on the cluster."""
 
     clone: Clone
     environment: dict[str, str]
@@ -44,20 +36,27 @@ class Controller:
 
 
 @pytest.fixture
-def controller(cluster: Cluster, server: Server, s3_server: S3Server, tmp_path: Path) -> Controller:
+def controller(cluster: Cluster, server: Server, store: Store, tmp_path: Path) -> Controller:
     """Return a controller in a fresh clone, committed as a user's is: jobs are sent what git knows."""
     one = clone(tmp_path / "controller")
     profile = one.root / "gb300/config.yaml"
     text = profile.read_text().replace("config/gb300.yaml", "tests/configs/small.yaml")
-    for name, value in FILLED.items():
+    filled = {
+        "run_id": "whole",
+        "workstream": "tests",
+        "namespace": cluster.namespace,
+        "bucket": f"{store.bucket}/{store.folder}".strip("/"),
+    }
+    for name, value in (filled | {"train_image": cluster.image, "serve_image": cluster.image}).items():
         text, found = re.subn(rf"^  {name}: (null|default)(?=\s)", f"  {name}: {value}", text, flags=re.MULTILINE)
         assert found == 1, name
+    if not cluster.here:  # no GPU, and a small machine's memory and disk
+        text = re.sub(r"_mb: \d+", "_mb: 8000", text.replace("gpu: 4", "gpu: 0"))
     profile.write_text(text.replace("seconds-between-status-checks: 10", "seconds-between-status-checks: 1"))
-    (one.root / "gb300/pod.yaml").write_text("spec: {}\n")  # no volume and no GPU node here
+    (one.root / "gb300/pod.yaml").write_text("spec: {containers: [{name: snakemake, env: [{name: OMP_NUM_THREADS, value: '1'}]}]}\n")
     for command in (["init", "-q"], ["add", "-A"]):
         subprocess.run(["git", *command], cwd=one.root, check=True)
-    cluster.environment |= {"OMP_NUM_THREADS": "1"}
-    environment = s3_server.environment | {
+    environment = store.environment | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(one.root),
         "KUBECONFIG": str(server.write_kubeconfig(tmp_path / "kubeconfig")),
@@ -66,11 +65,12 @@ def controller(cluster: Cluster, server: Server, s3_server: S3Server, tmp_path: 
     return Controller(one, environment)
 
 
-def assert_no_secret(cluster: Cluster, controller: Controller, store: S3Server) -> None:
-    """Look for the keys of the bucket, plain and in base64, in every file that the run has left and in every object but the Secret."""
-    planted = [form for key in (KEY, SECRET) for form in (key.encode(), base64.b64encode(key.encode()))]
+def assert_no_secret(cluster: Cluster, controller: Controller, store: Store) -> None:
+    """Look for the keys of the bucket, plain and in base64, in all files the run has left and all objects but the Secret."""
+    planted = [form for key in (store.key, store.secret) for form in (key.encode(), base64.b64encode(key.encode()))]
     told = [json.dumps(request.body).encode() for request in cluster.requests if request.kind != "secrets"]
-    for root in (controller.clone.root, store.root, cluster.root):
+    told += store.read().values()
+    for root in filter(None, (controller.clone.root, cluster.root)):
         written = (path for path in root.rglob("*") if path.is_file() and "tests" not in path.relative_to(root).parts)
         told += [path.read_bytes() for path in written]  # these tests themselves, which a clone and every pod hold, know the keys
     assert len(told) > 100
@@ -79,22 +79,27 @@ def assert_no_secret(cluster: Cluster, controller: Controller, store: S3Server) 
 
 @pytest.mark.slow
 def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does(
-    cluster: Cluster, controller: Controller, s3_server: S3Server, tmp_path: Path
+    cluster: Cluster, controller: Controller, store: Store, tmp_path: Path
 ) -> None:
     remote = controller.clone
     done = controller.run(*ACKNOWLEDGED, *TWO_CORES)
     assert done.returncode == 0, done.stdout[-6000:]
     assert cluster.left() == []
     (controller.clone.root / "printed").write_text(done.stdout)
-    assert_no_secret(cluster, controller, s3_server)
+    assert_no_secret(cluster, controller, store)
 
     local = clone(tmp_path / "local")
     local.snakemake()
-    assert decisions(remote) == decisions(local)
-    assert heads(remote) == heads(local)
     names = ("champion.json", "verdict.json")
     mine, theirs = ({name: one.records(name)[name] for name in names} for one in (remote, local))
-    assert mine["champion.json"]["arm"] == theirs["champion.json"]["arm"]
+    if cluster.here:
+        assert decisions(remote) == decisions(local)
+        assert heads(remote) == heads(local)
+        assert mine["champion.json"]["arm"] == theirs["champion.json"]["arm"]
+    else:  # other processors round otherwise, so that heads, and with them the arms picked, may differ
+        counts, expected = ({path: len(arms) for path, arms in decisions(one).items()} for one in (remote, local))
+        assert counts == expected
+    assert [path for path in store.read() if path.endswith(".safetensors")]
     assert not [*(remote.root / "results").rglob("*.safetensors")], "heads and states stay in the bucket"
     assert {path.name for path in (remote.root / "results/logs").rglob("*.log")} >= {"measure_contest.log", "train_target.log"}
 
@@ -119,8 +124,8 @@ def test_without_the_acknowledgement_of_this_run_nothing_is_created(
     assert not [request for request in cluster.requests if request.verb not in ("get", "list")]
 
 
-def test_a_dry_run_asks_neither_the_cluster_nor_the_bucket(cluster: Cluster, controller: Controller, s3_server: S3Server) -> None:
-    s3_server.stop()
+def test_a_dry_run_asks_neither_the_cluster_nor_the_bucket(cluster: Cluster, controller: Controller) -> None:
+    controller.environment["SNAKEMAKE_STORAGE_S3_EXPERIMENT_ENDPOINT_URL"] = "http://127.0.0.1:9"  # where nobody answers
     done = controller.run("--dry-run")
     assert done.returncode == 0, done.stdout
     assert "at most" in done.stdout
@@ -130,11 +135,11 @@ def test_a_dry_run_asks_neither_the_cluster_nor_the_bucket(cluster: Cluster, con
 
 def test_teardown_takes_its_workstream_from_the_profile(cluster: Cluster, controller: Controller) -> None:
     labels = {"experiment": "whole", "workstream": "tests"}
-    for name, own in (("mine", labels), ("theirs", {"experiment": "another", "workstream": "tests"})):
+    for name, own in (("sdt-whole-env", labels), ("sdt-another-env", {"experiment": "another", "workstream": "tests"})):
         secret = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {"name": name, "labels": own}}
         cluster.create("secrets", secret, strict=True)
     command = [sys.executable, "scripts/teardown.py", "whole"]
     for _ in range(2):  # the second time there is nothing left, and that is no error
         done = subprocess.run(command, cwd=controller.clone.root, env=controller.environment, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert cluster.left() == ["secrets/theirs"]
+        assert cluster.left() == ["secrets/sdt-another-env"]

@@ -32,7 +32,7 @@ def test_files_come_back_from_where_fsspec_puts_them(url: str, tmp_path: Path) -
 
 
 def test_files_come_back_from_s3(s3_server: S3Server, tmp_path: Path) -> None:  # noqa: F811
-    exercise(s3_server.url("store"), tmp_path)
+    exercise(s3_server.store.url("store"), tmp_path)
 
 
 @pytest.mark.parametrize("url", ["s3:///states", "nowhere://bucket"])

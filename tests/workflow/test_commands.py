@@ -62,6 +62,7 @@ NOT_RUN = {
     "make test": "it is this run",
     "make test-long": "it is another part of .ci/run",
     "make test-cluster": "it is another part of .ci/run",
+    "make test-cluster ARGS='-n 0'": "it is for a cluster that is given; tests/cluster/test_real.py runs a few of its tests",
     "make test ARGS='-m \"not slow\" tests/unit'": "it is part of this run",
     ".venv/bin/python benchmarks/verdict/run.py": "it simulates for minutes; tests/unit/benchmarks/test_verdict.py runs its parts",
     ".venv/bin/python benchmarks/executor/run.py": "it runs for minutes; tests/cluster runs the executor",

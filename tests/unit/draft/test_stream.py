@@ -34,7 +34,7 @@ RUNGS = 4, 320
 def test_another_machine_goes_on_from_s3_bit_for_bit(method: str, places: At, s3_server: S3Server) -> None:  # noqa: F811
     """The first is killed for good in the middle of the rung; its state and its log are in the bucket, and no key in the log."""
     arm, first, second = make_arm(ALONE, method=method, rungs=RUNGS), places("first"), places("second")
-    streaming = Streaming(every_s=1, url=s3_server.url("side"))
+    streaming = Streaming(every_s=1, url=s3_server.store.url("side"))
     bucket = s3_server.root / BUCKET / f"side/{arm.id}/rung1.stream"
     process = start(arm, 1, first, streaming)
     wait_until(lambda: any("copied to streaming.url" in log.read_text() for log in bucket.glob("logs/*.log")), process)
