@@ -1,5 +1,6 @@
 """Glue: the checked configuration, and input functions named for what they return."""
 
+import atexit
 import os
 import sys
 from functools import cache
@@ -42,7 +43,15 @@ with refuse():
     if workflow.is_main_process:
         plan = make_plan(experiment, Path())
         if dry:
-            print(*experiment.provisional, format_plan(plan), sep="\n", file=sys.stderr)
+            # At the end, where it is read: hundreds of lines of Snakemake's come before.
+            atexit.register(
+                print,
+                "",
+                *experiment.provisional,
+                format_plan(plan),
+                sep="\n",
+                file=sys.stderr,
+            )
         if store:
             workflow.configfiles += carried_files(experiment)
 

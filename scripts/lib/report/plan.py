@@ -235,8 +235,7 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
     yield from _cost_lines(plan)
     yield ""
-    yield "Snakemake's own list of jobs follows. It ends at the next decisions, so it counts fewer trainings and servings than this plan."
-    yield ""
+    yield "Snakemake's own list of jobs ends at the next decisions, so it counts fewer trainings and servings than this plan."
 
 
 def _calibration_lines(plan: dict[str, Any]) -> Iterator[str]:
