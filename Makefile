@@ -13,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := vllm-plugin/pyproject.toml $(wildcard vllm-plugin/spec_decode_tune_vllm/*.py) executor/pyproject.toml $(wildcard executor/src/*/*.py)
 
-.PHONY: tune test test-long test-cluster ledger report status teardown lint schema install
+.PHONY: tune test test-long test-cluster ledger report status teardown lint schema install installed
 
 tune: install
 	$(BIN)/snakemake $(ARGS)
@@ -27,17 +27,17 @@ test-long: install
 test-cluster: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/cluster $(ARGS)
 
-ledger:
+ledger: installed
 	@$(BIN)/python scripts/ledger.py
 
-report:
+report: installed
 	@$(BIN)/python scripts/report.py
 	$(BIN)/snakemake draw_report --report report.html $(ARGS)
 
-status:
+status: installed
 	@$(BIN)/python scripts/status.py
 
-teardown:
+teardown: installed
 	@$(BIN)/python scripts/teardown.py "$(RUN_ID)" $(ARGS)
 
 lint: install
@@ -53,6 +53,9 @@ schema: install
 	    [Path(f"../config/{name}.json").write_text(schema(model)) for name, model in models.items()]'
 
 install: .venv/installed
+
+installed:
+	@test -e .venv/installed || { echo 'error: nothing is installed yet, or not to the end; run make install'; exit 1; }
 
 .venv/installed: envs/laptop.lock $(PLUGINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \

@@ -3,6 +3,7 @@
 import atexit
 import os
 import sys
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from lib.devices import gpus
 from lib.errors import UserError
 from lib.experiment import load_experiment
 from lib.files import digest, read_json
-from lib.remote import bring_records, carried_files, require_home, stream_there
+from lib.remote import (
+    bring_records,
+    carried_files,
+    claimed_home,
+    find_other_home,
+    stream_there,
+)
 from lib.report.plan import format_plan, make_plan
 from lib.report.progress import Progress
 from lib.report.terminal import quieten
@@ -33,20 +40,22 @@ prefix = workflow.storage_settings.default_storage_prefix
 dry = workflow.output_settings.dryrun
 
 with refuse():
-    if workflow.is_main_process:
-        require_home(Path("results"), prefix if store else None, mark=not dry)
-    if store:
-        bring_records(store, prefix, offline=dry, follow=workflow.is_main_process)
-        if not dry:
-            stream_there(config, prefix)
+    home = Path("results"), prefix if store else None
+    with claimed_home(*home) if workflow.is_main_process and not dry else nullcontext():
+        if store:
+            bring_records(store, prefix, offline=dry, follow=workflow.is_main_process)
+    if store and not dry:
+        stream_there(config, prefix)
     experiment = load_experiment(config, provisional=dry)
     if workflow.is_main_process:
         plan = make_plan(experiment, Path())
         if dry:
+            other = find_other_home(*home)
             # At the end, where it is read: hundreds of lines of Snakemake's come before.
             atexit.register(
                 print,
                 "",
+                *([f"A run would be refused: {other}"] if other else []),
                 *experiment.provisional,
                 format_plan(plan),
                 sep="\n",

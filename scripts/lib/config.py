@@ -398,7 +398,7 @@ def parse_config(values: dict[str, Any], source: str = "configuration") -> Confi
 def load_space(path: Path) -> Space:
     """Read and check a search space file. Raises UserError, one line per fault."""
     if not path.is_file():
-        raise UserError(f"space = {str(path)!r}: no such file; name a file of config/spaces/")
+        raise UserError(f"space = {str(path)!r}: no such file; name a YAML file, such as those of config/spaces/")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ The storage plugin `s3-experiment`, which executor/ brings, says what the bucket
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> No
         store.go_offline(prefix)
         return
     if not re.fullmatch(r"s3://[^/]+/.*[^/.].*/\.", prefix):
-        raise UserError(f"default-storage-prefix = {prefix} names no folder of a bucket, s3://bucket/folder/.; fill it in, in the profile")
+        raise UserError(
+            f"default-storage-prefix = {prefix} names no folder of a bucket, s3://bucket/folder/.; fill in bucket and run_id in the profile"
+        )
     try:
         store.pull(prefix)
     except WorkflowError as error:
@@ -51,25 +54,42 @@ def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> No
         store.follow(prefix, FOLLOW_SECONDS)
 
 
-def require_home(results: Path, prefix: str | None, *, mark: bool) -> None:
-    """Refuse a results tree that is of another place: its records would be taken for those of this run, in decisions, ledger and plan.
+def find_other_home(results: Path, prefix: str | None) -> str | None:
+    """Return in a line of which other place a results tree is; None when it is of this one, or of none yet.
+
+    Its records would be taken for those of this run, in decisions, ledger and plan.
 
     Args:
         results: the folder.
         prefix: the default storage prefix; None when results/ lies on this disk alone.
-        mark: write down what it is of, if it is of nothing yet.
-
-    Raises:
-        UserError: it holds records of another bucket or folder of it, or of no bucket where there should be one, or the other way round.
     """
     home = results / HOME
     found = home.read_text() if home.exists() else None
-    if found != prefix and (found or any(results.glob("search/*/rung*.json"))):
-        of = found or "runs on this disk alone"
-        raise UserError(f"{results}/ is of {of}, this run is of {prefix or 'this disk alone'}; use another clone, or move it away")
-    if prefix and mark:
+    if found == prefix or not (found or any(results.glob("search/*/rung*.json"))):
+        return None
+    of = found or "runs on this disk alone"
+    return f"{results}/ is of {of}, this run is of {prefix or 'this disk alone'}; use another clone, or move it away"
+
+
+@contextmanager
+def claimed_home(results: Path, prefix: str | None) -> Iterator[None]:
+    """Write down of which place a results tree is, before anything arrives from there; not if the place is refused.
+
+    Raises UserError when it is of another bucket, or another folder of it, or of none.
+    """
+    if other := find_other_home(results, prefix):
+        raise UserError(other)
+    home = results / HOME
+    new = prefix is not None and not home.exists()
+    if new:
         results.mkdir(exist_ok=True)
-        home.write_text(prefix)
+        home.write_text(str(prefix))
+    try:
+        yield
+    except UserError:
+        if new:
+            home.unlink()
+        raise
 
 
 def stream_there(values: dict[str, Any], prefix: str) -> None:

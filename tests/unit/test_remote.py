@@ -8,7 +8,7 @@ import pytest
 import yaml
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
-from lib.remote import bring_records, carried_files, require_home, stream_there
+from lib.remote import bring_records, carried_files, claimed_home, find_other_home, stream_there
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,19 +53,29 @@ def test_states_are_streamed_beside_the_results_unless_a_configuration_says_wher
 
 def test_the_results_of_one_place_are_not_taken_for_those_of_another(tmp_path: Path) -> None:
     here, there, elsewhere = None, "s3://b/run1/.", "s3://b/run2/."
-    require_home(tmp_path / "fresh", there, mark=False)
+    assert find_other_home(tmp_path / "fresh", there) is None
     assert not (tmp_path / "fresh").exists(), "a dry run writes nothing"
-    require_home(tmp_path / "fresh", there, mark=True)
-    require_home(tmp_path / "fresh", there, mark=True)
+    with pytest.raises(UserError, match="no keys"), claimed_home(tmp_path / "fresh", there):
+        raise UserError("no keys")
+    assert not list((tmp_path / "fresh").iterdir()), "a place that is refused leaves no mark"
+    for _ in range(2):
+        with claimed_home(tmp_path / "fresh", there):
+            pass
     for other in (here, elsewhere):
-        with pytest.raises(UserError, match=r"is of s3://b/run1/\., this run is of .*; use another clone, or move it away"):
-            require_home(tmp_path / "fresh", other, mark=True)
+        refused = pytest.raises(UserError, match=r"is of s3://b/run1/\., this run is of .*; use another clone, or move it away")
+        with refused, claimed_home(tmp_path / "fresh", other):
+            pass
     (tmp_path / "laptop/search/s0-a").mkdir(parents=True)
-    require_home(tmp_path / "laptop", there, mark=False)
+    assert find_other_home(tmp_path / "laptop", there) is None
     (tmp_path / "laptop/search/s0-a/rung0.json").write_text("{}")
-    require_home(tmp_path / "laptop", here, mark=True)
-    with pytest.raises(UserError, match="is of runs on this disk alone, this run is of s3://b/run1"):
-        require_home(tmp_path / "laptop", there, mark=True)
+    with claimed_home(tmp_path / "laptop", here):
+        pass
+    with (
+        pytest.raises(UserError, match="is of runs on this disk alone, this run is of s3://b/run1"),
+        claimed_home(tmp_path / "laptop", there),
+    ):
+        pass
+    assert not (tmp_path / "laptop/bucket.txt").exists()
 
 
 def test_a_prefix_without_a_folder_is_refused() -> None:

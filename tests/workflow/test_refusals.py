@@ -19,7 +19,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     [
         (["trainig={ranks: 1}"], "error: configuration: unknown key 'trainig'; did you mean 'training'?"),
         (["training={ranks: 3}"], "error: standing: global batch 8 is not a multiple of 3 ranks; change standing or training"),
-        (["space=absent.yaml"], "error: space = 'absent.yaml': no such file; name a file of config/spaces/"),
+        (["space=absent.yaml"], "error: space = 'absent.yaml': no such file; name a YAML file, such as those of config/spaces/"),
         (["target={path: absent}"], "error: target.path=absent is not a directory; give a local Hugging Face model directory"),
         (["features={prompts: absent.jsonl}"], "error: features.prompts=absent.jsonl"),
         (["features={dataset: absent}"], "error: configuration: features.dataset holds the hidden states of one target; name it with"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lib.config import Publish
+from lib.files import read_json
 from lib.verdict.filed import VerdictFiles
 from lib.verdict.publish import would_publish
 from lib.verdict.record import read_record
@@ -16,7 +17,10 @@ def last_words(root: Path, filed: VerdictFiles, publish: Publish) -> Iterator[st
         return
     verdict = read_record(root / filed.verdict, Verdict)
     yield verdict.summary
-    if not (root / filed.publication(verdict.id)).exists():
+    publication = root / filed.publication(verdict.id)
+    if publication.exists():
+        yield f"Recorded: {read_json(publication)['summary']}"
+    else:
         yield would_publish(verdict, publish)
     if (root / filed.next_levers).exists():
         yield (root / filed.next_levers).read_text().rstrip()

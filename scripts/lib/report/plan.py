@@ -181,7 +181,9 @@ def _in_full(search: Search, seeds: int) -> dict[str, Any]:
 def _lines(plan: dict[str, Any]) -> Iterator[str]:
     search, caps, bound = plan["search"], plan["rungs"], plan["upper_bound"]
     space = search["space"]
-    yield f"Plan of search {plan['id']}: strategy {search['strategy']}, eta {space['rungs']['eta']}, proxy {space['proxy']} (DRAFT)"
+    head = f"{space['draft']['method'].upper()} head, k = {space['objective']['draft_tokens']}"
+    how = f"strategy {search['strategy']}, eta {space['rungs']['eta']}, proxy {space['proxy']} (DRAFT)"
+    yield f"Plan of search {plan['id']}: {head}, {how}"
     yield ""
     heads = [f"rung {rung}: {cap:,}" for rung, cap in enumerate(caps)]
     yield from table(

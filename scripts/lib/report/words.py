@@ -23,7 +23,7 @@ def trained(story: Story) -> str:
 def served(context: dict[str, Any] | None) -> str:
     """Return what acceptance lengths were measured on, from the context of a serving measurement as plain data."""
     if context is None:
-        return "Nothing has been measured in vLLM yet."
+        return "Nothing has been measured in vLLM for a champion or a verdict yet."
     identity, engine, workload, stack = (context[name] for name in ("identity", "configuration", "workload", "stack"))
     prompts = sum(subset["num_prompts"] for subset in workload["subsets"].values())
     lengths = sum(subset["num_prompts"] * subset["input_tokens_mean"] for subset in workload["subsets"].values()) / prompts

@@ -44,8 +44,8 @@ def would_publish(verdict: Verdict, options: Publish) -> str:
         return "Nothing to record: only an improvement becomes the standing baseline."
     lake = f" and add {sum(one.n for one in (verdict.champion, verdict.standing))} measurements to {options.lake}" if options.lake else ""
     return (
-        f"Not recorded yet: the same command with ack_publish={verdict.id} after --config would make it the standing baseline "
-        f"{options.baselines}/{baseline_key(verdict)}.json{lake}."
+        f"Not recorded yet: .venv/bin/snakemake --config ack_publish={verdict.id}, with the options of this run, if it had any, would make "
+        f"it the standing baseline {options.baselines}/{baseline_key(verdict)}.json{lake}."
     )
 
 
