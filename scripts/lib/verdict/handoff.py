@@ -44,7 +44,8 @@ def format_next(finding: Finding, found: Frontier, n: int = 3) -> str:
     if not ranked:
         lines.append("Next: no lever is open; results/HANDOFF.md says why.")
     else:
-        lines.append("Next (gains are DRAFT estimates, levers of another k come last; why and how they were estimated stands in results/HANDOFF.md):")
+        how = "gains are DRAFT estimates, levers of another k come last; why and how they were estimated stands in results/HANDOFF.md"
+        lines.append(f"Next ({how}):")
     for place, lever in enumerate(ranked[:n], 1):
         lines += [f"  {place}. {lever.title}: {_gain(lever)}, cost {_hours(lever)}", f"     {lever.command}"]
     return "\n".join(lines) + "\n"
