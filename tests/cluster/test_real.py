@@ -73,6 +73,7 @@ def test_what_runs_on_the_emulator_runs_on_a_cluster_that_is_given(lent: Emulato
     assert s3_server.store.read() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", [real.NAMESPACE, real.SECRET])
 def test_a_cluster_given_by_halves_is_one_line(lent: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
     monkeypatch.delenv(absent)
@@ -82,6 +83,7 @@ def test_a_cluster_given_by_halves_is_one_line(lent: Emulator, tmp_path: Path, m
     assert lent.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workstream", ["theirs", "tests"])
 def test_a_namespace_where_a_run_id_of_the_tests_is_taken_is_left_alone(lent: Emulator, tmp_path: Path, workstream: str) -> None:
     lent.create("secrets", labelled("Secret", "s", experiment="r1", workstream=workstream), strict=True)
