@@ -118,7 +118,8 @@ def reached(modules: set[str]) -> set[str]:
 def imports_of_rules() -> set[str]:
     """Return what the Snakefile and the rules import, which every pod reads, and the strategies, of which it loads one by name."""
     texts = [path.read_text() for path in [ROOT / "Snakefile", *sorted(ROOT.glob("rules/*.smk"))]]
-    lines = "\n".join(line.strip() for text in texts for line in re.findall(r"^ *(?:import|from) .*$", text, re.M))
+    statement = re.compile(r"^ *((?:import|from) (?:.*\([^)]*\)|.*))$", re.M)
+    lines = "\n".join(found for text in texts for found in statement.findall(text))
     search = {f"lib.{'.'.join(path.relative_to(SCRIPTS / 'lib').with_suffix('').parts)}" for path in SCRIPTS.glob("lib/search/**/*.py")}
     return imports_of(lines) | search
 

@@ -83,7 +83,7 @@ def test_a_search_that_has_only_been_planned_is_reported(finished: Clone, tmp_pa
 
 
 def test_make_report_draws_and_then_reports() -> None:
-    recipe = "\nreport:\n\t@$(BIN)/python scripts/report.py\n\t$(BIN)/snakemake draw_report --report report.html $(ARGS)\n"
+    recipe = "\nreport: installed\n\t@$(BIN)/python scripts/report.py\n\t$(BIN)/snakemake draw_report --report report.html $(ARGS)\n"
     assert recipe in (ROOT / "Makefile").read_text(), "as make_report above does"
 
 
