@@ -121,7 +121,8 @@ def _measured(winner: Winner, verdict: Verdict, prompts: Mapping[str, str]) -> I
     assert serving.repeats and serving.acceptance_length and serving.per_position_acceptance
     yield from ("## What was measured", "")
     yield "Acceptance length, 1 + accepted / drafts, from vLLM's own counters before and after the workload. To look at a server of yours:"
-    yield from ("", "```bash", "curl -s http://localhost:8000/metrics | grep -E 'spec_decode_num_(accepted_tokens|drafts)_total'", "```")
+    look = "curl -s http://localhost:${PORT:-8000}/metrics | grep -E 'spec_decode_num_(accepted_tokens|drafts)_total'"
+    yield from ("", "```bash", look, "```")
     yield from ("", f"| | mean | {level:.0%} interval | n | |", "|---|---|---|---|---|")
     runs = len(serving.repeats)
     yield _row(
