@@ -24,6 +24,9 @@ UNEXPECTED = "unexpected failure"
 FAULT = re.compile(rf"^[\d:]{{8}} \S+: (error: |{UNEXPECTED}\n)(.*)", re.MULTILINE | re.DOTALL)
 """How a job that failed ends its log."""
 
+LINE = re.compile(r"^[\d:]{8} \S+: (.*\S)", re.MULTILINE)
+"""A message in a job's log, in one line."""
+
 STDERR = 2
 """The number of that stream, for what libraries in C write as well."""
 
@@ -113,6 +116,14 @@ def fault(log: Path) -> str | None:
     if not found:
         return None
     return found[2].strip() if found[1] == "error: " else "\n".join(found[2].strip().splitlines()[-TRACEBACK_LINES:])
+
+
+def latest(log: Path) -> str | None:
+    """Return the last message in a job's log, None when there is none."""
+    try:
+        return (LINE.findall(log.read_text(errors="replace")) or [None])[-1]
+    except OSError:
+        return None
 
 
 def die_with_controller() -> None:

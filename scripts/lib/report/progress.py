@@ -72,7 +72,7 @@ class Progress:
         price = self._experiment.config.cost.price_per_device_hour
         money = "" if price is None else f", {hours * price:,.2f} {self._experiment.config.cost.currency}"
         begun, before = self._begun
-        wall = f"about {_duration(hours * 3600 * (now - begun) / (seconds - before))}, " if seconds > before else ""
+        wall = f"about {duration(hours * 3600 * (now - begun) / (seconds - before))}, " if seconds > before else ""
         yield f"{wall}{hours:.2g} device-hours{money} left at most"
 
     def _best(self, found: Survey) -> Iterator[str]:
@@ -87,6 +87,7 @@ class Progress:
             yield f"best {self._search.space.proxy} so far {value:.4f} (DRAFT), rung {rung} of {self._search.top_rung}, {named}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds in words, to the minute."""
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

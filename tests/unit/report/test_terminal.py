@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,6 +186,34 @@ def test_what_is_left_shrinks_to_nothing(tmp_path: Path) -> None:
     jobs = [(left.samples, left.training_jobs, left.serving_jobs, left.contest_jobs) for left in lefts]
     assert jobs == sorted(jobs, reverse=True) and jobs[-1] == (0, 0, 0, 0)
     assert jobs[2] == (2 * SEEDS * search.space.rungs.samples[-1], 2 * SEEDS, 0, 2 * SEEDS)
+
+
+def test_what_is_under_way_is_told_after_silence_and_then_ever_more_seldom(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.monotonic()]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    (handler,) = run.logger.handlers
+
+    def wait(seconds: float) -> list[str]:
+        before = len(run.said())
+        now[0] += seconds
+        handler.remind()  # type: ignore[attr-defined]
+        return run.said()[before:]
+
+    assert wait(1000) == [], "nothing is under way"
+    log = tmp_path / "log"
+    run.begin("measure_contest", log, "Measuring")
+    log.write_text("12:00:01 measure_contest: 1 of 6: champion, a\n12:00:09 measure_contest: 2 of 6: standing, b\n12:00")
+    assert [len(wait(59)), len(wait(2)), len(wait(119)), len(wait(2))] == [0, 1, 0, 1]
+    assert run.said()[-1] == "under way for 0 min: measure_contest (2 of 6: standing, b)"
+    run.log("from Snakemake")
+    assert [len(wait(59)), len(wait(2))] == [0, 1], "what is said otherwise begins the silence anew"
+    for _ in range(8):
+        wait(10**6)
+    assert [len(wait(16 * 60 - 1)), len(wait(2))] == [0, 1]
+    run.finish()
+    assert wait(10**6) == []
 
 
 def test_a_handler_that_was_chosen_is_left_alone() -> None:
