@@ -40,14 +40,20 @@ class Store:
         """Return the URL of a folder of it."""
         return f"s3://{self.bucket}/{self.folder}{folder}"
 
-    def _objects(self) -> Any:
+    def _bucket(self) -> Any:
         keys = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret}
-        found = boto3.resource("s3", endpoint_url=self.endpoint, region_name=self.region, **keys)
-        return found.Bucket(self.bucket).objects.filter(Prefix=self.folder)
+        return boto3.resource("s3", endpoint_url=self.endpoint, region_name=self.region, **keys).Bucket(self.bucket)
+
+    def _objects(self) -> Any:
+        return self._bucket().objects.filter(Prefix=self.folder)
 
     def read(self) -> dict[str, bytes]:
         """Return all that is in it, by path."""
         return {item.key.removeprefix(self.folder): item.get()["Body"].read() for item in self._objects()}
+
+    def write(self, path: str, content: bytes) -> None:
+        """Put something in it."""
+        self._bucket().put_object(Key=f"{self.folder}{path}", Body=content)
 
     def clear(self) -> None:
         """Delete all that is in it."""

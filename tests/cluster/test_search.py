@@ -398,6 +398,15 @@ def test_a_run_id_of_another_workstream_is_refused(cluster: Cluster, controller:
     assert cluster.created() == []
 
 
+def test_a_place_in_the_bucket_of_another_workstream_is_refused(cluster: Cluster, controller: Controller) -> None:
+    controller.store.write("run.owner", b"run r1 of workstream theirs")
+    assert controller.run(*TWO_ARMS) == 1
+    assert "run/ is of run r1 of workstream theirs, not of run r1 of workstream tests; use another" in controller.output
+    assert "Traceback" not in controller.output
+    assert not [name for name in cluster.created() if name.startswith("jobs/")] and cluster.left() == []
+    assert [*controller.store.read()] == ["run.owner"]
+
+
 @pytest.mark.emulated("its pods ask for devices and images that are nowhere")
 def test_a_pod_patch_and_an_image_of_a_rule_reach_the_pod(cluster: Cluster, controller: Controller) -> None:
     (controller.work / "pod.yaml").write_text(

@@ -119,6 +119,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
             self._list_jobs()  # refuses another's run id before anything is written
             self._lease.acquire()
             atexit.register(self._lease.release)
+            self._claim_storage()
             self._find_left()
         self.run_namespace = f"{self.experiment.prefix}-env"  # the Secret's name, in the stock executor's words
         self.secret_envvars = {name: name for name in self.envvars()}
@@ -153,6 +154,13 @@ class Executor(StockExecutor):  # type: ignore[misc]
             if theirs != mine.workstream:
                 raise HeldError(f"run id {mine.run_id} belongs to workstream {theirs}, not to {mine.workstream}")
         return jobs
+
+    def _claim_storage(self) -> None:
+        """Refuse a place for the results that is another run's, where the storage can tell."""
+        store = self.workflow.storage_registry.default_storage_provider
+        if hasattr(store, "claim"):
+            mine = self.experiment
+            store.claim(self.workflow.storage_settings.default_storage_prefix, mine.run_id, mine.workstream)
 
     def _find_left(self) -> None:
         """Remember the Jobs of an earlier controller, the latest for each task."""
