@@ -121,9 +121,10 @@ def fault(log: Path) -> str | None:
 def latest(log: Path) -> str | None:
     """Return the last message in a job's log, None when there is none."""
     try:
-        return (LINE.findall(log.read_text(errors="replace")) or [None])[-1]
+        messages: list[str] = LINE.findall(log.read_text(errors="replace"))
     except OSError:
         return None
+    return messages[-1] if messages else None
 
 
 def die_with_controller() -> None:
