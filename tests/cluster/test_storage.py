@@ -110,6 +110,16 @@ def test_a_place_is_of_the_run_that_claimed_it_first(provider: StorageProvider, 
         provider.owned("s3://nowhere/team/run1/.", "run1", "we")
 
 
+def test_without_keys_of_its_own_it_asks_where_boto3_always_looks(
+    s3_server: S3Server, bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    keyless = connect(s3_server.endpoint, access_key=None, secret_key=None)
+    keyless.claim(f"s3://{bucket.name}/team/run1/.", "run1", "we")
+    assert (bucket / "team/run1.owner").exists()
+
+
 def test_a_new_machine_learns_what_is_there_and_fetches_the_records(provider: StorageProvider, bucket: Path) -> None:
     for path in ("results/search/s1/rung0.json", "results/logs/plan.log", "results/a/head/config.json", "resources/target/config.json"):
         stored(provider, bucket, path).s3obj().put(Body=path.encode())
