@@ -41,6 +41,8 @@ CHATTER = (
     "Trying to restart job",
     "Updating checkpoint dependencies",
     "Using shell",
+    "Warning: the following output files of rule draw_report were not present",  # of these two `make report` may have written meanwhile
+    "Warning: the following output files of rule build_ledger were not present",
 )
 """How those messages of Snakemake begin that have no event and say nothing to a person. What is not listed is shown."""
 

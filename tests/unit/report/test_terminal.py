@@ -74,6 +74,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def test_jobs_without_a_message_and_chatter_are_not_shown(run: Run) -> None:
     run.log("Building DAG of jobs...")
     run.log("Missing metadata for file results/plan.json. Maybe it was deleted.", level=logging.WARNING)
+    run.log("Warning: the following output files of rule build_ledger were not present when", level=logging.WARNING)
     run.log("5 jobs", LogEvent.RUN_INFO)
     run.log(None, LogEvent.PROGRESS, done=1, total=2)
     run.begin("export_head", arm="a")
@@ -87,7 +88,12 @@ def test_a_rule_with_a_message_is_shown_with_its_log(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "level"), [("Nothing to be done", logging.INFO), ("WorkflowError: x", logging.ERROR), ("new", logging.INFO)]
+    ("message", "level"),
+    [
+        ("Nothing to be done", logging.INFO),
+        ("WorkflowError: x", logging.ERROR),
+        ("Warning: the following output files of rule train_rung were", logging.WARNING),
+    ],
 )
 def test_what_it_has_no_words_for_is_shown_as_it_stands(run: Run, message: str, level: int) -> None:
     run.log(message, None, level)
