@@ -43,13 +43,7 @@ with refuse():
     home = Path("results"), prefix if store else None
     with claimed_home(*home) if workflow.is_main_process and not dry else nullcontext():
         if store:
-            bring_records(
-                store,
-                prefix,
-                workflow.executor_settings,
-                offline=dry,
-                follow=workflow.is_main_process,
-            )
+            bring_records(store, prefix, offline=dry, follow=workflow.is_main_process)
     if store and not dry:
         stream_there(config, prefix)
     experiment = load_experiment(config, provisional=dry)

@@ -22,18 +22,17 @@ FOLLOW_SECONDS = 60.0
 """Pause between two looks into the bucket for what no job of this process has told it about, such as the logs of running jobs."""
 
 
-def bring_records(store: Any, prefix: str, run: Any = None, *, offline: bool, follow: bool) -> None:
+def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> None:
     """Bring the small files of a bucket onto this disk, so that everything that reads results/ finds them.
 
     Args:
         store: Snakemake's default storage provider.
         prefix: the default storage prefix.
-        run: the executor's settings, whose run_id and workstream say whose records they must be; None in a job.
         offline: ask the bucket nothing: what it held last time, and what is on this disk, is all that is known.
         follow: go on in the background for as long as this process lives.
 
     Raises:
-        UserError: another storage plugin, a bucket that cannot be read, or a place in it that is another run's.
+        UserError: another storage plugin, or a bucket that cannot be read.
     """
     if not hasattr(store, "pull"):
         raise UserError("default-storage-provider must be s3-experiment, which keeps the records at hand; no other does")
@@ -48,8 +47,6 @@ def bring_records(store: Any, prefix: str, run: Any = None, *, offline: bool, fo
             f"default-storage-prefix = {prefix} names no folder of a bucket, s3://bucket/folder/.; fill in bucket and run_id in the profile"
         )
     try:
-        if run_id := getattr(run, "run_id", ""):
-            store.owned(prefix, run_id, run.workstream)
         store.pull(prefix)
     except WorkflowError as error:
         raise UserError(str(error)) from None

@@ -91,23 +91,20 @@ def test_a_directory_of_which_a_part_was_uploaded_is_not_there(provider: Storage
 
 def test_a_place_is_of_the_run_that_claimed_it_first(provider: StorageProvider, bucket: Path) -> None:
     prefix = f"s3://{bucket.name}/team/run1/."
-    assert not provider.owned(prefix, "run1", "we")
-    assert not list(bucket.rglob("*")), "looking is no claim"
     for _ in range(2):
         provider.claim(prefix, "run1", "we")
-        assert provider.owned(prefix, "run1", "we")
-    theirs = (
-        r"^s3://bucket/team/run1/ is of run run1 of workstream we, not of run {} of workstream {}; use another default-storage-prefix, "
+    assert (bucket / "team/run1.owner").read_text() == "run run1 of workstream we"
+    refused = (
+        "^s3://bucket/team/run1/ is of run run1 of workstream we, not of run {} of workstream {}; use another default-storage-prefix, "
     )
     for run_id, workstream in (("run1", "they"), ("run2", "we")):
-        for asked in (provider.owned, provider.claim):
-            with pytest.raises(WorkflowError, match=theirs.format(run_id, workstream) + r"or remove s3://bucket/team/run1\.owner if"):
-                asked(prefix, run_id, workstream)
+        with pytest.raises(WorkflowError, match=refused.format(run_id, workstream) + r"or remove s3://bucket/team/run1\.owner if"):
+            provider.claim(prefix, run_id, workstream)
     provider.claim(f"s3://{bucket.name}/team/run10/.", "run10", "they")
     provider.pull(prefix)
     assert provider.known == {}, "a claim is no record"
     with pytest.raises(WorkflowError, match=r"^bucket nowhere at \S+ does not exist"):
-        provider.owned("s3://nowhere/team/run1/.", "run1", "we")
+        provider.claim("s3://nowhere/team/run1/.", "run1", "we")
 
 
 def test_without_keys_of_its_own_it_asks_where_boto3_always_looks(

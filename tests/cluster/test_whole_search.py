@@ -124,17 +124,6 @@ def test_without_the_acknowledgement_of_this_run_nothing_is_created(
     assert not [request for request in cluster.requests if request.verb not in ("get", "list")]
 
 
-def test_the_results_of_another_workstream_are_refused_before_they_are_read(cluster: Cluster, controller: Controller, store: Store) -> None:
-    store.write("spec-decode-tune/whole.owner", b"run whole of workstream theirs")
-    store.write("spec-decode-tune/whole/results/verdict.json", b"{}")
-    done = controller.run(*ACKNOWLEDGED)
-    assert done.returncode != 0
-    assert "spec-decode-tune/whole/ is of run whole of workstream theirs, not of run whole of workstream tests" in done.stdout
-    assert "Traceback" not in done.stdout
-    assert not (controller.clone.root / "results").exists() or not [*(controller.clone.root / "results").iterdir()]
-    assert cluster.requests == []
-
-
 def test_a_dry_run_asks_neither_the_cluster_nor_the_bucket(cluster: Cluster, controller: Controller) -> None:
     controller.environment["SNAKEMAKE_STORAGE_S3_EXPERIMENT_ENDPOINT_URL"] = "http://127.0.0.1:9"  # where nobody answers
     done = controller.run("--dry-run")

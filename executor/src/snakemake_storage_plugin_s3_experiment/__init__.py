@@ -53,17 +53,6 @@ def is_bulk(path: str) -> bool:
     return any(part in path for part in BULK)
 
 
-def _owner(run_id: str, workstream: str) -> str:
-    return f"run {run_id} of workstream {workstream}"
-
-
-def _claim_of(prefix: str) -> tuple[str, str, str]:
-    """Return what a default storage prefix calls the place of a run's results, and bucket and key of the claim on it."""
-    place = prefix.removesuffix("/.")
-    bucket, _, folder = place.removeprefix("s3://").partition("/")
-    return f"{place}/", bucket, f"{folder}.owner"
-
-
 class StorageProvider(S3Provider):  # type: ignore[misc]
     """One experiment in a bucket.
 
@@ -118,8 +107,8 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         fresh.write_text(json.dumps({"prefix": prefix, "known": listing}))
         fresh.replace(LISTING)
 
-    def owned(self, prefix: str, run_id: str, workstream: str) -> bool:
-        """Return whether a run has claimed the place of its results; False when nobody has.
+    def claim(self, prefix: str, run_id: str, workstream: str) -> None:
+        """Write down beside the place of a run's results whose it is, unless it is there.
 
         Args:
             prefix: The default storage prefix.
@@ -127,26 +116,21 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
             workstream: Who runs it.
 
         Raises:
-            WorkflowError: the place is another run's or workstream's, whose records would be taken for this one's; or cannot be read.
+            WorkflowError: the place is another run's or workstream's, whose records would be taken for this one's; or the bucket refuses.
         """
-        place, bucket, key = _claim_of(prefix)
+        place = prefix.removesuffix("/.")
+        bucket, _, folder = place.removeprefix("s3://").partition("/")
+        key, owner = f"{folder}.owner", f"run {run_id} of workstream {workstream}"
         try:
-            answer = self.ask(bucket, lambda: self._read(bucket, key))
+            claimed = self.ask(bucket, lambda: self._read(bucket, key))
         except FileNotFoundError:
-            return False
-        if answer == _owner(run_id, workstream):
-            return True
-        raise WorkflowError(
-            f"{place} is of {answer}, not of {_owner(run_id, workstream)}; use another default-storage-prefix, "
-            f"or remove s3://{bucket}/{key} if it may change hands"
-        )
-
-    def claim(self, prefix: str, run_id: str, workstream: str) -> None:
-        """Write down beside the place of a run's results whose it is, unless it is there. Arguments and errors are those of `owned`."""
-        if not self.owned(prefix, run_id, workstream):
-            _, bucket, key = _claim_of(prefix)
-            body = _owner(run_id, workstream).encode()
-            self.ask(bucket, lambda: self.s3c.Object(bucket, key).put(Body=body))
+            self.ask(bucket, lambda: self.s3c.Object(bucket, key).put(Body=owner.encode()))
+            return
+        if claimed != owner:
+            raise WorkflowError(
+                f"{place}/ is of {claimed}, not of {owner}; use another default-storage-prefix, "
+                f"or remove s3://{bucket}/{key} if it may change hands"
+            )
 
     def _read(self, bucket: str, key: str) -> str:
         """Return a small object as text; raise FileNotFoundError when there is none in a bucket that is there."""
