@@ -102,6 +102,8 @@ def log_to(log: str | Path, mode: str = "w") -> None:
         os.close(opened)
     else:
         handlers.append(logging.FileHandler(path, mode))
+    for handler in handlers:
+        handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("lib."))  # of libraries no chatter
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s {path.stem}: %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
     )

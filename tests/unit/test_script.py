@@ -1,0 +1,40 @@
+"""A job's log says what the job does, its warnings and its errors, and nothing of what libraries chat about."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from lib.script import fault, latest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+JOB = """
+import logging, sys
+from lib.errors import UserError
+from lib.script import logger, running
+
+with running(sys.argv[1]):
+    logger.info("1 of 2: a")
+    logging.getLogger("vllm.triton_utils").info("Triton not installed")
+    logging.getLogger("vllm.engine").warning("out of blocks")
+    if sys.argv[2:]:
+        raise UserError("the state is cut off; delete it")
+"""
+
+
+def run(log: Path, *more: str) -> None:
+    subprocess.run([sys.executable, "-c", JOB, str(log), *more], cwd=SCRIPTS, capture_output=True, check=False)
+
+
+def test_chatter_of_libraries_is_left_out_and_their_warnings_are_not(tmp_path: Path) -> None:
+    run(log := tmp_path / "a.log")
+    messages = [line.split(": ", 1)[1] for line in log.read_text().splitlines()]
+    assert messages[0].startswith("start, ") and messages[1:3] == ["1 of 2: a", "out of blocks"] and messages[3].startswith("done, ")
+    assert latest(log) == messages[3] and fault(log) is None
+
+
+def test_the_last_message_and_the_fault_of_a_log(tmp_path: Path) -> None:
+    assert latest(tmp_path / "absent.log") is None and fault(tmp_path / "absent.log") is None
+    run(log := tmp_path / "a.log", "fail")
+    assert latest(log) == "error: the state is cut off; delete it" and fault(log) == "the state is cut off; delete it"
+    (tmp_path / "empty.log").write_text("Traceback")
+    assert latest(tmp_path / "empty.log") is None
