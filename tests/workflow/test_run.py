@@ -136,6 +136,7 @@ def test_a_changed_recipe_trains_every_arm_anew_and_keeps_the_old_ones(finished:
     proposed, promoted = (record for path, record in copied.records("search/s1*/rung*.json").items() if path not in decisions(finished))
     assert set(heads(copied)) - set(heads(finished)) == {f"{arm}/rung0.acc" for arm in proposed["arms"]}
     assert set(promoted["arms"]) < set(proposed["arms"]) and heads(finished).items() < heads(copied).items()
+    assert decisions(finished).items() < decisions(copied).items()
 
 
 def test_a_dry_run_creates_nothing(tmp_path: Path) -> None:
