@@ -24,7 +24,7 @@ include: "rules/report.smk"
 onstart:
     with refuse():
         if not store:
-            require_vllm()
+            require_installed()
         refresh_views()  # where only one file was asked for, nothing has done so yet
         hold_results(Path("results"))
     os.environ[CONTROLLER] = str(os.getpid())

@@ -25,13 +25,15 @@ from lib.report.plan import format_plan, make_plan
 from lib.report.progress import Progress
 from lib.report.terminal import quieten
 from lib.script import CONTROLLER, ENVIRONMENT
-from lib.search.filed import Decisions, decision_path
+from lib.search.decisions import Decisions, decision_path
 from lib.search.work import Pace
-from lib.serving.engine import require_vllm
+from lib.serving.vllm.engine import require_installed
 from lib.verdict.champion import Champion
 from lib.verdict.contest import make_contest
-from lib.verdict.filed import handed_over, require_acknowledged, verdict_files
-from lib.verdict.record import read_record
+from lib.verdict.package import handed_over
+from lib.publish.publication import require_acknowledged
+from lib.experiment import verdict_files
+from lib.records.measurement import read_record
 from snakemake.logging import logger
 
 # None: results/ lies on this disk alone.

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.config import parse_config
-from lib.described import require_described
-from lib.draft.dataset import adopt_dataset
+from lib.features.dataset import adopt_dataset
+from lib.features.description import require_described
 from lib.script import here, running
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
+from lib.records.measurement import ServingRecord, read_record, write_record
 from lib.script import here, running
 from lib.verdict.champion import choose_champion
-from lib.verdict.record import ServingRecord, read_record, write_record
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from lib.config import Point
 from lib.files import flat, read_json, write_json
+from lib.records.comparison import require_comparable
+from lib.records.measurement import ProxyRecord, read_record
 from lib.script import here, running
 from lib.search.cohort import decide
 from lib.search.priors import MEASURED_ON
 from lib.search.promotion import Score
 from lib.search.proxy import proxy_value
 from lib.search.search import Search
-from lib.verdict.comparison import require_comparable
-from lib.verdict.record import ProxyRecord, read_record
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 from lib.config import parse_config
 from lib.controller import refuse
-from lib.described import describe
 from lib.errors import UserError
+from lib.features.description import describe
 
 
 def read_values(files: list[Path]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.report.draw import draw_report
+from lib.report.assemble import draw_report
 from lib.script import running
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from lib.config import parse_config
 from lib.draft.export import export_head
+from lib.records.measurement import ProxyRecord, read_record
 from lib.script import here, running
-from lib.verdict.record import ProxyRecord, read_record
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

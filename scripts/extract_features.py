@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from lib.config import parse_config
-from lib.described import require_described
 from lib.devices import hold_gpus
-from lib.draft.data import extract_features
+from lib.features.description import require_described
+from lib.features.extract import extract_features
 from lib.script import here, running
 
 if TYPE_CHECKING:

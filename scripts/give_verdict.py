@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 from lib.arm import Arm
 from lib.config import VerdictOptions
+from lib.records.measurement import ProxyRecord, read_record, write_record
 from lib.script import here, running
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Measurements, make_contest
-from lib.verdict.record import ProxyRecord, read_record, write_record
 from lib.verdict.verdict import give_verdict
 
 if TYPE_CHECKING:

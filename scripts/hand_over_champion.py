@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.experiment import load_experiment
+from lib.records.measurement import ProxyRecord, read_record
 from lib.script import here, logger, running
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Measurements, make_contest
-from lib.verdict.handover import choose_head, hand_over
-from lib.verdict.record import ProxyRecord, read_record
+from lib.verdict.package import choose_head, hand_over
 from lib.verdict.verdict import Verdict
 
 if TYPE_CHECKING:

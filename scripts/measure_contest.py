@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from lib.arm import Arm
 from lib.devices import hold_gpus
-from lib.experiment import load_experiment
+from lib.experiment import load_experiment, make_bench
+from lib.records.measurement import ProxyRecord, read_record, write_record
 from lib.script import here, logger, running
+from lib.serving.bench import Bench, serve_arm
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, Measurements, make_contest
-from lib.verdict.record import ProxyRecord, read_record, write_record
-from lib.verdict.served import Bench, make_bench, serve_arm
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

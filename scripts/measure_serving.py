@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.devices import hold_gpus
-from lib.experiment import load_experiment
+from lib.experiment import load_experiment, make_bench
+from lib.records.measurement import ProxyRecord, read_record, write_record
 from lib.script import here, running
-from lib.verdict.record import ProxyRecord, read_record, write_record
-from lib.verdict.served import make_bench, serve_arm
+from lib.serving.bench import serve_arm
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

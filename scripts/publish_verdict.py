@@ -6,10 +6,10 @@ from lib.arm import Arm
 from lib.config import Publish
 from lib.errors import UserError
 from lib.files import write_json
+from lib.publish.publication import publish
+from lib.records.measurement import read_record
 from lib.script import here, logger, running
 from lib.verdict.contest import Measurements
-from lib.verdict.publish import publish
-from lib.verdict.record import read_record
 from lib.verdict.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lib.controller import refuse
-from lib.report.draw import draw_report
+from lib.report.assemble import draw_report
 from lib.report.tables import write_ledger
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import yaml
 from lib.config import parse_config
 from lib.experiment import load_experiment
 from lib.files import read_json, whole_file
+from lib.next.finding import Finding
+from lib.next.handoff import format_handoff, format_next, hand_off
 from lib.report.plan import known_pace
 from lib.report.tables import ledger
 from lib.script import here, running
-from lib.verdict.finding import Finding
-from lib.verdict.handoff import format_handoff, format_next, hand_off
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.config import parse_config
+from lib.features.split import write_prompts
 from lib.script import here, running
-from lib.target.corpus import write_prompts
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -3,7 +3,7 @@
 import pytest
 
 FIRST = (
-    "unit/serving/test_measure",
+    "unit/serving/test_acceptance",
     "workflow/test_run",
     "workflow/test_verdict",
     "unit/draft/test_rung",

@@ -26,11 +26,11 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from lib.arm import Arm, reachable  # noqa: E402
 from lib.experiment import load_experiment  # noqa: E402
 from lib.files import write_json  # noqa: E402
-from lib.search.filed import decision_path  # noqa: E402
+from lib.records.measurement import Context, ProxyRecord, write_record  # noqa: E402
+from lib.search.decisions import decision_path  # noqa: E402
 from lib.search.promotion import Score  # noqa: E402
 from lib.search.replay import Replay, replay  # noqa: E402
 from lib.search.search import Search  # noqa: E402
-from lib.verdict.record import Context, ProxyRecord, write_record  # noqa: E402
 
 ETAS = (3, 5, 7, 8)
 """Five rungs with these eta give Hyperband searches of 128, 790, 2,812 and 4,693 arms."""

@@ -12,7 +12,7 @@ from lib.config import Config as RunConfig
 from lib.config import Point, SearchOptions, Space
 from lib.search.promotion import Score
 from lib.search.replay import replay
-from lib.search.samplers.tpe import TPE, candidates
+from lib.search.samplers.parzen import TPE, candidates
 from lib.search.search import Search
 from lib.search.strategy import Strategy, load_strategy
 

@@ -18,6 +18,9 @@ from lib.errors import UserError
 STRATEGIES = sorted(file.stem for file in (Path(__file__).parent / "search/strategies").glob("[a-z]*.py"))
 """Names of the search strategies, each a file."""
 
+ENGINES = sorted(file.parent.name for file in (Path(__file__).parent / "serving").glob("*/engine.py"))
+"""Names of the serving engines, each a folder."""
+
 FIRST_FRESH_SEED = 1000
 """Seeds from here on are the verdict's: no search proposes, promotes or learns from an arm that carries one."""
 
@@ -128,8 +131,9 @@ class WorkloadOptions(Section):
 
 
 class Serving(Section):
-    """The vLLM engine and the workload in which acceptance is measured."""
+    """The engine and the workload in which acceptance is measured."""
 
+    engine: str = Field("vllm", description="serving engine", json_schema_extra={"enum": list(ENGINES)})
     top_k: Positive = Field(2, description="finalists that are measured in vLLM, besides the standing configuration")
     repeats: Positive = Field(2, description="times the workload is run against one started server")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="compute type of the engine")

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import Config, Features, Point, Space, load_space, parse_config
-from lib.described import Description, find_description, find_unknown
-from lib.draft.dataset import check_dataset
 from lib.errors import UserError
+from lib.features.dataset import check_dataset
+from lib.features.description import Description, find_description, find_unknown, require_described
+from lib.features.prompts import read_prompts
 from lib.files import digest
-from lib.prompts import read_prompts
+from lib.publish.baseline import check_folder, read_baseline, require_same_context
+from lib.records.layout import VerdictFiles
 from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
-from lib.serving.workload import find_subsets
-from lib.verdict.baseline import check_folder, read_baseline, require_same_context
-from lib.verdict.ceilings import load_ceiling
+from lib.serving.bench import Bench
+from lib.serving.ceilings import load_ceiling
+from lib.serving.workload import Workload, find_subsets
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
     if config.ack_publish:
         check_folder(Path(config.publish.baselines), "publish.baselines")
     if config.publish.lake:
-        from lib.verdict.lake import check_lake  # pyarrow, which few configurations need here
+        from lib.publish.lake import check_lake  # pyarrow, which few configurations need here
 
         check_lake(config.publish.lake)
     if config.streaming.url:
@@ -115,6 +117,50 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
     )
     search.check()
     return Experiment(config, space, search, refused, target, model, features, subsets, asked, unknown)
+
+
+def verdict_files(experiment: Experiment) -> VerdictFiles:
+    """Return the names that an experiment's champion and verdict have."""
+    search, options = experiment.search, experiment.config.verdict
+    folder = f"results/search/{search.finalists_folder}"
+    measured = [search.standing.id, experiment.asked]
+    contested = digest([measured, options.seeds, options.repeats])
+    name = digest([search.id, contested, options.confidence, options.smallest_effect])
+    publish = experiment.config.publish
+    return VerdictFiles(
+        champion=f"{folder}/champion-{digest(measured)}.json",
+        measurements=f"{folder}/contest-{contested}.json",
+        verdict=f"{folder}/verdict-{name}.json",
+        handoff=f"{folder}/handoff-{name}.md",
+        next_levers=f"{folder}/next-{name}.txt",
+        publications=f"{folder}/publication-{{verdict}}-{digest(publish.model_dump())}.json",
+    )
+
+
+def make_bench(experiment: Experiment, repeats: int, threads: int) -> Bench:
+    """Return the bench of an experiment, on which the workload is run so many times against every server.
+
+    Raises UserError when the target is not the one that `manifest` describes.
+    """
+    config, asked = experiment.config, experiment.asked
+    require_described(config)
+    workload = config.serving.workload
+    prompts = config.features.prompts or f"the standard library of Python {platform.python_version()}"
+    return Bench(
+        target=Path(experiment.target),
+        model=experiment.model,
+        method=experiment.space.draft.method,
+        k=experiment.space.objective.draft_tokens,
+        workload=Workload(
+            {name: Path(path) for name, path in experiment.subsets.items()},
+            **workload.model_dump(exclude={"path"}),
+        ),
+        dataset=Path(workload.path).name if workload.path else f"set aside from {prompts}",
+        asked=asked | {"repeats": repeats},
+        threads=threads,
+        start_timeout_s=config.serving.start_timeout_s,
+        ceiling=load_ceiling(config.serving.sol_ceiling) if config.serving.sol_ceiling else None,
+    )
 
 
 def _check_fit(config: Config, space: Space, described: Description | None) -> None:

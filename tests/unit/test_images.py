@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from lib.script import ENVIRONMENT
-from lib.verdict.served import IMAGE
+from lib.serving.bench import IMAGE
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lib.experiment import Experiment, load_experiment
-from lib.verdict.filed import verdict_files
+from lib.experiment import Experiment, load_experiment, verdict_files
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--configfile", "tests/configs/small.yaml")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from lib.draft.data import MANIFEST, FeatureSet
 from lib.experiment import load_experiment
+from lib.features.samples import MANIFEST, FeatureSet
 from lib.target.corpus import stdlib_documents
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

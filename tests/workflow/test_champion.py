@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from lib.experiment import make_bench
 from lib.script import ENVIRONMENT
-from lib.serving.counters import parse_counters
-from lib.serving.engine import Server, mortal_group, reserved_port
-from lib.serving.workload import run
-from lib.verdict.served import make_bench
+from lib.serving.vllm.engine import Server, mortal_group, reserved_port
 
 from tests.workflow.clones import Clone, clone
 
@@ -41,9 +39,9 @@ def test_the_winner_served_by_its_cards_command_gives_the_recorded_acceptance(fi
         ) as process:
             server = Server(process, port, str(bench.target), log)
             server.wait_until_ready(300)
-            before = parse_counters(server.ask("/metrics"))
-            run(server, bench.workload, "serving", log)
-            counted = parse_counters(server.ask("/metrics")).since(before)
+            before = server.counters()
+            server.send(bench.workload, "serving")
+            counted = server.counters().since(before)
             process.terminate()
     assert (counted.drafts, counted.accepted) == (recorded["drafts"], recorded["accepted"])
     assert counted.acceptance_length == recorded["acceptance_length"] > 1

@@ -32,7 +32,8 @@ ELSEWHERE = {
     "test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does",
     ".venv/bin/snakemake --profile gb300 --rerun-incomplete": f"{CLUSTER}"
     "test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does",
-    ".venv/bin/python scripts/describe.py --configfile my-dataset.yaml > my-manifest.json": "tests/unit/test_described.py::manifest",
+    ".venv/bin/python scripts/describe.py --configfile my-dataset.yaml > my-manifest.json": "tests/unit/features/"
+    "test_description.py::manifest",
     "make teardown RUN_ID=glm-a": f"{CLUSTER}test_teardown_takes_its_workstream_from_the_profile",
     "make tune": "tests/workflow/conftest.py::finished",
     "make report": "tests/workflow/test_report.py::test_make_report_draws_and_then_reports",

@@ -1,1 +1,1 @@
-"""Draft heads: training data, models, training with exact resume, export."""
+"""Draft heads: models, training with exact resume, evaluation, export."""

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lib.draft.data import FeatureSet
 from lib.draft.heads import HeadSpec, Pack, pack_samples, run_head
 from lib.draft.memory import together
+from lib.features.samples import FeatureSet
 
 
 @dataclass(frozen=True)

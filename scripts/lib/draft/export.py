@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from lib.draft.manifest import read_manifest
 from lib.errors import UserError
 from lib.files import whole_directory
+from lib.manifest import read_manifest
 from lib.target.load import target_fingerprint
 
 

@@ -21,8 +21,8 @@ from speculators.train.utils import resolve_mask_token_id
 from speculators.train.vocab_mapping import build_vocab_mappings_from_distribution
 from torch import Tensor
 
-from lib.draft.data import FeatureSet
 from lib.errors import UserError
+from lib.features.samples import FeatureSet
 from lib.target.load import check_target
 
 Vocabulary = tuple[Tensor, Tensor]

@@ -18,7 +18,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lib.arm import Arm, reachable
 from lib.config import Streaming
-from lib.draft.data import FeatureSet
 from lib.draft.evaluate import HeldOutAccuracy, evaluate_head
 from lib.draft.heads import HeadSpec, compute_dtype
 from lib.draft.memory import out_of_memory, said
@@ -26,11 +25,12 @@ from lib.draft.state import load_state, save_state
 from lib.draft.stream import Stream, forget, recover
 from lib.draft.trainer import Recipe, RungOutcome, Tally, Training, Trial, start_training, train_rung
 from lib.errors import UserError
+from lib.features.samples import FeatureSet
 from lib.files import whole_directory, write_json
+from lib.records.context import HeldOut, TrainedModel, TrainingConfiguration, TrainingContext, TrainingHardware, TrainingStack
+from lib.records.measurement import ProxyRecord, write_record
 from lib.script import die_with, log_to
 from lib.store import Store, open_store
-from lib.verdict.context import HeldOut, TrainedModel, TrainingConfiguration, TrainingContext, TrainingHardware, TrainingStack
-from lib.verdict.record import ProxyRecord, write_record
 
 FAILURE = "failure.json"
 """In place of a state: why an arm that diverged or ran out of memory has none."""

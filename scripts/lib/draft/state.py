@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.draft.heads import tensor_hash
-from lib.draft.manifest import read_manifest, write_manifest
 from lib.draft.trainer import Tally, Training
 from lib.errors import UserError
 from lib.files import whole_directory
+from lib.manifest import read_manifest, write_manifest
 
 _HEAD, _OPTIMIZER = "head/model.safetensors", "optimizer.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -16,11 +16,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from lib.draft.manifest import MANIFEST, CorruptState, read_manifest
 from lib.draft.state import save_state
 from lib.draft.trainer import Tally, Training
 from lib.errors import UserError
 from lib.files import whole_directory
+from lib.manifest import MANIFEST, CorruptState, read_manifest
 from lib.store import Store
 
 KEPT = 2

@@ -27,10 +27,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lib.draft.data import FeatureSet
 from lib.draft.heads import HeadSpec, Pack, build_head, head_hash, pack_samples, run_head
 from lib.draft.memory import out_of_memory, said, together
 from lib.errors import UserError
+from lib.features.samples import FeatureSet
 from lib.target.load import target_fingerprint
 
 logger = logging.getLogger(__name__)

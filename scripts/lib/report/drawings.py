@@ -11,7 +11,7 @@ import vl_convert
 from lib.report import words
 from lib.report.figures import INK, PALE, STANDING
 from lib.report.story import FATES, Story
-from lib.verdict.calibration import PROXIES, configurations
+from lib.search.calibration import PROXIES, configurations
 from lib.verdict.verdict import SubsetEffect, Verdict
 
 Figure = alt.TopLevelMixin

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lib.config import Publish
 from lib.files import read_json
-from lib.verdict.filed import VerdictFiles
-from lib.verdict.publish import would_publish
-from lib.verdict.record import read_record
+from lib.publish.publication import would_publish
+from lib.records.layout import VerdictFiles
+from lib.records.measurement import read_record
 from lib.verdict.verdict import Verdict
 
 

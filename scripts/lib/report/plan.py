@@ -11,16 +11,15 @@ from lib.arm import Arm, reachable
 from lib.config import Cost
 from lib.controller import holder
 from lib.errors import UserError
-from lib.experiment import Experiment
+from lib.experiment import Experiment, verdict_files
 from lib.files import read_json, read_whole_json
+from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
 from lib.report.text import table
-from lib.search.filed import Decisions
+from lib.search.decisions import Decisions
 from lib.search.priors import Prior
 from lib.search.search import Search
 from lib.search.work import Pace, check_budget, upper_bound
 from lib.space import feasible_grid
-from lib.verdict.filed import verdict_files
-from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
 
 M = TypeVar("M", bound=Measurement)
 

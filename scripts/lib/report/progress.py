@@ -6,13 +6,13 @@ from pathlib import Path
 
 from lib.experiment import Experiment
 from lib.files import read_json
+from lib.records.layout import VerdictFiles
+from lib.records.measurement import read_record
 from lib.report.plan import known_pace
 from lib.report.survey import Survey, survey
-from lib.search.filed import decision_path
+from lib.search.decisions import decision_path
 from lib.search.work import upper_bound
 from lib.verdict.champion import Champion
-from lib.verdict.filed import VerdictFiles
-from lib.verdict.record import read_record
 
 
 class Progress:

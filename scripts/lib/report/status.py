@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from lib.controller import Holder
 from lib.errors import UserError
+from lib.records.measurement import read_record
 from lib.report.plan import read_plan
 from lib.report.survey import Cohort, Survey, survey
 from lib.report.text import table
 from lib.search.search import Search
-from lib.verdict.record import read_record
 from lib.verdict.verdict import Verdict
 
 HEADS = ["bracket", "rung", "samples", "arms", "done", "failed", "running", "broken", "waiting"]

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from lib.arm import reachable
 from lib.errors import UserError
+from lib.records.measurement import ProxyRecord, ServingRecord, read_record
 from lib.report.plan import known_calibration, read_plan
 from lib.report.tables import ledger
-from lib.search.filed import Decisions, Place
+from lib.search.decisions import Decisions, Place
 from lib.search.search import Search
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, make_contest
-from lib.verdict.record import ProxyRecord, ServingRecord, read_record
 from lib.verdict.verdict import Verdict
 
 FATES = ("champion", "finalist", "standing", "dropped", "undecided")

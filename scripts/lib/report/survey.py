@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lib.controller import Holder, holder
+from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
 from lib.script import fault
-from lib.search.filed import Decisions, places
+from lib.search.decisions import Decisions, places
 from lib.search.proxy import proxy_value
 from lib.search.search import Search
 from lib.search.work import Work
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Measurements, make_contest
-from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
 
 M = TypeVar("M", bound=Measurement)
 

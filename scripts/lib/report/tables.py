@@ -10,11 +10,11 @@ import pandas as pd
 from lib.arm import Arm
 from lib.errors import UserError
 from lib.files import whole_file, write_json
+from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
 from lib.report.plan import read_plan
+from lib.search.calibration import calibrate, recommend
 from lib.search.proxy import proxy_value
-from lib.verdict.calibration import calibrate, recommend
 from lib.verdict.contest import Measurements
-from lib.verdict.record import Measurement, ProxyRecord, ServingRecord, read_record
 
 
 def ledger(results: Path) -> pd.DataFrame:

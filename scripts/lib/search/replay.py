@@ -7,7 +7,7 @@ from typing import Any
 from lib.arm import Arm, reachable
 from lib.config import Point
 from lib.search.cohort import decide
-from lib.search.filed import Place, places
+from lib.search.decisions import Place, places
 from lib.search.promotion import Score
 from lib.search.search import Search
 

@@ -1,1 +1,1 @@
-"""The serving measurement: engine, workload, counters."""
+"""Acceptance in a serving engine: workload, counters, measurement. Each engine is a folder here."""

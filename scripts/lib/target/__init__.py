@@ -1,1 +1,1 @@
-"""The target model, its prompts and its responses."""
+"""The target model: what its files say, and the tiny target that is trained here."""

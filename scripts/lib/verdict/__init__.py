@@ -1,1 +1,1 @@
-"""What measurements mean: records with their context, comparison, the champion."""
+"""Champion, contest and gate: whether a head is better than the one in use, and the package to serve."""

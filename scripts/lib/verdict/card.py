@@ -1,7 +1,6 @@
 """The card of a head that is handed over: what it is, how to serve it, what was measured, and on what."""
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any, cast
 
 from lib.arm import Arm
 from lib.files import flat
-from lib.serving.engine import MODULE, Draft, Method, engine_arguments
+from lib.records.context import ServingContext
+from lib.records.measurement import ProxyRecord, ServingRecord
+from lib.serving.bench import engine_settings
+from lib.serving.engine import Method, Speculation, load_engine
 from lib.verdict.contest import Side
-from lib.verdict.context import ServingContext
 from lib.verdict.gate import mean_interval
-from lib.verdict.record import ProxyRecord, ServingRecord
-from lib.verdict.served import engine_settings
 from lib.verdict.verdict import Contestant, Verdict
 
 PYTHON = ".venv/bin/python"
@@ -59,15 +58,12 @@ def serve_command(winner: Winner, folder: Path) -> str:
 
     It is for the root of the working tree, and of its own environment.
     """
-    engine = winner.context.configuration
-    arguments = engine_arguments(
-        Path(winner.context.identity.hf_path),
-        Draft(cast("Method", engine.method), folder, engine.num_speculative_tokens),
-        engine_settings(winner.serving.asked),
-    )
+    engine, asked = winner.context.configuration, winner.serving.asked
+    speculation = Speculation(cast("Method", engine.method), folder, engine.num_speculative_tokens)
+    words = load_engine(asked["engine"]).serve_command(Path(winner.context.identity.hf_path), speculation, engine_settings(asked))
     switch = "SPEC_DECODE_TUNE=1 " if winner.context.stack.repairs else ""
-    lines = [f'{switch}{PYTHON} -m {MODULE} --port "${{PORT:-8000}}"']
-    for word in map(shlex.quote, arguments):
+    lines = [f"{switch}{PYTHON}"]
+    for word in words:
         if word.startswith("--"):
             lines.append(word)
         else:

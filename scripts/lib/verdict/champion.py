@@ -6,9 +6,9 @@ from pydantic import model_validator
 
 from lib.arm import Arm
 from lib.errors import UserError
-from lib.verdict.comparison import require_comparable
-from lib.verdict.context import Record, ServingContext
-from lib.verdict.record import Filled, Length, ServingRecord, Status
+from lib.records.comparison import require_comparable
+from lib.records.context import Record, ServingContext
+from lib.records.measurement import Filled, Length, ServingRecord, Status
 
 
 class Standing(Record):

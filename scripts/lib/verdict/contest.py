@@ -11,8 +11,8 @@ from lib.arm import Arm
 from lib.config import FIRST_FRESH_SEED
 from lib.errors import UserError
 from lib.files import digest
-from lib.verdict.context import Record
-from lib.verdict.record import ServingRecord
+from lib.records.context import Record
+from lib.records.measurement import ServingRecord
 
 FRESH_SEEDS = 10**6
 """Of so many seeds a contest takes its own."""

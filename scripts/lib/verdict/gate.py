@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 from scipy import special, stats
 
-from lib.verdict.context import Record
+from lib.records.context import Record
 
 Outcome = Literal["improvement", "regression", "no improvement (within noise)", "insufficient data", "not comparable"]
 

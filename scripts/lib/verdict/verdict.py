@@ -8,12 +8,12 @@ from pydantic import Field
 from lib.config import Point, VerdictOptions
 from lib.errors import UserError
 from lib.files import digest
-from lib.verdict.comparison import require_comparable
+from lib.records.comparison import require_comparable
+from lib.records.context import Grounding, Record, ServingContext
+from lib.records.measurement import Filled, ProxyRecord, ServingRecord
+from lib.serving.bench import replicated
 from lib.verdict.contest import Contest, Measurements
-from lib.verdict.context import Grounding, Record, ServingContext
 from lib.verdict.gate import Ruling, judge, prompt_interval, seeds_to_tell
-from lib.verdict.record import Filled, ProxyRecord, ServingRecord
-from lib.verdict.served import replicated
 
 UNJUDGED = ("insufficient data", "not comparable")
 """Outcomes that settle nothing."""

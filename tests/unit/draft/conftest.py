@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from lib.draft.data import FeatureSet, extract_features
 from lib.draft.heads import HeadSpec
 from lib.draft.rung import Places
 from lib.draft.trainer import Recipe, Training, Trial, start_training
+from lib.features.extract import extract_features
+from lib.features.samples import FeatureSet
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit

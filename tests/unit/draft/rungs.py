@@ -17,7 +17,7 @@ import torch.distributed as dist
 from lib.arm import Arm, Layout
 from lib.config import Draft, Streaming, Training
 from lib.draft.rung import Places, run_rung
-from lib.verdict.record import ProxyRecord, read_record
+from lib.records.measurement import ProxyRecord, read_record
 
 ALONE, TWO_RANKS = Layout(1, 2, 2), Layout(2, 2, 1)
 SCRIPT = """

@@ -9,10 +9,10 @@ import pytest
 import torch
 from lib.draft.export import export_head
 from lib.draft.heads import HeadSpec, head_hash
-from lib.draft.manifest import CorruptState
 from lib.draft.state import save_state
 from lib.draft.trainer import Training, train_rung
 from lib.errors import UserError
+from lib.manifest import CorruptState
 from safetensors import safe_open
 from speculators import SpeculatorModel
 

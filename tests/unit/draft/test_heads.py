@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from lib.draft.data import FeatureSet
 from lib.draft.evaluate import evaluate_head
 from lib.draft.heads import HeadSpec, build_head, frequent_vocabulary, head_hash, head_tensors, pack_samples, run_head
 from lib.draft.trainer import train_rung
 from lib.errors import UserError
+from lib.features.samples import FeatureSet
 from lib.target.load import load_target
 from safetensors.torch import load_file
 

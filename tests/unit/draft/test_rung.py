@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 from lib.config import Streaming
-from lib.draft.manifest import read_manifest
 from lib.draft.rung import FAILURE, Places
 from lib.files import read_json
+from lib.manifest import read_manifest
 
 from tests.unit.draft.rungs import ALONE, TWO_RANKS, make_arm, run, start, wait_until
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from lib.draft.data import FeatureSet, seal_features
 from lib.draft.heads import HeadSpec, head_hash
-from lib.draft.manifest import CorruptState
 from lib.draft.state import load_state, optimizer_hash, read_state, save_state
 from lib.draft.trainer import Recipe, Training, start_training, train_rung
 from lib.errors import UserError
+from lib.features.samples import FeatureSet, seal_features
+from lib.manifest import CorruptState
 from safetensors.torch import load_file, save_file
 
 Start = Callable[..., Training]
@@ -22,7 +22,7 @@ Start = Callable[..., Training]
 GO_ON = """
 import sys
 from pathlib import Path
-from lib.draft.data import FeatureSet
+from lib.features.samples import FeatureSet
 from lib.draft.heads import HeadSpec
 from lib.draft.state import load_state, read_state, save_state
 from lib.draft.trainer import Recipe, Trial, start_training, train_rung

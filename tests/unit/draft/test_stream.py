@@ -18,8 +18,8 @@ from lib.draft.state import load_state, read_state
 from lib.draft.stream import Stream, forget, recover
 from lib.draft.trainer import Tally, Training, train_rung
 from lib.errors import UserError
+from lib.records.measurement import ProxyRecord, read_record
 from lib.store import Store, open_store
-from lib.verdict.record import ProxyRecord, read_record
 
 from tests.s3 import BUCKET, S3Server, s3_server  # noqa: F401 - a fixture
 from tests.unit.draft.rungs import ALONE, TWO_RANKS, make_arm, on_ranks, run, start, wait_until

@@ -14,15 +14,15 @@ import torch.distributed as dist
 from lib.arm import Arm
 from lib.config import Streaming
 from lib.draft import evaluate, heads, trainer
-from lib.draft.data import FeatureSet
 from lib.draft.evaluate import evaluate_head
 from lib.draft.heads import HeadSpec, head_tensors
 from lib.draft.rung import FAILURE, Places, _run_rank
 from lib.draft.state import load_state, optimizer_hash, optimizer_tensors, save_state
 from lib.draft.trainer import Recipe, Training, Trial, divergence, learning_rate, sample_at, train_rung
 from lib.errors import UserError
+from lib.features.samples import FeatureSet
 from lib.files import read_json
-from lib.verdict.record import ProxyRecord, read_record
+from lib.records.measurement import ProxyRecord, read_record
 from safetensors.torch import load_file
 
 from tests.unit.draft.rungs import ALONE, TWO_RANKS, in_no_memory, make_arm, on_ranks

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lib.errors import UserError
 from lib.report import drawings, pages, words
-from lib.report.draw import FIGURES, draw_report, software
+from lib.report.assemble import FIGURES, draw_report, software
 from lib.report.story import read_story
 from lib.search.search import Search
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from lib.arm import Arm
 from lib.config import Cost, Point
+from lib.records.measurement import write_record
 from lib.report.plan import measured_pace, stated_pace
 from lib.search.search import Search
-from lib.verdict.record import write_record
 
-from tests.unit.records import proxy
-from tests.unit.records import serving as measured
+from tests.unit.made_records import proxy
+from tests.unit.made_records import serving as measured
 from tests.unit.search.searches import RECIPE, make_search
 
 DRAFT = {"method": "eagle3"}

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from lib.errors import UserError
 from lib.files import write_json
+from lib.records.measurement import write_record
 from lib.report.tables import ledger, write_ledger
 from lib.verdict.contest import Measurements
-from lib.verdict.record import write_record
 
-from tests.unit.records import arm, proxy, serving
+from tests.unit.made_records import arm, proxy, serving
 
 
 def test_the_ledger_shows_the_chain_over_every_position_that_was_evaluated(tmp_path: Path) -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lib.records.layout import VerdictFiles
+from lib.records.measurement import write_record
 from lib.report import terminal
 from lib.report.progress import Progress
 from lib.report.survey import survey
 from lib.report.terminal import quieten
-from lib.search.filed import decision_path
-from lib.verdict.filed import VerdictFiles
-from lib.verdict.record import write_record
+from lib.search.decisions import decision_path
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from tests.unit.records import serving
+from tests.unit.made_records import serving
 from tests.unit.report.test_figures import small
 from tests.unit.report.trees import FILES, SEEDS, Stage, make_tree
 

@@ -6,17 +6,17 @@ from typing import Any, Literal, get_args
 from lib.arm import Arm, reachable
 from lib.config import VerdictOptions
 from lib.files import write_json
+from lib.records.measurement import write_record
 from lib.report.tables import write_ledger
-from lib.search.filed import decision_path
+from lib.search.decisions import decision_path
 from lib.search.promotion import Score
 from lib.search.replay import replay
 from lib.search.search import Search
 from lib.verdict.champion import choose_champion
 from lib.verdict.contest import Measurements, make_contest
-from lib.verdict.record import write_record
 from lib.verdict.verdict import give_verdict
 
-from tests.unit.records import ASKED, failed, proxy, serving
+from tests.unit.made_records import ASKED, failed, proxy, serving
 from tests.unit.search.searches import measured
 
 Stage = Literal["planned", "begun", "chosen", "judged"]

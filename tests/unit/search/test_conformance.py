@@ -5,7 +5,7 @@ import itertools
 import pytest
 from lib.arm import Arm
 from lib.config import STRATEGIES, Point
-from lib.search.filed import places
+from lib.search.decisions import places
 from lib.search.priors import Prior
 from lib.search.promotion import Score
 from lib.search.replay import replay

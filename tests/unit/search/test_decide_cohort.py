@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from decide_cohort import decide_cohort
-from lib.verdict.record import write_record
+from lib.records.measurement import write_record
 
-from tests.unit.records import proxy
+from tests.unit.made_records import proxy
 from tests.unit.search.searches import make_search
 
 ACCURACIES = {"first": (0.6, 0.1, 0.0), "second": (0.5, 0.4, 0.0), "third": (0.4, 0.4, 1.0)}

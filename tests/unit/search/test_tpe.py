@@ -11,7 +11,7 @@ from lib.config import Parameters, Point, Space
 from lib.search.promotion import Score
 from lib.search.replay import replay
 from lib.search.samplers import tpe, uniform
-from lib.search.samplers.tpe import Coordinates
+from lib.search.samplers.parzen import Coordinates
 from lib.search.strategy import Observation, Request
 
 from tests.unit.search.searches import FINITE, SPACE, STEPPED, measured

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lib.draft.heads import HeadSpec, assemble_head, pack_samples, run_head
-from lib.serving.engine import EngineSettings
+from lib.serving.vllm.engine import EngineSettings
 from lib.serving.workload import Workload, find_subsets
 from lib.target.corpus import split_documents, stdlib_documents
 from lib.target.tiny import train_tiny_target

@@ -1,8 +1,8 @@
 """The engine's counters: read, subtracted, turned into acceptance."""
 
 import pytest
+from lib.serving.acceptance import Repeat, Run, pooled
 from lib.serving.counters import SpeculationCounters, parse_counters, request_counters
-from lib.serving.measure import Repeat, Run, pooled
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lib.errors import UserError
 from lib.serving import workload as of
-from lib.serving.workload import Workload, find_subsets, identity, require_room
+from lib.serving.workload import Workload, find_subsets, identify, require_room
 
 
 @pytest.fixture
@@ -43,25 +43,25 @@ def test_prompts_that_the_driver_cannot_read_are_refused(folder: Path, name: str
 def test_a_line_that_is_no_prompt_is_named(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
     with pytest.raises(UserError, match=r"^prompts=\S+prompts\.jsonl line 2"):
-        identity(Workload(find_subsets(tmp_path, "prompts"), output_tokens=4, concurrency=2))
+        identify(Workload(find_subsets(tmp_path, "prompts"), output_tokens=4, concurrency=2))
 
 
 def test_identity_follows_the_prompts_content(folder: Path) -> None:
     workload = Workload(find_subsets(folder, "prompts"), output_tokens=4, concurrency=2)
-    first = identity(workload)
+    first = identify(workload)
     assert first["subsets"]["qa"] == {"prompts_sha256": hashlib.sha256((folder / "qa.jsonl").read_bytes()).hexdigest(), "num_prompts": 2}
     moved = (folder / "qa.jsonl").rename(folder / "elsewhere.jsonl")
     same = replace(workload, subsets={**workload.subsets, "qa": moved})
-    assert identity(same) == first
-    assert identity(replace(same, temperature=0.5)) != first
+    assert identify(same) == first
+    assert identify(replace(same, temperature=0.5)) != first
     moved.write_text('{"prompt": "a"}\n{"prompt": "c"}\n')
-    assert identity(same) != first
+    assert identify(same) != first
 
 
 def test_so_many_prompts_of_each_subset(folder: Path) -> None:
     workload = Workload(find_subsets(folder, "prompts"), output_tokens=4, concurrency=2, prompts_per_subset=2)
     assert (workload.prompts("qa"), workload.prompts("HumanEval")) == (["a", "b"], ["c", "d"])
-    assert [subset["num_prompts"] for subset in identity(workload)["subsets"].values()] == [2, 2]
+    assert [subset["num_prompts"] for subset in identify(workload)["subsets"].values()] == [2, 2]
     for asked in (0, 3):
         with pytest.raises(UserError, match=rf"^prompts_per_subset={asked}, but prompts=\S+qa\.jsonl holds 2; give 1 to 2"):
             replace(workload, prompts_per_subset=asked).prompts("qa")

@@ -3,10 +3,10 @@
 import pytest
 from lib.arm import Arm
 from lib.errors import UserError
+from lib.records.measurement import ServingRecord
 from lib.verdict.champion import Champion, choose_champion
-from lib.verdict.record import ServingRecord
 
-from tests.unit.records import ASKED, SERVED, arm, failed, serving
+from tests.unit.made_records import ASKED, SERVED, arm, failed, serving
 
 A, B, D, STANDING = arm(1e-3), arm(2e-3), arm(9e-3), arm(5e-4)
 

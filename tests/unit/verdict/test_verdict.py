@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from lib.config import FIRST_FRESH_SEED, VerdictOptions
 from lib.errors import UserError
+from lib.records.measurement import ProxyRecord
 from lib.verdict.contest import Contest, Measurements, make_contest
-from lib.verdict.record import ProxyRecord
 from lib.verdict.verdict import Verdict, give_verdict
 
-from tests.unit.records import SERVED, arm, failed, proxy, serving
+from tests.unit.made_records import SERVED, arm, failed, proxy, serving
 
 CHAMPION, STANDING = arm(1e-3), arm(5e-4)
 

@@ -1,7 +1,7 @@
 """TPE: arms proposed a few at a time by Optuna from all that finished before, all trained in full."""
 
 from lib.config import SearchOptions, Space, Training
-from lib.search.samplers.tpe import TPE
+from lib.search.samplers.parzen import TPE
 from lib.search.schedule import Bracket, in_full
 from lib.search.strategies.random import arms_in_full
 from lib.search.strategy import Strategy

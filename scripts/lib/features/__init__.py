@@ -1,0 +1,1 @@
+"""What heads are trained and measured on: prompts, the target's responses, hidden states, data sets."""

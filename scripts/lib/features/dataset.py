@@ -1,0 +1,302 @@
+"""A data set that speculators extracted elsewhere: whether it fits the target, and how its rows become our training and held-out data.
+
+It is a folder as speculators' trainer takes it: an Arrow data set with `input_ids`, `loss_mask` and `seq_len`, whatever else it has, and
+for row i a `hidden_states/hs_<i>.safetensors` with `token_ids` [T] and `hidden_states` [T, aux layers + 1, H]. The last entry is the last
+layer's output before the final norm. Which layers the aux layers are it does not say: the space file does.
+
+Hidden states stay where they are: a sample is read from the data set's own file each time, by the row number that was noted when its row
+was taken. So neither taking rows nor starting a job reads them, and damage is found where it can hurt: in the sample that is read.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.errors import UserError
+from lib.files import read_json, whole_directory
+from lib.target.load import TargetFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY = "features.dataset"
+COLUMNS = ("input_ids", "loss_mask", "seq_len")
+_LOOKED_AT = 64  # files of hidden states whose ends are in the fingerprint
+_END_BYTES = 64 * 2**10
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """A data set as its lists and its first sample declare it. `layers`: outputs per token, the last layer's included."""
+
+    rows: int
+    layers: int
+    hidden_size: int
+    fingerprint: str
+
+
+def read_dataset(path: Path) -> DatasetFacts:
+    """Return the facts of the data set in the folder `path`, in which there are hidden states for every row.
+
+    Raises UserError naming the folder, what is wrong, and the cure, when it is not whole.
+    """
+    rows, columns = _rows(path)
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise UserError(f"{KEY}={path} has no column {missing[0]!r}, only {', '.join(columns)}; prepare it with speculators")
+    if not rows:
+        raise UserError(f"{KEY}={path} holds no rows; prepare it with speculators")
+    there = _states(path)
+    absent = [index for index in range(rows) if _name(index) not in there]
+    if absent:
+        raise UserError(
+            f"{KEY}={path} lacks hidden_states/{_name(absent[0])} and {len(absent) - 1} more of {rows}; let speculators generate the rest"
+        )
+    first = path / "hidden_states" / _name(0)
+    shape = _shape(first)
+    if len(shape) != 3:
+        raise UserError(
+            f"{KEY}: {first} holds hidden_states of shape {shape}, not tokens x layers x size; let speculators generate it again"
+        )
+    return DatasetFacts(rows, shape[1], shape[2], dataset_fingerprint(path))
+
+
+def check_dataset(path: str, dataset: DatasetFacts, target: TargetFacts, aux_layers: Sequence[int], wanted: int) -> None:
+    """Refuse a data set that is too small for the `wanted` rows, or of another shape than the target and its `aux_layers`.
+
+    Raises UserError: one line that names the folder `path`, what is wrong, and the cure.
+    """
+    if dataset.rows < wanted:
+        raise UserError(
+            f"{KEY}={path} holds {dataset.rows} rows, but features.train_prompts + heldout_prompts = {wanted}; add rows or lower these"
+        )
+    if dataset.layers != len(aux_layers) + 1:
+        layers = f"{list(aux_layers)} and the last one, {len(aux_layers) + 1}"
+        raise UserError(
+            f"{KEY}={path} holds {dataset.layers} layers per token, but draft.aux_layers asks for {layers}; name those it was made with"
+        )
+    if dataset.hidden_size != target.hidden_size:
+        raise UserError(
+            f"{KEY}={path} is of hidden size {dataset.hidden_size}, target.path of {target.hidden_size}; name the target it was made with"
+        )
+
+
+def dataset_fingerprint(path: Path) -> str:
+    """Return 12 hex digits that tell data sets apart: names and sizes of all files, and the ends of the Arrow files and of 64 others.
+
+    The ends are the first and the last 64 KiB; the 64 are spread evenly from the first name to the last. Asking stays cheap, and an edit
+    that leaves all these bytes and all sizes as they are is missed. What was adopted before knows the ends of each of its files.
+    """
+    states = _states(path)
+    names = sorted(states)
+    digest = hashlib.sha256("".join(f"{name} {states[name]}\n" for name in names).encode())
+    looked_at = names if len(names) <= _LOOKED_AT else [names[(len(names) - 1) * place // (_LOOKED_AT - 1)] for place in range(_LOOKED_AT)]
+    for file in (*(path / name for name in _arrow_files(path)), *(path / "hidden_states" / name for name in looked_at)):
+        digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+        digest.update(_ends(file))
+    return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row's file of hidden states as it was when the row was taken: its number, its size, the SHA-256 of its ends."""
+
+    row: int
+    bytes: int
+    ends: str
+
+
+def adopt_dataset(path: Path, target: Path, out: Mapping[str, Path], counts: Mapping[str, int], aux_layers: list[int], seed: int) -> None:
+    """Take rows of a data set that share no sequence into the folders `out` by split, as `FeatureSet` reads them.
+
+    A split holds its rows and where their hidden states lie. Rows are dealt by a hash of `seed` and their tokens, held-out rows first:
+    asking for more training rows leaves the others as they are. Of the hidden states only headers, tokens and ends are read.
+
+    Args:
+        path: the folder of the data set, where every machine that trains sees it.
+        target: the folder of the target.
+        out: folder by split, `heldout` and `train`.
+        counts: rows by split.
+        aux_layers: the target's layers whose outputs the data set holds.
+        seed: of the split.
+
+    Raises:
+        UserError: a row does not fit the target, its files differ, or there are fewer distinct rows with an answer than `counts` asks for.
+    """
+    from datasets import load_from_disk  # type: ignore[import-untyped]
+
+    from lib.features.samples import seal_features
+    from lib.target.load import check_target, target_fingerprint
+
+    facts = check_target(target)
+    data = load_from_disk(str(path)).select_columns(list(COLUMNS)).with_format(None)
+    ranked = _ranked(data, seed)
+    wanted = sum(counts.values())
+    if len(ranked) < wanted:
+        raise UserError(
+            f"{KEY}={path} holds {len(ranked)} different rows with an answer, but features.train_prompts + heldout_prompts = {wanted}; "
+            "add rows or lower these"
+        )
+    fingerprint = target_fingerprint(target)
+    first = 0
+    for split in ("heldout", "train"):
+        rows = ranked[first : first + counts[split]]
+        first += counts[split]
+        samples = [_check_sample(path, row, data[row], facts, len(aux_layers) + 1) for row in rows]
+        with whole_directory(out[split]) as folder:
+            data.select(rows).save_to_disk(folder)
+            seal_features(folder, target=fingerprint, aux_layers=aux_layers, hidden_size=facts.hidden_size, dataset=(path, samples))
+        logger.info("%s: %d rows of %d", split, len(rows), len(data))
+
+
+def read_sample(path: Path, sample: Sample, tokens: Sequence[int], layers: int, hidden_size: int, *, fresh: bool) -> "Tensor":
+    """Return the hidden states [T, layers, hidden_size] of a row of the data set in the folder `path`.
+
+    When the sample is read for the first time, `fresh`, its file is held against what was noted of it and its values are looked through:
+    what is missed is damage between its ends that leaves every value finite.
+
+    Raises:
+        UserError: one line that names the file when it cannot be read, is of other tokens, or is not what it was.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    file = path / "hidden_states" / _name(sample.row)
+    try:
+        content = file.read_bytes()
+        stored = load(content)
+        states, found = stored["hidden_states"], stored["token_ids"].tolist()
+    except (OSError, SafetensorError, KeyError) as error:
+        raise _unreadable(file, error) from None
+    if found != tokens:
+        raise _of_other_tokens(file)
+    expected = (len(tokens), layers, hidden_size)
+    if tuple(states.shape) != expected:
+        raise _of_other_values(file, states.shape, expected)
+    if fresh:
+        ends = content[:_END_BYTES] + content[max(_END_BYTES, len(content) - _END_BYTES) :]
+        if (len(content), _sha256(ends)) != (sample.bytes, sample.ends):
+            raise UserError(f"{KEY}: {file} is not what it was when its row was taken; restore it, or delete resources/features")
+        if not states.isfinite().all():
+            raise _of_other_values(file, states.shape, expected)
+    return states
+
+
+def _ranked(data: Any, seed: int) -> list[int]:
+    """Return one row of each sequence that has an answer, in the order in which they are dealt."""
+    rows: dict[str, int] = {}
+    for row, sample in enumerate(data):
+        if any(sample["loss_mask"]):
+            rows.setdefault(hashlib.sha256(f"{seed} {sample['input_ids']}".encode()).hexdigest(), row)
+    return [row for _, row in sorted(rows.items())]
+
+
+def _check_sample(path: Path, number: int, row: Mapping[str, Any], facts: TargetFacts, layers: int) -> Sample:
+    """Return what is noted of a row's file after holding its header and its tokens against row and target."""
+    from safetensors import SafetensorError, safe_open
+
+    file = path / "hidden_states" / _name(number)
+    try:
+        with safe_open(file, framework="pt") as stored:
+            shape, tokens = stored.get_slice("hidden_states").get_shape(), stored.get_tensor("token_ids").tolist()
+        noted = Sample(number, file.stat().st_size, _sha256(_ends(file)))
+    except (OSError, SafetensorError, KeyError) as error:
+        raise _unreadable(file, error) from None
+    expected = (len(tokens), layers, facts.hidden_size)
+    if tokens != row["input_ids"] or not len(tokens) == len(row["loss_mask"]) == row["seq_len"]:
+        raise _of_other_tokens(file)
+    if tuple(shape) != expected:
+        raise _of_other_values(file, shape, expected)
+    if max(tokens) >= facts.vocab_size:
+        raise UserError(
+            f"{KEY}: {file} holds token {max(tokens)}, target.path has a vocabulary of {facts.vocab_size}; name the target it was made with"
+        )
+    if len(tokens) > facts.max_positions:
+        raise UserError(f"{KEY}: {file} holds {len(tokens)} tokens, target.path takes {facts.max_positions}; prepare it with shorter rows")
+    return noted
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{KEY}: {file} cannot be read ({error}); mount the data set where jobs run, or let speculators generate the file again"
+    )
+
+
+def _of_other_tokens(file: Path) -> UserError:
+    return UserError(f"{KEY}: {file} is of other tokens than its row; let speculators generate it again")
+
+
+def _of_other_values(file: Path, shape: Sequence[int], expected: Sequence[int]) -> UserError:
+    return UserError(f"{KEY}: {file} holds {list(shape)} values, not {list(expected)} finite ones; let speculators generate it again")
+
+
+def _ends(file: Path) -> bytes:
+    """Return the first and the last 64 KiB of a file, each byte once."""
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        start = handle.read(_END_BYTES)
+        handle.seek(max(_END_BYTES, size - _END_BYTES))
+        return start + handle.read(_END_BYTES)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _rows(path: Path) -> tuple[int, list[str]]:
+    """Return the number of rows and the names of the columns."""
+    import pyarrow as pa  # few configurations need it here
+
+    rows, columns = 0, []
+    for name in _arrow_files(path):
+        try:
+            with pa.memory_map(str(path / name)) as source:
+                reader = pa.ipc.open_stream(source)
+                columns = reader.schema.names
+                rows += sum(batch.num_rows for batch in reader)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{KEY}={path}: {name} cannot be read ({error}); copy it again") from None
+    return rows, columns
+
+
+def _arrow_files(path: Path) -> list[str]:
+    """Return the names of the Arrow files, checked to be there."""
+    cure = "give a folder that speculators' data preparation has written"
+    if not path.is_dir():
+        raise UserError(f"{KEY}={path} is not a directory; {cure}")
+    try:
+        names = [file["filename"] for file in read_json(path / "state.json")["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{KEY}={path} has no state.json that lists Arrow files; {cure}") from None
+    for name in names:
+        if not (path / name).is_file():
+            raise UserError(f"{KEY}={path} lacks {name}, which its state.json lists; copy it again")
+    return names
+
+
+def _states(path: Path) -> dict[str, int]:
+    """Return the sizes of all files of hidden states by their names."""
+    try:
+        return {entry.name: entry.stat().st_size for entry in os.scandir(path / "hidden_states") if entry.name.endswith(".safetensors")}
+    except OSError:
+        raise UserError(f"{KEY}={path} has no folder hidden_states; let speculators generate the hidden states into it") from None
+
+
+def _shape(file: Path) -> list[int]:
+    """Return the shape of `hidden_states` from the header of a safetensors file."""
+    try:
+        with file.open("rb") as handle:
+            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+        return [int(size) for size in header["hidden_states"]["shape"]]
+    except (OSError, ValueError, KeyError, TypeError, MemoryError):
+        raise UserError(f"{KEY}: {file} holds no hidden_states; let speculators generate it again") from None
+
+
+def _name(row: int) -> str:
+    return f"hs_{row}.safetensors"

@@ -1,0 +1,119 @@
+"""What a search has to know of target and data set, looked up where they lie or read from `manifest`, which says it where they do not.
+
+On a cluster target.path and features.dataset lie on a volume that only jobs mount. `scripts/describe.py` writes down, there, what the
+controller needs to name arms and to refuse what does not fit.
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from lib.config import Config, Section
+from lib.errors import UserError
+from lib.features.dataset import KEY, DatasetFacts, dataset_fingerprint, read_dataset
+from lib.files import read_whole_json
+from lib.target.load import TargetFacts, check_target, target_fingerprint
+from lib.target.weights import is_dense
+
+CURE = "run python scripts/describe.py --configfile <yours> where they are mounted, and save what it prints there"
+
+
+class DescribedTarget(Section):
+    """The model at target.path."""
+
+    path: str = Field(description="target.path, as the configuration says it")
+    name: str = Field(min_length=1, description="name of the model in records")
+    fingerprint: str = Field(min_length=1, description="tells targets apart")
+    dense: bool = Field(description="whether a decoding step reads all its weights, of which there are safetensors")
+    facts: TargetFacts
+
+
+class DescribedDataset(Section):
+    """The data set at features.dataset."""
+
+    path: str = Field(description="features.dataset, as the configuration says it")
+    facts: DatasetFacts
+
+
+class Description(Section):
+    """Target and data set of one configuration."""
+
+    target: DescribedTarget
+    dataset: DescribedDataset | None = Field(description="None for a configuration with prompts")
+
+
+def describe(config: Config) -> Description:
+    """Look at the target and the data set of a configuration. Raises UserError naming the key when one is missing, not whole or not set."""
+    if config.target.path is None:
+        raise UserError("target.path is empty, so there is nothing to describe; name a model")
+    folder, dataset = Path(config.target.path), config.features.dataset
+    facts = check_target(folder)
+    return Description(
+        target=DescribedTarget(
+            path=config.target.path,
+            name=folder.resolve().name,
+            fingerprint=target_fingerprint(folder),
+            dense=is_dense(folder),
+            facts=facts,
+        ),
+        dataset=DescribedDataset(path=dataset, facts=read_dataset(Path(dataset))) if dataset else None,
+    )
+
+
+def find_description(config: Config) -> Description:
+    """Return what `manifest` says, or without one what is found where target and data set lie.
+
+    Raises UserError, one line, when the manifest is not there, not whole, or of another target or data set than the configuration names.
+    """
+    if config.manifest is None:
+        return describe(config)
+    path = Path(config.manifest)
+    if not path.is_file():
+        raise UserError(f"manifest = {config.manifest!r}: no such file; {CURE}")
+    try:
+        described = Description.model_validate_json(json.dumps(read_whole_json(path, CURE)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        said = f"{place}: {first['msg']}"
+        raise UserError(f"manifest = {config.manifest!r} is not what scripts/describe.py prints ({said}); {CURE}") from None
+    for key, asked, told in (
+        ("target.path", config.target.path, described.target.path),
+        (KEY, config.features.dataset, described.dataset and described.dataset.path),
+    ):
+        if asked and asked != told:
+            raise UserError(f"manifest = {config.manifest!r} describes {key} = {told!r}, not {asked!r}; {CURE}")
+    return described
+
+
+def find_unknown(config: Config) -> tuple[str, ...]:
+    """Return in a line each what a plan cannot know here, for it is on another machine and not described; empty when all is known."""
+    end = "arm ids of this plan are provisional"
+    if config.target.path is None:
+        return ()
+    if config.manifest is not None:
+        written = Path(config.manifest).exists()
+        return () if written else (f"manifest={config.manifest} is not written yet: {end}; {CURE}",)
+    keys = {"target.path": config.target.path, KEY: config.features.dataset}
+    absent = {key: path for key, path in keys.items() if path and not Path(path).exists()}
+    return tuple(f"{key}={path} is not on this machine and not described: {end}" for key, path in absent.items())
+
+
+def require_described(config: Config, *, dataset: bool = False) -> None:
+    """Refuse in one line a target, or a `dataset` too, that is mounted here but is not what `manifest` describes.
+
+    For the jobs that read them: names and records rest on what the manifest says. Without a manifest there is nothing to compare.
+    """
+    if config.manifest is None:
+        return
+    described = find_description(config)
+    target = Path(described.target.path)
+    check_target(target)
+    found = {"target.path": (target, described.target.fingerprint, target_fingerprint(target))}
+    if dataset and described.dataset:
+        folder = Path(described.dataset.path)
+        found[KEY] = folder, described.dataset.facts.fingerprint, dataset_fingerprint(folder)
+    for key, (path, told, fingerprint) in found.items():
+        if fingerprint != told:
+            raise UserError(f"{key}={path} is {fingerprint}, but manifest = {config.manifest!r} describes {told}; restore it, or {CURE}")

@@ -1,0 +1,146 @@
+"""Offline training data of a draft head, in speculators' on-disk format: the target's answers and its hidden states over them.
+
+A folder holds an Arrow dataset (`input_ids`, `loss_mask`, `seq_len`), one `hidden_states/hs_<i>.safetensors` per row with `hidden_states`
+[T, aux layers + 1, H] and `token_ids` [T], and `manifest.json`, written last: a folder without one is unfinished. Of a data set that was
+extracted elsewhere it holds no hidden states: the manifest says where they lie (`lib.features.dataset`).
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load
+
+from lib.errors import UserError
+from lib.features.dataset import KEY, Sample, read_sample
+from lib.files import digest, read_json, write_json
+
+MANIFEST = "manifest.json"
+
+
+class CorruptFeatures(UserError):  # noqa: N818 - the state of the folder, as its message says
+    """A feature folder is not what its manifest says."""
+
+    def __init__(self, file: Path, what: str) -> None:
+        super().__init__(f"features: {file} {what}; delete the folder, it is rebuilt")
+
+
+class FeatureSet:
+    """The samples of one sealed feature folder, read lazily and checked against the manifest's digests when first read.
+
+    Opening checks that every file of the folder is there in its full size and raises CorruptFeatures otherwise, and UserError when the data
+    set it refers to is not on this machine. The attributes are the manifest's: `aux_layers`, `hidden_size`, `target` (the target's
+    fingerprint), `sha256` (of names, sizes and digests of the files, those of the data set included: equal content, equal `sha256`,
+    wherever it lies), and `lengths`, the tokens of each sample.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            manifest = read_json(path / MANIFEST)
+        except (FileNotFoundError, json.JSONDecodeError):
+            raise CorruptFeatures(path / MANIFEST, "is missing or not JSON") from None
+        self.path = path
+        self.aux_layers: list[int] = manifest["aux_layers"]
+        self.hidden_size: int = manifest["hidden_size"]
+        self.target: str = manifest["target"]
+        self._files: dict[str, dict[str, Any]] = manifest["files"]
+        self.sha256 = digest(self._files, 64)
+        for name, facts in self._files.items():
+            if not (path / name).is_file():
+                raise CorruptFeatures(path / name, "is missing")
+            if (size := (path / name).stat().st_size) != facts["bytes"]:
+                raise CorruptFeatures(path / name, f"has {size} bytes instead of {facts['bytes']}")
+        self._verified: set[str] = set()
+        self._dataset: Path | None = None
+        if referred := manifest.get("dataset"):
+            self._dataset, self._samples = Path(referred["path"]), [Sample(**sample) for sample in referred["samples"]]
+            self.sha256 = digest([self._files, [(sample.bytes, sample.ends) for sample in self._samples]], 64)
+            if not (self._dataset / "hidden_states").is_dir():
+                raise UserError(f"{KEY}={self._dataset}, of which {path} has rows, is not on this machine; mount it where jobs run")
+        rows = pa.concat_tables(pa.ipc.open_stream(self._read(name)).read_all() for name in self._arrow_files())
+        self.lengths: list[int] = rows["seq_len"].to_pylist()
+        self._tokens: pa.ChunkedArray = rows["input_ids"]
+        self._loss_mask: pa.ChunkedArray = rows["loss_mask"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def sample(self, index: int) -> dict[str, torch.Tensor]:
+        """Return sample `index` as speculators' datasets do, before any shift or collation.
+
+        `hidden_states` [T, aux layers * H], `verifier_last_hidden_states` [T, H] (before the final norm), `input_ids` [T], `loss_mask` [T],
+        `position_ids` [T], `lengths` [1]. Raises CorruptFeatures when the file's digest is not the manifest's, and UserError naming the
+        file of a data set elsewhere that is gone, of other tokens or damaged.
+        """
+        tokens, states = torch.tensor(self._tokens[index].as_py()), self._hidden_states(index)
+        return {
+            "hidden_states": states[:, :-1].flatten(1),
+            "input_ids": tokens,
+            "verifier_last_hidden_states": states[:, -1],
+            "loss_mask": torch.tensor(self._loss_mask[index].as_py()),
+            "lengths": torch.tensor([len(tokens)]),
+            "position_ids": torch.arange(len(tokens)),
+        }
+
+    def answer(self, index: int) -> list[int]:
+        """Return the tokens of sample `index` that the loss mask covers. No hidden states are read for them."""
+        tokens, mask = self._tokens[index].as_py(), self._loss_mask[index].as_py()
+        return [token for token, counts in zip(tokens, mask, strict=True) if counts]
+
+    def _hidden_states(self, index: int) -> torch.Tensor:
+        name = states_name(index)
+        if self._dataset is None:
+            return load(self._read(name))["hidden_states"]
+        layers, fresh = len(self.aux_layers) + 1, name not in self._verified
+        states = read_sample(self._dataset, self._samples[index], self._tokens[index].as_py(), layers, self.hidden_size, fresh=fresh)
+        self._verified.add(name)
+        return states
+
+    def _arrow_files(self) -> list[str]:
+        return [file["filename"] for file in json.loads(self._read("state.json"))["_data_files"]]
+
+    def _read(self, name: str) -> bytes:
+        content = (self.path / name).read_bytes()
+        if name not in self._verified:
+            if hashlib.sha256(content).hexdigest() != self._files[name]["sha256"]:
+                raise CorruptFeatures(self.path / name, "differs from the digest in the manifest")
+            self._verified.add(name)
+        return content
+
+
+def seal_features(
+    folder: Path, *, target: str, aux_layers: list[int], hidden_size: int, dataset: tuple[Path, list[Sample]] | None = None
+) -> None:
+    """Write the manifest of a complete folder in speculators' format: every file's size and SHA-256, and what the features are of.
+
+    `target` is the target's fingerprint, `aux_layers` and `hidden_size` describe `hidden_states`. `dataset` says where the hidden states of
+    each row lie when they are not in the folder.
+    """
+    referred = {"dataset": {"path": str(dataset[0].absolute()), "samples": [asdict(sample) for sample in dataset[1]]}} if dataset else {}
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    write_json(
+        folder / MANIFEST,
+        {
+            "target": target,
+            "aux_layers": aux_layers,
+            "hidden_size": hidden_size,
+            "versions": {package: version(package) for package in ("torch", "transformers", "datasets")},
+            "files": {name: _file_facts(folder / name) for name in names},
+            **referred,
+        },
+    )
+
+
+def states_name(index: int) -> str:
+    """Return the file of a sample's hidden states within its folder."""
+    return f"hidden_states/hs_{index}.safetensors"
+
+
+def _file_facts(file: Path) -> dict[str, Any]:
+    with file.open("rb") as handle:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}

@@ -1,0 +1,1 @@
+"""What to try next: findings, levers, the frontier, the HANDOFF."""

@@ -1,0 +1,147 @@
+"""`results/HANDOFF.md`: the verdict, what to try next with its command, and what became of what was tried."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lib.config import Config
+from lib.errors import UserError
+from lib.files import read_whole_json, whole_file, write_json
+from lib.next.finding import Finding
+from lib.next.frontier import Frontier, Lever, frontier, propose, space_file, space_yaml
+from lib.next.levers.method import TITLES
+from lib.search.work import Pace
+
+
+def hand_off(finding: Finding, default: Config, pace: Pace | None, root: Path) -> Frontier:
+    """Write the folder of every lever that is new under `root`/results/levers/, and return the frontier.
+
+    Raises:
+        UserError: a lever.json of an earlier run, or a record it leads to, is not whole.
+    """
+    results = root / "results"
+    kept = [_read_lever(path) for path in sorted(results.glob("levers/*/lever.json"))]
+    proposed, passed = propose(finding, default, pace)
+    found = frontier(finding, [lever for lever, _ in proposed], kept, passed, results)
+    as_listed = {one.lever.id: one.lever for one in found.levers}
+    for lever, space in proposed:
+        if as_listed[lever.id] == lever:
+            with whole_file(root / space_file(lever.id)) as path:
+                path.write_text(space_yaml(space, lever))
+            write_json(results / f"levers/{lever.id}/lever.json", lever.model_dump(mode="json"))
+    return found
+
+
+def format_handoff(finding: Finding, found: Frontier) -> str:
+    """Return the hand-off as Markdown."""
+    return "\n".join(_lines(finding, found)) + "\n"
+
+
+def format_next(finding: Finding, found: Frontier, n: int = 3) -> str:
+    """Return what to do next for a terminal: the first open levers, each with its command."""
+    lines = list(_more_seeds(finding.verdict))
+    ranked = [one.lever for one in found.of("open")]
+    if not ranked:
+        lines.append("Next: no lever is open; results/HANDOFF.md says why.")
+    else:
+        how = "gains are DRAFT estimates, levers of another k come last; why and how they were estimated stands in results/HANDOFF.md"
+        lines.append(f"Next ({how}):")
+    for place, lever in enumerate(ranked[:n], 1):
+        lines += [f"  {place}. {lever.title}: {_gain(lever)}, cost {_hours(lever)}", f"     {lever.command}"]
+    return "\n".join(lines) + "\n"
+
+
+def _more_seeds(verdict: dict[str, Any]) -> Iterator[str]:
+    """Yield what to do about an effect that is large enough, but hidden by the scatter between trainings."""
+    if verdict["seeds_to_tell"]:
+        yield (
+            f"The effect of {verdict['effect']:+.3f} is large enough to matter, but drowns in the scatter between trainings. If both stay "
+            f"as they are, verdict.seeds = {verdict['seeds_to_tell']} would show it. Decide for that number once: to look again until an "
+            "effect passes is to let chance pass."
+        )
+
+
+def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
+    yield "# Hand-off"
+    yield ""
+    yield f"**{finding.verdict['summary']}**"
+    yield ""
+    for line in _more_seeds(finding.verdict):
+        yield line
+        yield ""
+    yield _setting(finding)
+    ranked = found.of("open")
+    if ranked:
+        yield ""
+        yield "## Next levers"
+        yield ""
+        yield "Ranked by expected gain per device-hour; gains are tokens a step and DRAFT estimates."
+        yield "Levers that draft another number of tokens stand behind: their lengths are no like for like with these."
+        yield "Add the options of your run that are not configuration, such as `--profile`; `--dry-run` shows the plan and spends nothing."
+        yield ""
+        yield "| | lever | expected gain | device-hours, at most | gain per hour |"
+        yield "|---|---|---|---|---|"
+        for place, one in enumerate(ranked, 1):
+            hours, value = (f"{number:.2g}" if number is not None else "not known" for number in (one.lever.device_hours, one.lever.value))
+            yield f"| {place} | {one.lever.title} | {_gain(one.lever)} | {hours} | {value} |"
+        for place, one in enumerate(ranked, 1):
+            yield from _paragraph(place, one.lever)
+    for status, heading in (("proven", "Proven"), ("refuted", "Refuted")):
+        if decided := found.of(status):
+            yield ""
+            yield f"## {heading}"
+            yield ""
+            yield from (f"- **{one.lever.title}** (`{one.lever.id}`): {one.outcome}" for one in decided)
+    if found.wall:
+        yield ""
+        yield "## Wall"
+        yield ""
+        yield found.wall
+    yield ""
+    yield "## Looked at and passed over"
+    yield ""
+    yield from (f"- {line}." for line in found.passed)
+
+
+def _paragraph(place: int, lever: Lever) -> Iterator[str]:
+    yield ""
+    yield f"### {place}. {lever.title}"
+    yield ""
+    estimate = "" if lever.expected is None else f"{lever.expected:+.2f} tokens a step, at most {lever.at_most:+.2f}; "
+    yield f"{lever.why} Gain (DRAFT): {estimate}{lever.how}."
+    proven = f"proven from {lever.needs:+g} on" if lever.needs > 0 else f"proven when no more than {-lever.needs:g} is lost"
+    origin = lever.origin
+    yield f"Cost: {_hours(lever)} ({lever.work}). It is {proven}, against {origin.acceptance_length:.3f} ({origin.measured_as})."
+    yield ""
+    yield "```bash"
+    yield lever.command
+    yield "```"
+
+
+def _setting(finding: Finding) -> str:
+    """Return what the numbers depend on, briefly: champion, target, head, device, engine, workload."""
+    point, context, search = finding.point, finding.champion["context"], finding.experiment.search
+    identity, workload = context["identity"], context["workload"]
+    prompts = sum(subset["num_prompts"] for subset in workload["subsets"].values())
+    device = f"{context['parallelism']['workers']} x {identity['device_name']}"
+    return (
+        f"Champion of search `{search.id}`: global batch {point.global_batch}, lr {point.lr:g}, warmup {point.warmup:g} "
+        f"(`{finding.champion['arm']}`), {TITLES[finding.space.draft.method]} head for target {identity['model']}. Measured at "
+        f"k = {finding.draft_tokens} on {device}, vLLM {context['stack']['vllm']}, {prompts} prompts, {workload['output_tokens']} output "
+        f"tokens each, temperature {workload['temperature']:g}."
+    )
+
+
+def _gain(lever: Lever) -> str:
+    return f"unknown, at most {lever.at_most:+.2f}" if lever.expected is None else f"{lever.expected:+.2f}"
+
+
+def _hours(lever: Lever) -> str:
+    return "not known" if lever.device_hours is None else f"at most {lever.device_hours:.2g} device-hours"
+
+
+def _read_lever(path: Path) -> Lever:
+    try:
+        return Lever.model_validate(read_whole_json(path, "delete its folder, the next run proposes it again"))
+    except ValueError as error:
+        raise UserError(f"{path} is of another version; delete its folder, the next run proposes it again") from error

@@ -1,0 +1,65 @@
+"""Another number of drafted tokens (k): more where the last position is still accepted, fewer where it never is."""
+
+from typing import Any
+
+from lib.next.finding import Finding, Found, Proposal
+
+NEAR_ZERO = 0.05
+"""Share of drafts accepted to their last position below which drafting it is not worth its time."""
+
+
+def find(finding: Finding) -> Found:
+    """Propose k + 1 when its estimated gain counts, k - 1 when the last position is almost never accepted."""
+    rates, k = finding.per_position, finding.draft_tokens
+    if len(rates) != k:
+        return "no acceptance per position was measured"
+    shown = ", ".join(f"{rate:.2f}" for rate in rates)
+    evidence = f"Drafts of the champion are accepted up to positions 1 to {k} in shares of {shown} ({finding.measured_as})"
+    if k > 1 and rates[-1] < NEAR_ZERO:
+        return [
+            Proposal(
+                name="draft-less",
+                title=f"Draft k = {k - 1} tokens instead of {k}",
+                why=f"{evidence}: the last one is hardly ever accepted, but drafted and verified every time.",
+                expected=-rates[-1],
+                at_most=0.0,
+                how="the share of the last position, which is lost; the gain is in speed, read off the throughput in serving.json",
+                needs=-finding.smallest_effect,
+                space=finding.changed(objective={"draft_tokens": k - 1}),
+            )
+        ]
+    conditional, gain = next_position(rates)
+    if gain < finding.smallest_effect:
+        return f"another drafted token would gain about {gain:.3f} at most, smallest effect {finding.smallest_effect:g} (DRAFT)"
+    draft = finding.space.draft
+    trained = "; the head was not trained for that position" if draft.method == "eagle3" and k >= draft.ttt_steps else ""
+    space: dict[str, Any] = {"objective": {"draft_tokens": k + 1}}
+    if draft.method == "dflash" and k + 1 > draft.block_size - 1:
+        space["draft"] = {"block_size": k + 2}
+        trained = f"; DFlash needs a block of {k + 2} for that, so heads are trained anew"
+    return [
+        Proposal(
+            name="draft-more",
+            title=f"Draft k = {k + 1} tokens instead of {k}",
+            why=f"{evidence}: the last one still pays. Lengths at different k are compared: read the throughput as well.",
+            expected=gain,
+            at_most=rates[-1],
+            how=f"{rates[-1]:.2f} of the drafts reach position {k + 1}, about {conditional:.2f} of these would be accepted by the trend of "
+            f"the positions before{trained}",
+            needs=finding.smallest_effect,
+            space=finding.changed(**space),
+        )
+    ]
+
+
+def next_position(rates: list[float]) -> tuple[float, float]:
+    """Return the conditional acceptance of one position more, and what it adds to the acceptance length.
+
+    The last step of the conditional acceptance is repeated where it fell; where it rose, acceptance is taken as it was.
+    """
+    reached = [1.0, *rates]
+    conditional = [rate / before if before else 0.0 for before, rate in zip(reached, rates, strict=False)]
+    last = conditional[-1]
+    fall = max(0.0, conditional[-2] - last) if len(conditional) > 1 else 0.0
+    following = max(0.0, last - fall)
+    return following, rates[-1] * following

@@ -1,0 +1,1 @@
+"""What is recorded of an improvement: the standing baseline and the perf lake."""

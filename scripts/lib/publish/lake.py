@@ -1,0 +1,213 @@
+"""The perf lake: every confirmed measurement ever taken, as a Hive-partitioned Parquet dataset that pandas, DuckDB and Spark read.
+
+    <lake>/target=<name>/draft_kind=<kind>/hardware=<name>/<digest of the row>.parquet
+
+One file holds one measurement and is named by its content. Writing it again, from two runs at once or after a kill, writes the same file:
+every measurement is there exactly once. The lake is a local path or the URL of any store that fsspec knows.
+"""
+
+import io
+import json
+import math
+import os
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from lib.errors import UserError
+from lib.files import digest, flat
+from lib.publish.baseline import check_folder
+
+PARTITIONS = ("target", "draft_kind", "hardware")
+"""Keys of a row that become folders, outermost first. As Hive has it, they are not columns of the files."""
+
+REQUIRED = (*PARTITIONS, "verdict", "arm", "role", "acceptance_length")
+"""Keys without which a row means nothing; every other column may be null."""
+
+_TEXT, _COUNT, _NUMBER = pa.string(), pa.int64(), pa.float64()
+_TIME = pa.timestamp("us", tz="UTC")  # Spark reads no nanoseconds
+
+COLUMNS = {
+    "verdict": ("verdict", _TEXT),
+    "role": ("role", _TEXT),
+    "arm": ("arm", _TEXT),
+    "recorded_at": ("recorded_at", _TIME),
+    "global_batch": ("point.global_batch", _COUNT),
+    "lr": ("point.lr", _NUMBER),
+    "warmup": ("point.warmup", _NUMBER),
+    "accumulation": ("layout.accumulation", _COUNT),
+    "seed": ("seed", _COUNT),
+    "samples": ("samples", _COUNT),
+    "draft_tokens_per_step": ("context.configuration.num_speculative_tokens", _COUNT),
+    "acceptance_length": ("acceptance_length", _NUMBER),
+    "drafts": ("drafts", _COUNT),
+    "draft_tokens": ("draft_tokens", _COUNT),
+    "accepted": ("accepted", _COUNT),
+    "per_position_acceptance": ("per_position_acceptance", pa.list_(_NUMBER)),
+    "output_throughput": ("output_throughput", _NUMBER),
+    "concurrency": ("context.workload.concurrency", _COUNT),
+    "isl": ("isl", _NUMBER),
+    "osl": ("context.workload.output_tokens", _COUNT),
+    "temperature": ("context.workload.temperature", _NUMBER),
+    "vllm": ("context.stack.vllm", _TEXT),
+    "device_name": ("context.identity.device_name", _TEXT),
+    "dtype": ("context.identity.dtype", _TEXT),
+}
+"""Column -> where the row holds it -> type. Output throughput is in tokens per second, isl and osl are mean tokens per request."""
+
+SCHEMA = pa.schema({"id": _TEXT, **{name: kind for name, (_, kind) in COLUMNS.items()}, "record": _TEXT})
+"""Of every file, whatever is null in it. `id` is the digest of the row, `record` the whole row as JSON."""
+
+ABANDONED_AFTER_S = 3600
+"""A temporary file this old, in seconds, belongs to no living writer: a measurement is written in milliseconds."""
+
+
+def append(url: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Add measurements to the lake, those already there excepted.
+
+    Args:
+        url: the lake, a local path or an fsspec URL.
+        rows: nested dictionaries of JSON values. `COLUMNS` tells which values become columns; nothing of a row is lost.
+
+    Returns:
+        The file of every row, relative to the lake, in the order of the rows.
+
+    Raises:
+        UserError: a row lacks a required key or holds a value of the wrong type, or the lake cannot be written.
+    """
+    files = [_file(row) for row in rows]
+    contents = [_parquet(row) for row in rows]
+    _filesystem_class(url)
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url)
+        for file, content in zip(files, contents, strict=True):
+            _put(filesystem, f"{root.rstrip('/')}/{file}", content)
+    except Exception as error:  # every store raises exceptions of its own
+        raise UserError(
+            f"publish.lake = {url} cannot be written ({type(error).__name__}: {error}); mend that and run again, or name another place"
+        ) from error
+    return files
+
+
+def check_lake(url: str) -> None:
+    """Refuse a lake that certainly cannot be written. Asks no network: whether a remote store lets us in shows at the first append.
+
+    Raises:
+        UserError: the protocol is unknown or its package not installed; a file is in the way; the folder is not writable.
+    """
+    if not issubclass(_filesystem_class(url), LocalFileSystem):
+        return
+    check_folder(Path(LocalFileSystem._strip_protocol(url)), "publish.lake")
+
+
+def _filesystem_class(url: str) -> Any:
+    """Return the fsspec class of a URL's protocol without connecting to anything."""
+    try:
+        return fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
+    except ValueError as error:
+        raise UserError(f"publish.lake = {url}: {error}; name a local path or a URL that fsspec knows, such as s3://bucket/lake") from None
+    except ImportError as error:
+        raise UserError(f"publish.lake = {url}: its package is not installed ({error}); do so, or name a local path") from None
+
+
+def _put(filesystem: Any, path: str, content: bytes) -> None:
+    """Write one file whole. One of the right size is there already and left alone; one cut short is written again."""
+    if filesystem.isfile(path) and filesystem.size(path) == len(content):
+        return
+    if isinstance(filesystem, LocalFileSystem):
+        _put_local(Path(path), content)
+    else:
+        filesystem.pipe_file(path, content)  # an object store knows no folders and shows a put when it is whole: nothing to rename
+
+
+def _put_local(path: Path, content: bytes) -> None:
+    """Write under a name that no reader takes for data, then rename.
+
+    Unlike `whole_file` a path may have several writers here, so a temporary is taken for a leftover by its age alone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(".*.tmp"):
+        if time.time() - _modified(leftover) > ABANDONED_AFTER_S:
+            leftover.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("xb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _modified(path: Path) -> float:
+    """Return when a file was modified (seconds since the epoch), infinity if its writer has renamed it meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
+def _file(row: dict[str, Any]) -> str:
+    """Return where a row lies in the lake, after checking what every row must have."""
+    for key in REQUIRED:
+        value = row.get(key)
+        sound = isinstance(value, int | float) and math.isfinite(value) if key == "acceptance_length" else value and isinstance(value, str)
+        if not sound:
+            raise UserError(f"a row for the lake has {key} = {value!r}; give {key}, without it the measurement cannot be found again")
+    folders = [f"{key}={_escaped(row[key])}" for key in PARTITIONS]
+    return "/".join([*folders, f"{_id(row)}.parquet"])
+
+
+def _id(row: dict[str, Any]) -> str:
+    for key, leaf in flat(row).items():
+        try:
+            json.dumps(leaf, allow_nan=False)
+        except (ValueError, TypeError):
+            raise UserError(f"{_named(row)}: {key} = {leaf!r} is not JSON; leave it out, or give null or a finite number") from None
+    return digest(row, 32)
+
+
+def _parquet(row: dict[str, Any]) -> bytes:
+    """Return a row as the content of its Parquet file."""
+    leaves = flat(row)
+    values = {"id": _id(row), "record": json.dumps(row, sort_keys=True, allow_nan=False)}
+    columns = {name: pa.array([value], _TEXT) for name, value in values.items()}
+    for name, (path, kind) in COLUMNS.items():
+        value = leaves.get(path)
+        try:
+            columns[name] = pa.array([_unrounded(value, kind)], kind)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UserError(f"{_named(row)}: {path} = {value!r} is no {kind} ({error}); mend it") from None
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=SCHEMA), buffer)
+    return buffer.getvalue()
+
+
+def _unrounded(value: Any, kind: Any) -> Any:
+    """Return a value as pyarrow takes it, after refusing what pyarrow would quietly change: a fraction, a time of no zone."""
+    if kind == _COUNT and isinstance(value, float) and not value.is_integer():
+        raise ValueError("it is not a whole number")
+    if kind == _TIME and value is not None:
+        value = datetime.fromisoformat(value)
+        if value.tzinfo is None:
+            raise ValueError("it names no time zone")
+    return value
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"row of verdict {row['verdict']}, arm {row['arm']}"
+
+
+def _escaped(value: str) -> str:
+    """Percent-encode as Hive does, and the space as well. Beyond ASCII a character stands for itself: Spark decodes single bytes."""
+    return re.sub(r"[^A-Za-z0-9._~\x80-\U0010ffff-]", lambda found: f"%{ord(found[0]):02X}", value)

@@ -1,0 +1,127 @@
+"""How well the proxies rank what vLLM measures: rank correlations over configurations. Everything here is DRAFT."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lib.records.comparison import OF_THE_ARM
+from lib.search.proxy import proxy_value
+
+PROXIES = ("acc0", "chain")
+CONFIGURATION = ["global_batch", "lr", "warmup", "accumulation"]
+"""Columns of the ledger that make a configuration, its recipe given. Its seeds are averaged: they are one point, not several."""
+
+FOR_INTERVAL = 5
+FOR_RECOMMENDATION = 8
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Spearman's rank correlation of a proxy with the measured acceptance length over `n` configurations, with its 95 % interval."""
+
+    proxy: str
+    n: int
+    correlation: float | None
+    interval: tuple[float, float] | None
+    evidence: str
+    rigor: str = "DRAFT"
+
+
+def calibrate(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any]) -> list[Calibration]:
+    """Return how well each proxy ranks the configurations of the ledger `table` that were trained by `recipe`."""
+    points = configurations(table, draft_tokens, recipe)
+    return [_calibration(proxy, points[proxy], points["acceptance_length"]) for proxy in PROXIES]
+
+
+def recommend(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any]) -> str | None:
+    """Return the proxy that ranks configurations better, None when the data do not tell.
+
+    They do when the 95 % interval of the difference of the two correlations, a bootstrap that draws configurations, excludes 0.
+    """
+    points = configurations(table, draft_tokens, recipe)
+    columns = [points[name].to_numpy(float) for name in (*PROXIES, "acceptance_length")]
+    if len(points) < FOR_RECOMMENDATION or any(rank_correlation(column, columns[-1]) is None for column in columns):
+        return None
+
+    def difference(first: Any, second: Any, lengths: Any) -> float:
+        # A resample in which one side is constant ranks nothing.
+        return (rank_correlation(first, lengths) or 0.0) - (rank_correlation(second, lengths) or 0.0)
+
+    drawn = stats.bootstrap(
+        columns, difference, paired=True, vectorized=False, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=0
+    )
+    if drawn.confidence_interval.low > 0:
+        return PROXIES[0]
+    return PROXIES[1] if drawn.confidence_interval.high < 0 else None
+
+
+def configurations(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any]) -> pd.DataFrame:
+    """Return proxies at the top rung beside the measured acceptance length, one row a configuration, the means of its seeds.
+
+    Only arms of `recipe` served with `draft_tokens` count, and of those the largest group whose proxies and whose servings share a context.
+    """
+    nothing = pd.DataFrame(columns=[*CONFIGURATION, *PROXIES, "acceptance_length"])
+    if not len(table):
+        return nothing
+    sound = table[(table["recipe"] == json.dumps(recipe, sort_keys=True)) & (table["status"] == "ok")]
+    proxies = sound[(sound["kind"] == "proxy") & (sound["rung"] == len(recipe["rungs"]) - 1)]
+    served = sound[sound["kind"] == "serving"]
+    served = served[[asked["draft_tokens"] == draft_tokens for asked in served["asked"]]] if len(served) else served
+    if not len(proxies) or not len(served):
+        return nothing
+    values = {proxy: [proxy_value(proxy, accuracies, draft_tokens) for accuracies in proxies["accuracies"]] for proxy in PROXIES}
+    proxies = proxies[["arm", *CONFIGURATION]].assign(**values, proxy_context=_contexts(proxies, "proxy"))
+    served = served[["arm", "acceptance_length"]].assign(serving_context=_contexts(served, "serving"))
+    both = proxies.merge(served, on="arm")
+    groups = [group for _, group in both.groupby(["proxy_context", "serving_context"])]
+    if not groups:
+        return nothing
+    means = [group.groupby(CONFIGURATION, as_index=False)[[*PROXIES, "acceptance_length"]].mean() for group in groups]
+    return max(means, key=len)
+
+
+def rank_correlation(one: Any, other: Any) -> float | None:
+    """Return Spearman's rank correlation, ties sharing their mean rank; None where one side is constant and ranks nothing."""
+    first, second = stats.rankdata(one), stats.rankdata(other)
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def interval(correlation: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rank correlation over `n` > 3 pairs: Fisher's z with the standard error of Bonett & Wright (2000).
+
+    They give sqrt((1 + rho^2 / 2) / (n - 3)): "Sample size requirements for estimating Pearson, Kendall and Spearman correlations",
+    Psychometrika 65. A perfect correlation, at which z is infinite, is taken half-way to the next lower value that n pairs can have,
+    1 - 12 / (n (n^2 - 1)), so that its interval is not a point.
+    """
+    most = 1 - 6 / (n * (n**2 - 1))
+    rho = min(max(correlation, -most), most)
+    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    return math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
+
+
+def _calibration(proxy: str, values: pd.Series, lengths: pd.Series) -> Calibration:
+    n = len(values)
+    if n < FOR_INTERVAL:
+        return Calibration(proxy, n, None, None, f"{proxy}: insufficient data ({n} of {FOR_INTERVAL} configurations measured)")
+    rho = rank_correlation(values, lengths)
+    if rho is None:
+        return Calibration(proxy, n, None, None, f"{proxy}: all {n} configurations are alike, nothing to rank")
+    low, high = interval(rho, n)
+    text = f"{proxy}: rank correlation {rho:.2f} [{low:.2f}, {high:.2f}] with measured acceptance over {n} configurations (DRAFT)"
+    return Calibration(proxy, n, rho, (low, high), text)
+
+
+def _contexts(rows: pd.DataFrame, kind: str) -> list[str]:
+    """Return what every row's numbers depend on besides the arm, as text."""
+    own = tuple(f"context.{key}" for key in (*OF_THE_ARM[kind], "grounding."))
+    columns = [name for name in rows.columns if name.startswith("context.") and not f"{name}.".startswith(own)]
+    return [row.to_json() for _, row in rows[columns].iterrows()]

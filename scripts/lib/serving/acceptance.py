@@ -1,0 +1,137 @@
+"""Measure the acceptance length of a draft head in a serving engine."""
+
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from lib.errors import UserError
+from lib.serving.counters import SpeculationCounters
+from lib.serving.engine import Engine, EngineSettings, RunningEngine, Speculation
+from lib.serving.workload import Workload, identify, require_room
+
+
+@dataclass(frozen=True)
+class Run:
+    """One subset sent once: what the engine counted, what of it each request says was its own, and the driver's speed."""
+
+    counters: SpeculationCounters
+    requests: list[SpeculationCounters]
+    speed: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """All subsets sent once, by name; `started_at` is ISO 8601 in UTC."""
+
+    started_at: str
+    runs: Mapping[str, Run]
+
+
+def measure(
+    engine: Engine,
+    target: Path,
+    speculation: Speculation,
+    settings: EngineSettings,
+    workload: Workload,
+    repeats: int,
+    log: Path,
+    start_timeout_s: float = 900,
+) -> dict[str, Any]:
+    """Serve `target` with a head, send all subsets of the workload `repeats` times, and return a JSON-ready record.
+
+    The record holds what `pooled` returns, and what the numbers belong to under `context` and `workload`. Repeat r samples with seed
+    `workload.seed` + r, so at temperature 0 repeats differ in speed alone.
+
+    Raises:
+        UserError: bad input.
+        EngineError: the engine died; the message ends with its log.
+        RuntimeError: the engine's counters and the load driver's differ.
+    """
+    if repeats < 1:
+        raise UserError(f"repeats={repeats}: measure at least once")
+    identity = identify(workload)
+    with engine.running(target, speculation, settings, log) as server:
+        require_room(workload, target, settings.max_model_len)
+        server.wait_until_ready(start_timeout_s)
+        context = server.context()
+        server.warm_up(workload)
+        measured = [_repeat(server, replace(workload, seed=workload.seed + number)) for number in range(repeats)]
+    for name, subset in identity["subsets"].items():
+        subset["input_tokens_mean"] = measured[0].runs[name].speed["input_tokens"] / subset["num_prompts"]
+    return {**pooled(measured), "context": context, "workload": identity}
+
+
+def pooled(repeats: list[Repeat]) -> dict[str, Any]:
+    """Return the acceptance of the summed counters of everything, and of its parts.
+
+    `subsets`: each subset over all repeats. `repeats`: each repeat over all subsets and, under its own `subsets`, each run with its speed.
+    `prompt_acceptance`: see there.
+    """
+    names = list(repeats[0].runs)
+    return {
+        **_acceptance(run.counters for repeat in repeats for run in repeat.runs.values()),
+        "subsets": {name: _acceptance(repeat.runs[name].counters for repeat in repeats) for name in names},
+        "repeats": [
+            {
+                "started_at": repeat.started_at,
+                **_acceptance(run.counters for run in repeat.runs.values()),
+                "subsets": {name: _acceptance([run.counters]) | run.speed for name, run in repeat.runs.items()},
+            }
+            for repeat in repeats
+        ],
+        "prompt_acceptance": prompt_acceptance(repeats),
+    }
+
+
+def prompt_acceptance(repeats: list[Repeat]) -> dict[str, list[float]] | None:
+    """Return for each subset the acceptance length of its prompts, in file order and over all repeats.
+
+    None unless the requests of every run add up to the engine's counters and each was drafted for (one that reaches the model's last
+    position at its second token is not). The mean weighted with the prompts' drafts, not the plain one, is the subset's acceptance length.
+    """
+    if not all(_is_explained(run) for repeat in repeats for run in repeat.runs.values()):
+        return None
+    return {
+        name: [_total(counters).acceptance_length for counters in zip(*(repeat.runs[name].requests for repeat in repeats), strict=True)]
+        for name in repeats[0].runs
+    }
+
+
+def _is_explained(run: Run) -> bool:
+    return bool(run.requests) and all(request.drafts for request in run.requests) and _total(run.requests) == run.counters
+
+
+def _total(counters: Iterable[SpeculationCounters]) -> SpeculationCounters:
+    return reduce(operator.add, counters)
+
+
+def _acceptance(parts: Iterable[SpeculationCounters]) -> dict[str, Any]:
+    counters = _total(parts)
+    return {
+        "acceptance_length": counters.acceptance_length,
+        "per_position_acceptance": counters.per_position_acceptance,
+        "drafts": counters.drafts,
+        "draft_tokens": counters.draft_tokens,
+        "accepted": counters.accepted,
+    }
+
+
+def _repeat(server: RunningEngine, workload: Workload) -> Repeat:
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Repeat(started_at, {name: _run(server, workload, name) for name in workload.subsets})
+
+
+def _run(server: RunningEngine, workload: Workload, subset: str) -> Run:
+    before = server.counters()
+    answers = server.send(workload, subset)
+    counters = server.counters().since(before)
+    ours = (counters.drafts, counters.draft_tokens, counters.accepted)
+    if ours != answers.counted:
+        raise RuntimeError(
+            f"drafts, draft tokens and accepted are {ours} by our scrapes, {answers.counted} by the load driver: is the server shared?"
+        )
+    return Run(counters, answers.requests, answers.speed)

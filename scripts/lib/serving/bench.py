@@ -1,0 +1,165 @@
+"""An arm's head, measured in vLLM: the record with the context that the running engine tells."""
+
+import os
+import socket
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.records import context as of
+from lib.records.measurement import ProxyRecord, ServingRecord
+from lib.serving.acceptance import measure
+from lib.serving.ceilings import Ceiling, hardware_token, sol_percent
+from lib.serving.engine import EngineSettings, Method, Speculation, load_engine
+from lib.serving.workload import Workload
+from lib.target.load import target_fingerprint
+
+IMAGE = "SPEC_DECODE_TUNE_IMAGE"
+"""Environment variable in which a container is told the name of its image."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every arm of a comparison is measured with.
+
+    `model`: name of the target. `k`: tokens proposed per step. `asked`: the serving settings as the configuration names them.
+    """
+
+    target: Path
+    model: str
+    method: Method
+    k: int
+    workload: Workload
+    dataset: str
+    asked: dict[str, Any]
+    threads: int
+    start_timeout_s: float
+    ceiling: Ceiling | None
+
+
+def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> ServingRecord:
+    """Start an engine with an arm's head, measure it, and return the record; of a failed arm the record of its failure.
+
+    Raises:
+        UserError: bad input. EngineError: the engine died; the message ends with its log.
+    """
+    if trained.status != "ok":
+        return _failed(trained, bench.asked)
+    started = time.monotonic()
+    settings = engine_settings(bench.asked, bench.threads)
+    speculation = Speculation(bench.method, head, bench.k)
+    engine = load_engine(bench.asked["engine"])
+    measured = measure(engine, bench.target, speculation, settings, bench.workload, bench.asked["repeats"], log, bench.start_timeout_s)
+    seconds = time.monotonic() - started
+    return ServingRecord(
+        arm=trained.arm,
+        status="ok",
+        reason=None,
+        wall_seconds=seconds,
+        device_seconds=seconds * bench.asked["tensor_parallel"],
+        head_sha256=trained.head_sha256,
+        asked=bench.asked,
+        prompt_acceptance=measured["prompt_acceptance"],
+        context=_context(bench, measured, trained),
+        **{name: measured[name] for name in ServingRecord.numbers if name in measured},
+    )
+
+
+def engine_settings(asked: dict[str, Any], threads: int | None = None) -> EngineSettings:
+    """Return how the engine runs with the serving settings of a configuration, on so many CPU threads."""
+    return EngineSettings(
+        dtype=asked["dtype"],
+        max_model_len=asked["max_model_len"],
+        max_num_seqs=asked["max_num_seqs"],
+        enforce_eager=asked["enforce_eager"],
+        tensor_parallel_size=asked["tensor_parallel"],
+        gpu_memory_utilization=asked["gpu_memory_utilization"],
+        kv_cache_gib=asked["kv_cache_gib"],
+        threads=threads,
+    )
+
+
+def replicated(lengths: list[float]) -> dict[str, Any]:
+    """Return n, mean and sample standard deviation (None of a single one) of acceptance lengths, as a grounding names them."""
+    return {"n": len(lengths), "mean": statistics.fmean(lengths), "std": statistics.stdev(lengths) if len(lengths) > 1 else None}
+
+
+def _context(bench: Bench, measured: dict[str, Any], trained: ProxyRecord) -> of.ServingContext:
+    engine, sent = measured["context"], measured["workload"]
+    assert trained.head_sha256 is not None
+    device = hardware_token(engine["device_type"], engine["device_name"])
+    latency = sent["concurrency"] == 1
+    percent = None
+    if bench.ceiling and latency:
+        runs = [run for one in measured["repeats"] for run in one["subsets"].values()]
+        tpot_ms = statistics.fmean(run["mean_tpot_ms"] for run in runs)
+        percent = sol_percent(bench.ceiling, device, bench.target, engine, measured["acceptance_length"], tpot_ms)
+    return of.ServingContext(
+        identity=of.Identity(
+            model=bench.model,
+            hf_path=engine["target"],
+            target_fingerprint=target_fingerprint(bench.target),
+            head=of.Head(path=engine["draft"], sha256=trained.head_sha256),
+            hardware=device,
+            **_named(of.Identity, engine),
+        ),
+        parallelism=of.Parallelism(
+            tensor=engine["tensor_parallel"],
+            data=engine["data_parallel"],
+            pipeline=engine["pipeline_parallel"],
+            decode_context=engine["decode_context_parallel"],
+            expert=engine["expert_parallel"],
+            strategy=_strategy(engine),
+            workers=engine["workers"],
+        ),
+        configuration=of.ServingConfiguration(threads=bench.threads, **_named(of.ServingConfiguration, engine)),
+        workload=of.Workload(dataset=bench.dataset, **_named(of.Workload, sent)),
+        regime=of.Regime(start="warm", tier="latency" if latency else "throughput"),
+        stack=of.ServingStack(
+            image=os.environ.get(IMAGE),
+            vllm_commit=engine["commit"],
+            bench_backend="vllm.benchmarks.serve",
+            engine="vLLM V1",
+            **_named(of.ServingStack, engine),
+        ),
+        grounding=of.Grounding(
+            level="L2" if bench.asked["repeats"] > 1 else "L1",
+            node=socket.gethostname(),
+            baseline=None,
+            sol_percent=percent,
+            sol_ceiling=bench.ceiling.key if bench.ceiling and percent is not None else None,
+            **replicated([one["acceptance_length"] for one in measured["repeats"]]),
+        ),
+    )
+
+
+def _named(section: type[of.Record], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that a section of the context takes under their own names."""
+    return {name: values[name] for name in section.model_fields if name in values}
+
+
+def _strategy(engine: dict[str, Any]) -> str:
+    sizes = {
+        "TP": engine["tensor_parallel"],
+        "PP": engine["pipeline_parallel"],
+        "DP": engine["data_parallel"],
+        "DCP": engine["decode_context_parallel"],
+    }
+    parts = [f"{name}{size}" for name, size in sizes.items() if size > 1] + (["EP"] if engine["expert_parallel"] else [])
+    return "+".join(parts) or "single"
+
+
+def _failed(trained: ProxyRecord, asked: dict[str, Any]) -> ServingRecord:
+    return ServingRecord(
+        arm=trained.arm,
+        status=trained.status,
+        reason=trained.reason,
+        wall_seconds=0,
+        device_seconds=0,
+        context=trained.context,
+        asked=asked,
+        prompt_acceptance=None,
+        **dict.fromkeys(ServingRecord.numbers),
+    )

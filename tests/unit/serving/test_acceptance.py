@@ -1,0 +1,173 @@
+"""A measurement in the real server against an independent count of the same head on the same prompts."""
+
+import math
+import operator
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from lib.draft.heads import HeadSpec
+from lib.serving.acceptance import measure
+from lib.serving.counters import SpeculationCounters
+from lib.serving.engine import EngineError, EngineSettings, Speculation
+from lib.serving.vllm import engine
+from lib.serving.vllm.driver import load_driver
+from lib.serving.vllm.engine import Server, running
+from lib.serving.workload import Workload
+
+from tests.independent.speculative import Counts, speculate_greedily, speculate_on_itself
+
+pytestmark = pytest.mark.slow
+
+EAGLE3 = HeadSpec("eagle3", num_layers=1, aux_layers=(1, 2, 3), k=3)
+DFLASH = HeadSpec("dflash", num_layers=2, aux_layers=(1, 2, 3), k=3, block_size=4, max_anchors_per_sample=12)
+
+MakeHead = Callable[[HeadSpec, int], Path]
+
+
+@pytest.mark.parametrize(
+    ("spec", "steps", "at_least", "at_most"),
+    [
+        pytest.param(EAGLE3, 50, 1.4, 4, id="EAGLE3"),
+        pytest.param(DFLASH, 60, 1.2, 4, id="DFlash of two layers"),
+        pytest.param(EAGLE3, 0, 1, 1.05, id="untrained"),
+    ],
+)
+def test_counters_equal_an_independent_simulation(
+    target: Path,
+    serving_prompts: list[list[int]],
+    workload: Workload,
+    settings: EngineSettings,
+    make_head: MakeHead,
+    tmp_path: Path,
+    spec: HeadSpec,
+    steps: int,
+    at_least: float,
+    at_most: float,
+) -> None:
+    """Of each prompt, and of each head although one process measures them all."""
+    head = make_head(spec, steps)
+    by_prompt = [speculate_greedily(target, head, [prompt], workload.output_tokens, spec.k) for prompt in serving_prompts]
+    expected = {"code": by_prompt[:6], "qa": by_prompt[6:]}
+    record = measure(engine, target, Speculation(spec.method, head, spec.k), settings, workload, 2, tmp_path / "log")
+    assert _counted(record) == _expected(by_prompt * 2)
+    for repeat in record["repeats"]:
+        assert _counted(repeat) == _expected(by_prompt)
+        for name, counts in expected.items():
+            assert _counted(repeat["subsets"][name]) == _expected(counts)
+            assert _counted(record["subsets"][name]) == _expected(counts * 2)
+            assert repeat["subsets"][name]["output_tokens"] == len(counts) * workload.output_tokens
+    assert record["prompt_acceptance"] == {name: [one.acceptance_length for one in counts] for name, counts in expected.items()}
+    assert at_least <= record["acceptance_length"] <= at_most
+    assert [subset["input_tokens_mean"] for subset in record["workload"]["subsets"].values()] == [16, 16]
+    assert record["context"]["method"] == spec.method
+    assert record["context"]["dtype"] == "torch.float32"
+    assert record["context"]["prefix_caching"] is False
+    assert "rms_norm with one weight per layer" in record["context"]["repairs"]
+
+
+@pytest.fixture(scope="module")
+def server(target: Path, settings: EngineSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Run a server whose draft is the target itself."""
+    with running(target, Speculation("draft_model", target, 3), settings, tmp_path_factory.mktemp("log") / "log") as server:
+        server.wait_until_ready(120)
+        yield server
+
+
+def test_the_target_as_its_own_draft_has_everything_accepted(server: Server, workload: Workload) -> None:
+    counted, by_request, _ = _run(server, workload)
+    assert reduce(operator.add, by_request) == counted
+    assert [request.acceptance_length for request in by_request] == [4] * 16
+    assert counted.acceptance_length == 4
+    assert counted.per_position_acceptance == [1, 1, 1]
+
+
+def test_seeded_sampling_repeats_exactly_and_follows_the_temperature(
+    server: Server, target: Path, serving_prompts: list[list[int]], workload: Workload
+) -> None:
+    temperature = 0.5
+    sampled = replace(workload, temperature=temperature, seed=1)
+    first, by_request, texts = _run(server, sampled)
+    assert (first, by_request, texts) == _run(server, sampled)
+    assert reduce(operator.add, by_request) == first
+    others = [_run(server, replace(sampled, seed=seed))[0] for seed in (2, 3)]
+    assert others[0] != first
+    expected = speculate_on_itself(target, serving_prompts, workload.output_tokens, 3, temperature, seed=0)
+    drafts, accepted = (sum(getattr(one, name) for one in (first, *others)) for name in ("drafts", "accepted"))
+    # The mean square of a count is the sum of 2i + 1 over the positions i it reached.
+    reached = [count / expected.drafts for count in expected.accepted_per_position]
+    variance = sum((2 * i + 1) * rate for i, rate in enumerate(reached)) - sum(reached) ** 2
+    five_standard_errors = 5 * math.sqrt(variance / drafts + variance / expected.drafts)
+    assert five_standard_errors < 0.25, "wide enough to hide a temperature that does not arrive: that costs 0.35"
+    assert 1 + accepted / drafts == pytest.approx(expected.acceptance_length, abs=five_standard_errors)
+
+
+def test_the_context_is_complete_and_jsonlike(server: Server, target: Path) -> None:
+    context = server.context()
+    assert context["target"] == context["draft"] == str(target)
+    assert (context["num_speculative_tokens"], context["max_num_seqs"], context["max_model_len"]) == (3, 8, 128)
+    assert context["kv_cache_memory_bytes"] == int(0.02 * 2**30)
+    assert (context["device_type"], context["workers"], context["cudagraph_mode"]) == ("cpu", 1, "NONE")
+    assert context["decode_context_parallel"] == 1
+    assert "commit" in context  # None in the CPU wheel
+    assert all(isinstance(value, str | int | float | bool | list | None) for value in context.values())
+
+
+def test_requests_that_do_not_fit_are_an_error_that_leaves_nothing_behind(server: Server, workload: Workload) -> None:
+    before = _run(server, workload)
+    with pytest.raises(EngineError, match="10 of 10 requests failed"):
+        server.send(replace(workload, output_tokens=1000), "qa")
+    assert _run(server, workload) == before
+
+
+def test_the_driver_reads_the_first_prompts_of_a_file(server: Server, workload: Workload) -> None:
+    _, all_requests, all_texts = _run(server, workload)
+    _, requests, texts = _run(server, replace(workload, prompts_per_subset=2))
+    assert texts == [*all_texts[:2], *all_texts[6:8]]
+    assert requests == [*all_requests[:2], *all_requests[6:8]]
+
+
+def test_the_driver_is_loaded_once() -> None:
+    assert load_driver() is load_driver()
+
+
+def test_a_server_killed_midway_is_an_error(server: Server, workload: Workload) -> None:
+    """The last test of this server."""
+    engine_core = psutil.Process(server.process.pid).children(recursive=True)[-1].pid
+
+    def kill_soon() -> None:
+        time.sleep(0.5)
+        os.kill(engine_core, signal.SIGKILL)
+
+    threading.Thread(target=kill_soon).start()
+    with pytest.raises(EngineError, match=r"(?s)requests failed.*the end of"):
+        server.send(replace(workload, output_tokens=100, concurrency=1), "qa")
+    with pytest.raises(EngineError, match="did not answer /metrics"):
+        server.process.wait(30)
+        server.ask("/metrics")
+
+
+def _run(server: Server, workload: Workload) -> tuple[SpeculationCounters, list[SpeculationCounters], list[str]]:
+    before = server.counters()
+    runs = [server.send(workload, subset) for subset in workload.subsets]
+    counted = server.counters().since(before)
+    return counted, [request for run in runs for request in run.requests], [text for run in runs for text in run.texts]
+
+
+def _counted(record: dict[str, Any]) -> tuple[int, int, int, list[int]]:
+    per_position = [round(rate * record["drafts"]) for rate in record["per_position_acceptance"]]
+    return record["drafts"], record["draft_tokens"], record["accepted"], per_position
+
+
+def _expected(counts: list[Counts]) -> tuple[int, int, int, list[int]]:
+    per_position = [sum(accepted) for accepted in zip(*(one.accepted_per_position for one in counts), strict=True)]
+    drafts, draft_tokens, accepted = (sum(getattr(one, name) for one in counts) for name in ("drafts", "draft_tokens", "accepted"))
+    return drafts, draft_tokens, accepted, per_position
