@@ -7,7 +7,7 @@
 # make status show how a running or interrupted search stands
 # make teardown RUN_ID=... delete what a run has on the cluster of the profile gb300; ARGS=--dry-run lists it
 # make lint   check style, types and the workflow
-# make schema write config/schema*.json anew, after a change of scripts/lib/config.py
+# make schema write config/schema*.json anew, after a change of scripts/lib/config/
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lib.config import Parameters, Point, Space
 from lib.search.promotion import Score
 from lib.search.replay import replay
-from lib.search.samplers import tpe, uniform
+from lib.search.samplers import parzen, uniform
 from lib.search.samplers.parzen import Coordinates
 from lib.search.strategy import Observation, Request
 
@@ -60,7 +60,7 @@ def test_after_a_history_proposals_lie_nearer_to_the_optimum_than_uniform_ones()
         drawn = list(itertools.islice(uniform.candidates(Request(space, f"history {seed}", 20)), 20))
         history = tuple(Observation(point, 576, measured(one.arm(point), 2).value) for point in drawn)
         asked = Request(space, f"asked {seed}", 8, history)
-        learned, blind = (list(itertools.islice(source(asked), 8)) for source in (tpe.candidates, uniform.candidates))
+        learned, blind = (list(itertools.islice(source(asked), 8)) for source in (parzen.candidates, uniform.candidates))
         closer += statistics.mean(map(distance, learned)) < statistics.mean(map(distance, blind))
     assert closer >= 9
 
@@ -89,4 +89,4 @@ def test_what_the_model_keeps_missing_is_drawn_uniformly() -> None:
     space = Space.model_validate(SPACE | {"parameters": FINITE})
     points = list(uniform.candidates(Request(space, "all", 36)))
     history = tuple(Observation(point, 576, 0.5) for point in points[1:])
-    assert points[0] in set(tpe.candidates(Request(space, "one more", 1, history)))
+    assert points[0] in set(parzen.candidates(Request(space, "one more", 1, history)))

@@ -1,0 +1,51 @@
+"""The configuration: a file per section, a field per key with its type, range, default, unit and meaning.
+
+`config/config.yaml` and `config/schema*.json` are held to these models by a test. Nothing here imports torch or Snakemake.
+"""
+
+from lib.config.budget import Budget, Cost
+from lib.config.configuration import FIRST_FRESH_SEED, Config, parse_config
+from lib.config.features import Features
+from lib.config.publish import Publish
+from lib.config.search import STRATEGIES, SearchOptions
+from lib.config.section import Fraction, Positive, Section, checked, schema
+from lib.config.serving import ENGINES, Serving, WorkloadOptions
+from lib.config.space import Draft, Objective, Parameters, Point, Range, Rungs, Space, Values, load_space
+from lib.config.streaming import Streaming
+from lib.config.target import Target, TinyTarget
+from lib.config.training import Training
+from lib.config.verdict import VerdictOptions
+
+__all__ = [
+    "ENGINES",
+    "FIRST_FRESH_SEED",
+    "STRATEGIES",
+    "Budget",
+    "Config",
+    "Cost",
+    "Draft",
+    "Features",
+    "Fraction",
+    "Objective",
+    "Parameters",
+    "Point",
+    "Positive",
+    "Publish",
+    "Range",
+    "Rungs",
+    "SearchOptions",
+    "Section",
+    "Serving",
+    "Space",
+    "Streaming",
+    "Target",
+    "TinyTarget",
+    "Training",
+    "Values",
+    "VerdictOptions",
+    "WorkloadOptions",
+    "checked",
+    "load_space",
+    "parse_config",
+    "schema",
+]

@@ -1,0 +1,22 @@
+"""`budget` and `cost`: what a search may use, and what work costs."""
+
+from pydantic import Field
+
+from lib.config.section import Positive, Section
+
+
+class Budget(Section):
+    """What a search may use at most, standing configuration and verdict included. A search that may need more is refused."""
+
+    samples: Positive | None = Field(None, description="training samples; empty: no bound")
+    device_hours: float | None = Field(None, gt=0, description="device-hours of training and serving; empty: no bound")
+    arms: Positive | None = Field(None, description="arms that are trained; empty: no bound")
+
+
+class Cost(Section):
+    """What work costs, for the plan. Measured seconds in the ledger replace the seconds given here."""
+
+    seconds_per_sample: float | None = Field(None, gt=0, description="device-seconds per training sample; empty: not known before a run")
+    seconds_per_serving: float | None = Field(None, gt=0, description="device-seconds of one serving measurement; empty: not known")
+    price_per_device_hour: float | None = Field(None, ge=0, description="price of a device-hour; empty: the plan names no price")
+    currency: str = Field("USD", description="currency of the price")

@@ -1,0 +1,82 @@
+"""The whole configuration of a run, but for the search space, which is a file of its own."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from lib.config.budget import Budget, Cost
+from lib.config.features import Features
+from lib.config.publish import Publish
+from lib.config.search import STRATEGIES, SearchOptions
+from lib.config.section import Section, checked
+from lib.config.serving import Serving
+from lib.config.streaming import Streaming
+from lib.config.target import Target
+from lib.config.training import Training
+from lib.config.verdict import VerdictOptions
+
+FIRST_FRESH_SEED = 1000
+"""Seeds from here on are the verdict's: no search proposes, promotes or learns from an arm that carries one."""
+
+
+class Config(Section):
+    """Everything a run is told, except the search space, which is a file of its own."""
+
+    space: str = Field("config/spaces/eagle3-draft.yaml", description="the search space file")
+    strategy: str = Field("hyperband", description="how arms are proposed and dropped", json_schema_extra={"enum": list(STRATEGIES)})
+    search: SearchOptions = Field(SearchOptions(), description="the size of the search")
+    seed_from: str | None = Field(None, min_length=1, description="arms measured before: prior-arms JSON, or a ledger.parquet; empty: none")
+    budget: Budget = Field(Budget(), description="what the search may use at most")
+    cost: Cost = Field(Cost(), description="what work costs, for the plan")
+    seed: int = Field(0, ge=0, lt=FIRST_FRESH_SEED, description="seed of the search and of every arm's training; the verdict has its own")
+    baseline: str | None = Field(
+        None, min_length=1, description="file of `publish.baselines` that replaces `standing` of the space; empty: the space's own"
+    )
+    target: Target = Field(Target(), description="the target model")
+    manifest: str | None = Field(
+        None,
+        min_length=1,
+        description="what scripts/describe.py prints where target.path and features.dataset are mounted, as a file; empty: look there",
+    )
+    features: Features = Field(Features(), description="prompts and offline training data")
+    training: Training = Field(Training(), description="the recipe every arm shares")
+    streaming: Streaming = Field(Streaming(), description="the state of a rung in progress")
+    serving: Serving = Field(Serving(), description="the serving measurement")
+    verdict: VerdictOptions = Field(VerdictOptions(), description="champion against standing configuration, measured afresh")
+    publish: Publish = Field(Publish(), description="where an improvement is recorded")
+    ack_publish: str | None = Field(None, min_length=1, description="id of the verdict that may be recorded; empty: none")
+
+    @model_validator(mode="after")
+    def _dataset_is_complete(self) -> "Config":
+        if self.features.dataset and not self.target.path:
+            raise ValueError("features.dataset holds the hidden states of one target; name it with target.path")
+        if self.features.dataset and not self.serving.workload.path:
+            raise ValueError("features.dataset sets no prompts aside to be served; name some with serving.workload.path")
+        return self
+
+    @model_validator(mode="after")
+    def _manifest_describes_something(self) -> "Config":
+        if self.manifest and not self.target.path:
+            raise ValueError("manifest describes a model of yours; name it with target.path, or leave manifest empty")
+        return self
+
+    @model_validator(mode="after")
+    def _sequences_fit(self) -> "Config":
+        workload = self.serving.workload
+        if workload.output_tokens >= self.serving.max_model_len:
+            raise ValueError(
+                f"serving.workload.output_tokens = {workload.output_tokens} leaves no room for a prompt in "
+                f"serving.max_model_len = {self.serving.max_model_len}; raise the latter"
+            )
+        served = self.features.prompt_tokens + workload.output_tokens
+        if workload.path is None and served > self.serving.max_model_len:
+            raise ValueError(
+                f"serving.max_model_len = {self.serving.max_model_len} is shorter than features.prompt_tokens + "
+                f"serving.workload.output_tokens = {served}; raise it"
+            )
+        return self
+
+
+def parse_config(values: dict[str, Any], source: str = "configuration") -> Config:
+    """Check a configuration as Snakemake merged it. Raises UserError, one line per fault."""
+    return checked(Config, values, source)

@@ -1,0 +1,12 @@
+"""`publish`: where an improvement is recorded."""
+
+from pydantic import Field
+
+from lib.config.section import Section
+
+
+class Publish(Section):
+    """Where an improvement is recorded, once `ack_publish` names it."""
+
+    baselines: str = Field("baselines", min_length=1, description="folder of standing baselines")
+    lake: str | None = Field(None, min_length=1, description="perf lake: path or fsspec URL of a Parquet data set; empty: none")

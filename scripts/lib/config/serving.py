@@ -1,0 +1,45 @@
+"""`serving`: the measurement in the serving engine."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lib.config.section import Positive, Section
+
+ENGINES = sorted(file.parent.name for file in (Path(__file__).parents[1] / "serving").glob("*/engine.py"))
+"""Names of the serving engines, each a folder."""
+
+
+class WorkloadOptions(Section):
+    """The prompts that are served while acceptance is measured, and how answers are sampled."""
+
+    path: str | None = Field(
+        None, min_length=1, description="JSONL file of prompts, or a directory of them, each a subset; empty: those set aside in features"
+    )
+    prompts_per_subset: Positive | None = Field(None, description="prompts taken from every subset; empty: all")
+    output_tokens: Positive = Field(64, description="tokens generated per prompt (OSL)")
+    concurrency: Positive = Field(16, description="requests in flight")
+    temperature: float = Field(0.0, ge=0, description="sampling temperature; 0 is greedy")
+    top_p: float | None = Field(None, gt=0, le=1, description="sample from the most likely tokens of this total probability; empty: all")
+    top_k: Positive | None = Field(None, description="sample from so many most likely tokens; empty: all")
+
+
+class Serving(Section):
+    """The engine and the workload in which acceptance is measured."""
+
+    engine: str = Field("vllm", description="serving engine", json_schema_extra={"enum": list(ENGINES)})
+    top_k: Positive = Field(2, description="finalists that are measured in vLLM, besides the standing configuration")
+    repeats: Positive = Field(2, description="times the workload is run against one started server")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="compute type of the engine")
+    max_num_seqs: Positive = Field(16, description="sequences the engine batches")
+    max_model_len: Positive = Field(256, description="longest sequence of the engine, in tokens")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the device's memory the engine may take")
+    kv_cache_gib: float | None = Field(0.25, gt=0, description="KV cache in GiB; empty: what gpu_memory_utilization leaves")
+    tensor_parallel: Positive = Field(1, description="tensor-parallel size of the engine")
+    enforce_eager: bool = Field(True, description="run without graph capture and compilation")
+    workload: WorkloadOptions = Field(WorkloadOptions(), description="what is sent")
+    sol_ceiling: str | None = Field(
+        None, min_length=1, description="key of config/sol-ceilings.yaml that bounds decoding at one request in flight; empty: no %SoL"
+    )
+    start_timeout_s: Positive = Field(300, description="seconds the server may take to become ready")
