@@ -25,7 +25,8 @@ from lib.report.plan import format_plan, make_plan
 from lib.report.progress import Progress
 from lib.report.terminal import quieten
 from lib.script import CONTROLLER, ENVIRONMENT
-from lib.search.decisions import Decisions, decision_path
+from lib.records import layout
+from lib.search.decisions import Decisions
 from lib.search.work import Pace
 from lib.serving.vllm.engine import require_installed
 from lib.verdict.champion import Champion
@@ -234,7 +235,7 @@ def cohort(folder, rung):
 def decisions_below(wildcards):
     """Return the decisions that a decision waits for. Naming them all at once lets every bracket run beside the others."""
     return [
-        decision_path(place)
+        layout.decision(*place)
         for place in search.below(wildcards.bracket, int(wildcards.rung))
     ]
 

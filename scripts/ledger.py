@@ -7,4 +7,4 @@ from lib.report.tables import write_ledger
 
 if __name__ == "__main__":
     with refuse():
-        write_ledger(Path("results"))
+        write_ledger(Path())

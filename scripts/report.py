@@ -8,5 +8,5 @@ from lib.report.tables import write_ledger
 
 if __name__ == "__main__":
     with refuse():
-        write_ledger(Path("results"))
+        write_ledger(Path())
         draw_report(Path())

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     with running(snakemake.log[0]):
         experiment = load_experiment(snakemake.config)
         records = (read_json(here(snakemake.input[name])) for name in ("champion", "verdict"))
-        finding = Finding(experiment, ledger(Path("results")), *records)
+        finding = Finding(experiment, ledger(Path()), *records)
         found = hand_off(
             finding,
             default=parse_config(yaml.safe_load(Path("config/config.yaml").read_text())),

@@ -27,7 +27,6 @@ from lib.arm import Arm, reachable  # noqa: E402
 from lib.experiment import load_experiment  # noqa: E402
 from lib.files import write_json  # noqa: E402
 from lib.records.measurement import Context, ProxyRecord, write_record  # noqa: E402
-from lib.search.decisions import decision_path  # noqa: E402
 from lib.search.promotion import Score  # noqa: E402
 from lib.search.replay import Replay, replay  # noqa: E402
 from lib.search.search import Search  # noqa: E402
@@ -78,7 +77,7 @@ def file_search(clone: Path, search: Search, *, whole: bool) -> None:
     for (folder, rung), decision in result.decisions.items():
         first = folder != search.finalists_folder and rung == search.bracket_of(folder).first_rung
         if first or (whole and folder != search.finalists_folder):
-            write_json(clone / decision_path((folder, rung)), decision)
+            write_json(clone / layout.decision(folder, rung), decision)
     if whole:
         file_records(clone, search, result)
 

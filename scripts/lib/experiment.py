@@ -13,6 +13,7 @@ from lib.features.description import Description, find_description, find_unknown
 from lib.features.prompts import read_prompts
 from lib.files import digest
 from lib.publish.baseline import check_folder, read_baseline, require_same_context
+from lib.records import layout
 from lib.records.layout import VerdictFiles
 from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
@@ -69,7 +70,7 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         model = described.target.name if described else Path(target).name
     else:
         target_id = digest([config.target.tiny.model_dump(), platform.python_version()])
-        target, model = f"resources/target/{target_id}", f"tiny-llama-{target_id}"
+        target, model = layout.resource("target", target_id), f"tiny-llama-{target_id}"
     features_id = digest([target_id, *_samples(config, described), space.draft.aux_layers])
     recipe = {
         "target": target_id,
@@ -78,7 +79,7 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         "training": config.training.model_dump(mode="json", exclude={"ranks", "micro_batch_limit"}),
         "rungs": list(space.rungs.samples),
     }
-    features = f"resources/features/{features_id}"
+    features = layout.resource("features", features_id)
     prompts = config.serving.workload.path
     missing = provisional and prompts is not None and not Path(prompts).exists()
     if missing:
@@ -122,7 +123,7 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
 def verdict_files(experiment: Experiment) -> VerdictFiles:
     """Return the names that an experiment's champion and verdict have."""
     search, options = experiment.search, experiment.config.verdict
-    folder = f"results/search/{search.finalists_folder}"
+    folder = layout.search(search.finalists_folder)
     measured = [search.standing.id, experiment.asked]
     contested = digest([measured, options.seeds, options.repeats])
     name = digest([search.id, contested, options.confidence, options.smallest_effect])

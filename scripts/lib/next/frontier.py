@@ -17,6 +17,7 @@ from lib.files import read_whole_json
 from lib.next.finding import Finding, Found, Proposal
 from lib.next.levers import accumulation, draft_tokens, edge, method, ranking, training_length, warmup
 from lib.publish.baseline import bench_of
+from lib.records import layout
 from lib.records.context import Record
 from lib.search.work import Pace, Work, upper_bound
 from lib.verdict.gate import judge
@@ -145,13 +146,13 @@ def rank(levers: Iterable[Judged]) -> list[Judged]:
     return sorted(levers, key=key)
 
 
-def decide(lever: Lever, results: Path) -> Judged:
-    """Return what became of a lever: open until its own search has a verdict under `results`/search/, measured as its origin was.
+def decide(lever: Lever, root: Path) -> Judged:
+    """Return what became of a lever: open until its own search has a verdict under `root`, measured as its origin was.
 
     It is proven when the gate calls its champion an improvement on the origin's; fewer drafted tokens, when no more is lost than was said.
     """
     origin = lever.origin
-    verdicts = [read_whole_json(path, "delete it") for path in results.glob(f"search/finalists-{lever.search}/verdict-*.json")]
+    verdicts = [read_whole_json(path, "delete it") for path in layout.find_verdicts(root, f"finalists-{lever.search}")]
     alike = [one for one in verdicts if _but_k(bench_of(one["asked"])) == _but_k(origin.asked) and one["champion"]["n"]]
     if not alike or not origin.acceptance_lengths:
         return Judged(lever, "open", "")
@@ -185,17 +186,17 @@ def overtaken(judged: Judged, finding: Finding) -> Judged:
     return Judged(lever, "refuted", f"{said}, and the champion of search {finding.experiment.search.id} has {finding.length:.3f}.")
 
 
-def frontier(finding: Finding, fresh: list[Lever], kept: list[Lever], passed: list[str], results: Path) -> Frontier:
+def frontier(finding: Finding, fresh: list[Lever], kept: list[Lever], passed: list[str], root: Path) -> Frontier:
     """Return fresh levers and those kept from earlier runs for the same target, judged and ranked.
 
     One that is decided stays as it was proposed. An open one that promised less than the champion at hand has is refuted by that.
     """
     proposed = {_name(lever) for lever in fresh}
-    ours = [overtaken(decide(lever, results), finding) for lever in kept if lever.origin.target == finding.recipe["target"]]
+    ours = [overtaken(decide(lever, root), finding) for lever in kept if lever.origin.target == finding.recipe["target"]]
     settled = {one.lever.id: one for one in ours if one.status != "open"}
     # Of levers of one name the present search knows better.
     others = {one.lever.id: one for one in ours if one.status == "open" and _name(one.lever) not in proposed}
-    judged = others | {lever.id: decide(lever, results) for lever in fresh} | settled
+    judged = others | {lever.id: decide(lever, root) for lever in fresh} | settled
     levers = rank(judged.values())
     wall = None if any(one.status == "open" for one in levers) else _wall(finding, bool(levers))
     return Frontier(levers, passed, wall)
@@ -213,19 +214,14 @@ def _name(lever: Lever) -> str:
 
 def space_yaml(space: Space, lever: Lever) -> str:
     """Return a space file that says where it comes from."""
-    heading = f"# {lever.title}. Lever {lever.id}, proposed by search {lever.origin.search}; see results/HANDOFF.md.\n\n"
+    heading = f"# {lever.title}. Lever {lever.id}, proposed by search {lever.origin.search}; see {layout.HANDOFF}.\n\n"
     return f"{heading}{yaml.safe_dump(space.model_dump(mode='json'), sort_keys=False, default_flow_style=None, width=120)}"
-
-
-def space_file(lever: str) -> str:
-    """Return where the space of a lever lies."""
-    return f"results/levers/{lever}/space.yaml"
 
 
 def _lever(finding: Finding, proposal: Proposal, experiment: Experiment, default: Config, pace: Pace | None) -> Lever:
     identity = f"{proposal.name}-{experiment.search.id}"
     work, said = _work(finding, experiment)
-    words = [f"space={space_file(identity)}", *changed_words(finding.experiment.config, default)]
+    words = [f"space={layout.lever_space(identity)}", *changed_words(finding.experiment.config, default)]
     return Lever(
         id=identity,
         title=proposal.title,

@@ -8,8 +8,9 @@ from lib.config import Config
 from lib.errors import UserError
 from lib.files import read_whole_json, whole_file, write_json
 from lib.next.finding import Finding
-from lib.next.frontier import Frontier, Lever, frontier, propose, space_file, space_yaml
+from lib.next.frontier import Frontier, Lever, frontier, propose, space_yaml
 from lib.next.levers.method import TITLES
+from lib.records import layout
 from lib.search.work import Pace
 
 
@@ -19,16 +20,15 @@ def hand_off(finding: Finding, default: Config, pace: Pace | None, root: Path) -
     Raises:
         UserError: a lever.json of an earlier run, or a record it leads to, is not whole.
     """
-    results = root / "results"
-    kept = [_read_lever(path) for path in sorted(results.glob("levers/*/lever.json"))]
+    kept = [_read_lever(path) for path in layout.find_levers(root)]
     proposed, passed = propose(finding, default, pace)
-    found = frontier(finding, [lever for lever, _ in proposed], kept, passed, results)
+    found = frontier(finding, [lever for lever, _ in proposed], kept, passed, root)
     as_listed = {one.lever.id: one.lever for one in found.levers}
     for lever, space in proposed:
         if as_listed[lever.id] == lever:
-            with whole_file(root / space_file(lever.id)) as path:
+            with whole_file(root / layout.lever_space(lever.id)) as path:
                 path.write_text(space_yaml(space, lever))
-            write_json(results / f"levers/{lever.id}/lever.json", lever.model_dump(mode="json"))
+            write_json(root / layout.lever(lever.id), lever.model_dump(mode="json"))
     return found
 
 
@@ -42,9 +42,9 @@ def format_next(finding: Finding, found: Frontier, n: int = 3) -> str:
     lines = list(_more_seeds(finding.verdict))
     ranked = [one.lever for one in found.of("open")]
     if not ranked:
-        lines.append("Next: no lever is open; results/HANDOFF.md says why.")
+        lines.append(f"Next: no lever is open; {layout.HANDOFF} says why.")
     else:
-        how = "gains are DRAFT estimates, levers of another k come last; why and how they were estimated stands in results/HANDOFF.md"
+        how = f"gains are DRAFT estimates, levers of another k come last; why and how they were estimated stands in {layout.HANDOFF}"
         lines.append(f"Next ({how}):")
     for place, lever in enumerate(ranked[:n], 1):
         lines += [f"  {place}. {lever.title}: {_gain(lever)}, cost {_hours(lever)}", f"     {lever.command}"]

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from lib.arm import Arm
 from lib.errors import UserError
 from lib.files import write_json
+from lib.records import layout
 from lib.records.context import Record, ServingContext, TrainingContext
 
 Filled = Annotated[dict[str, Any], Field(min_length=1)]
@@ -72,7 +73,7 @@ class ProxyRecord(Measurement):
     @property
     def file(self) -> str:
         """Where the record lies."""
-        return f"results/{self.arm}/rung{self.rung}.acc"
+        return layout.acc(self.arm, self.rung)
 
     def as_arm(self) -> Arm:
         """Return the arm. Raises ValueError when the record was edited: its content no longer gives the name it carries."""
@@ -165,7 +166,7 @@ class ServingRecord(Measurement):
     @property
     def file(self) -> str:
         """Where the record lies."""
-        return f"results/{self.arm}/serving.json"
+        return layout.serving(self.arm)
 
 
 def write_record(path: Path, record: Record) -> None:

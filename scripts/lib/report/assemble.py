@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lib.files import whole_file
+from lib.records import layout
 from lib.report import drawings, pages
 from lib.report.story import Story, read_story
 
@@ -26,7 +27,7 @@ def draw_report(root: Path) -> None:
     """
     story = read_story(root)
     for name, text in _texts(story, root).items():
-        with whole_file(root / "results/report" / name) as path:
+        with whole_file(root / layout.REPORT / name) as path:
             path.write_text(text)
 
 

@@ -13,6 +13,7 @@ from lib.controller import holder
 from lib.errors import UserError
 from lib.experiment import Experiment, verdict_files
 from lib.files import read_json, read_whole_json
+from lib.records import layout
 from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
 from lib.report.text import table
 from lib.search.decisions import Decisions
@@ -62,10 +63,10 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
     }
 
 
-def read_plan(results: Path) -> dict[str, Any]:
-    """Return the plan of the newest run whose tree is `results`. Raises UserError when there is none, or none yet."""
-    path = results / "plan.json"
-    if not path.exists() and (controller := holder(results)):
+def read_plan(root: Path) -> dict[str, Any]:
+    """Return the plan of the newest run whose tree is under `root`. Raises UserError when there is none, or none yet."""
+    path = root / layout.PLAN
+    if not path.exists() and (controller := holder(root / layout.RESULTS)):
         raise UserError(f"process {controller.pid} runs here and has not written {path} yet; ask again in a moment")
     if not path.exists():
         raise UserError(f"{path} does not exist: no search has been started here; start one with make tune")
@@ -100,10 +101,8 @@ def measured_pace(search: Search, root: Path) -> Pace | None:
 
     Seconds of training jobs are fitted as a constant plus a slope over the samples (least squares).
     """
-    trained = [
-        (record.samples - record.resumed_from_samples, record.device_seconds) for record in _sound(search, root, "rung*.acc", ProxyRecord)
-    ]
-    served = [record.device_seconds for record in _sound(search, root, "serving.json", ServingRecord)]
+    trained = [(record.samples - record.resumed_from_samples, record.device_seconds) for record in _sound(search, root, ProxyRecord)]
+    served = [record.device_seconds for record in _sound(search, root, ServingRecord)]
     if len({samples for samples, _ in trained}) < 2 or not served:
         return None
     slope, constant = statistics.linear_regression(*zip(*trained, strict=True))
@@ -112,14 +111,16 @@ def measured_pace(search: Search, root: Path) -> Pace | None:
     return Pace(slope, constant, statistics.mean(served), f"measured on {len(trained)} rungs and {len(served)} servings under results/")
 
 
-def _sound(search: Search, root: Path, name: str, kind: type[M]) -> Iterator[M]:
+def _sound(search: Search, root: Path, kind: type[M]) -> Iterator[M]:
     """Yield the sound records of some of the arms that share this search's target, data and head."""
-    folders = sorted({path.parent for path in root.glob(f"results/*/{name}")})
-    for folder in folders[:: max(1, len(folders) // ARMS_READ)]:
-        for path in sorted(folder.glob(name)):
+    arms: dict[str, list[Path]] = {}
+    for path in layout.find_accs(root):
+        arms.setdefault(path.parent.name, []).append(path)
+    for arm in list(arms)[:: max(1, len(arms) // ARMS_READ)]:
+        for path in arms[arm] if kind is ProxyRecord else [root / layout.serving(arm)]:
             with suppress(UserError, OSError, ValueError, KeyError, TypeError):  # a broken file is reported by the job that needs it
                 record = read_record(path, kind)
-                trained = record if isinstance(record, ProxyRecord) else read_record(min(folder.glob("rung*.acc")), ProxyRecord)
+                trained = record if isinstance(record, ProxyRecord) else read_record(arms[arm][0], ProxyRecord)
                 recipe = trained.configuration["recipe"]
                 if record.status == "ok" and all(recipe[key] == search.recipe[key] for key in ("target", "features", "draft")):
                     yield record
@@ -128,7 +129,7 @@ def _sound(search: Search, root: Path, name: str, kind: type[M]) -> Iterator[M]:
 def known_calibration(search: Search, root: Path) -> dict[str, Any] | None:
     """Return what the ledger under `root`/results/ says of the proxies, None when there is none or it is about other arms."""
     with suppress(OSError, ValueError, KeyError):
-        calibration: dict[str, Any] = read_json(root / "results/calibration.json")
+        calibration: dict[str, Any] = read_json(root / layout.CALIBRATION)
         if calibration["recipe"] == search.recipe and calibration["draft_tokens"] == search.space.objective.draft_tokens:
             return calibration
     return None

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from lib.experiment import Experiment
 from lib.files import read_json
+from lib.records import layout
 from lib.records.layout import VerdictFiles
 from lib.records.measurement import read_record
 from lib.report.plan import known_pace
 from lib.report.survey import Survey, survey
-from lib.search.decisions import decision_path
 from lib.search.work import upper_bound
 from lib.verdict.champion import Champion
 
@@ -29,12 +29,12 @@ class Progress:
         work = upper_bound(self._search, self._seeds)
         return (
             f"Search {self._search.id}, strategy {self._search.strategy}: at most {work.training_jobs:,} trainings of {work.arms:,} arms "
-            f"and {work.serving_jobs + work.contest_jobs} measurements in vLLM; plan: results/plan.json; in between: make status"
+            f"and {work.serving_jobs + work.contest_jobs} measurements in vLLM; plan: {layout.PLAN}; in between: make status"
         )
 
     def decision(self, folder: str, rung: int) -> str:
         """Return what a decision says: how many arms train to its rung, or which ones are served."""
-        record = read_json(self._root / decision_path((folder, rung)))
+        record = read_json(self._root / layout.decision(folder, rung))
         arms, dropped = record["arms"], len(record.get("dropped", {}))
         if folder == self._search.finalists_folder:
             return f"finalists: {', '.join(arms)}"

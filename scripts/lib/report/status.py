@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from lib.controller import Holder
 from lib.errors import UserError
+from lib.records import layout
 from lib.records.measurement import read_record
 from lib.report.plan import read_plan
 from lib.report.survey import Cohort, Survey, survey
@@ -34,12 +35,12 @@ def headline(root: Path) -> str:
 
 
 def _read(root: Path, say: Callable[[Path, dict[str, Any], Survey], Iterator[str]]) -> list[str]:
-    plan = read_plan(root / "results")
+    plan = read_plan(root)
     try:
         found = survey(root, Search.from_description(plan["search"]), plan["files"], plan["fresh_seeds"])
         return list(say(root, plan, found))
     except (KeyError, TypeError, ValidationError):
-        raise UserError("results/plan.json is of another version; delete it, the next run writes it again") from None
+        raise UserError(f"{layout.PLAN} is of another version; delete it, the next run writes it again") from None
 
 
 def _headline(root: Path, plan: dict[str, Any], found: Survey) -> Iterator[str]:

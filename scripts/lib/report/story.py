@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from lib.arm import reachable
 from lib.errors import UserError
+from lib.records import layout
 from lib.records.measurement import ProxyRecord, ServingRecord, read_record
 from lib.report.plan import known_calibration, read_plan
 from lib.report.tables import ledger
@@ -113,14 +114,13 @@ def read_story(root: Path) -> Story:
     Raises:
         UserError: no run has been started there, or a record is not whole.
     """
-    results = root / "results"
-    plan = read_plan(results)
+    plan = read_plan(root)
     try:
         search, files = Search.from_description(plan["search"]), plan["files"]
         champion, verdict, handoff = (root / files[name] for name in ("champion", "verdict", "handoff"))
     except (KeyError, TypeError, ValidationError):
-        raise UserError("results/plan.json is of another version; delete it, the next run writes it again") from None
-    table = ledger(results)
+        raise UserError(f"{layout.PLAN} is of another version; delete it, the next run writes it again") from None
+    table = ledger(root)
     return Story(
         plan=plan,
         search=search,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lib.controller import Holder, holder
+from lib.records import layout
 from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
 from lib.script import fault
 from lib.search.decisions import Decisions, places
@@ -107,7 +108,7 @@ class _Tree:
 
     def __init__(self, root: Path, search: Search) -> None:
         self.root, self.search = root, search
-        self.controller = holder(root / "results")
+        self.controller = holder(root / layout.RESULTS)
         self.under_way = set(_under_way(root, self.controller.since)) if self.controller else set()
         self.proxies: dict[tuple[str, int], ProxyRecord] = {}
         self.served: dict[str, ServingRecord] = {}
@@ -117,22 +118,22 @@ class _Tree:
         jobs, caps = Jobs(), self.search.space.rungs.samples
         left = 0
         for arm, below in arms.items():
-            record = _read(self.root / f"results/{arm}/rung{rung}.acc", ProxyRecord)
+            record = _read(self.root / layout.acc(arm, rung), ProxyRecord)
             if record:
                 self.proxies[arm, rung] = record
             else:
                 left += caps[rung] - (caps[below] if below >= 0 else 0)
-            getattr(jobs, self._state(record, f"results/{arm}/rung{rung}.acc", f"train_rung/{arm}.rung{rung}.log")).append(arm)
+            getattr(jobs, self._state(record, layout.acc(arm, rung), f"train_rung/{arm}.rung{rung}.log")).append(arm)
         return Cohort(label, rung, caps[rung], len(arms), jobs, left)
 
     def serving(self, label: str, arms: list[str]) -> Cohort:
         """Return the cohort of `arms`, which are measured in vLLM."""
         jobs = Jobs()
         for arm in arms:
-            record = _read(self.root / f"results/{arm}/serving.json", ServingRecord)
+            record = _read(self.root / layout.serving(arm), ServingRecord)
             if record:
                 self.served[arm] = record
-            getattr(jobs, self._state(record, f"results/{arm}/serving.json", f"measure_serving/{arm}.log")).append(arm)
+            getattr(jobs, self._state(record, layout.serving(arm), f"measure_serving/{arm}.log")).append(arm)
         return Cohort(label, None, self.search.space.rungs.samples[-1], len(arms), jobs)
 
     def measuring(self, arms: list[str], measurements: str) -> Cohort:
@@ -148,7 +149,7 @@ class _Tree:
             return "done" if record.status == "ok" else "failed"
         if output in self.under_way:
             return "running"
-        return "waiting" if fault(self.root / "results/logs" / log) is None else "broken"
+        return "waiting" if fault(self.root / layout.LOGS / log) is None else "broken"
 
 
 def _under_way(root: Path, since: float) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pandas as pd
 from lib.arm import Arm
 from lib.errors import UserError
 from lib.files import whole_file, write_json
+from lib.records import layout
 from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
 from lib.report.plan import read_plan
 from lib.search.calibration import calibrate, recommend
@@ -17,43 +18,45 @@ from lib.search.proxy import proxy_value
 from lib.verdict.contest import Measurements
 
 
-def ledger(results: Path) -> pd.DataFrame:
-    """Return every measurement under `results` as one table: a row per record, the context as dotted columns.
+def ledger(root: Path) -> pd.DataFrame:
+    """Return every measurement under `root`/results/ as one table: a row per record, the context as dotted columns.
 
     `taken_for` tells what a measurement in vLLM was taken for: `selection`, or a contest, by its file. Rows are ordered by arm, kind,
     rung and `taken_for`, so the same tree always gives the same table. Raises UserError on a record that is not whole.
     """
     rows, arms = [], {}
-    for folder in sorted({path.parent for path in results.glob("*/rung*.acc")}):
-        for path in sorted(folder.glob("rung*.acc")):
-            record = read_record(path, ProxyRecord)
-            arm = _read_arm(path, record)
-            arms[arm.id] = arm
-            rows.append(_row(arm, record, None))
-        if (folder / "serving.json").exists():
-            rows.append(_row(arm, read_record(folder / "serving.json", ServingRecord), "selection"))
-    for path in sorted(results.glob("search/*/contest-*.json")):
+    for path in layout.find_accs(root):
+        record = read_record(path, ProxyRecord)
+        arm = _read_arm(path, record)
+        arms[arm.id] = arm
+        rows.append(_row(arm, record, None))
+    for name, arm in arms.items():
+        if (path := root / layout.serving(name)).exists():
+            rows.append(_row(arm, read_record(path, ServingRecord), "selection"))
+    for path in layout.find_contests(root):
         contest = read_record(path, Measurements)
         for number, (side, serving) in enumerate(zip(contest.order, contest.servings, strict=True), start=1):
             if serving.arm not in arms:
-                raise UserError(f"{path} has measured {serving.arm}, which is not under {results}; copy its folder back, or delete {path}")
+                raise UserError(
+                    f"{path} has measured {serving.arm}, which is not under {root / layout.RESULTS}; copy its folder back, or delete {path}"
+                )
             rows.append(_row(arms[serving.arm], serving, f"{path.stem}, {number}, {side}"))
     table = pd.DataFrame(rows)
     return table.sort_values(["arm", "kind", "rung", "taken_for"], ignore_index=True) if rows else table
 
 
-def write_ledger(results: Path) -> None:
-    """Write the ledger of the tree `results` into it, as ledger.csv and ledger.parquet, and calibration.json: what its proxies are worth.
+def write_ledger(root: Path) -> None:
+    """Write ledger.csv, ledger.parquet and calibration.json of the tree under `root`/results/ into it.
 
-    The calibration is that of the search whose plan.json lies there.
+    The calibration says how well the proxies rank what was measured, in the search whose plan.json lies there.
     """
-    table = ledger(results)
-    plan = read_plan(results)
+    table = ledger(root)
+    plan = read_plan(root)
     try:
         search = plan["search"]
         k = search["space"]["objective"]["draft_tokens"]
     except (KeyError, TypeError):
-        raise UserError(f"{results}/plan.json is of another version; run snakemake, which writes it anew") from None
+        raise UserError(f"{layout.PLAN} is of another version; run snakemake, which writes it anew") from None
     calibration = {
         "rigor": "DRAFT",
         "recipe": search["recipe"],
@@ -61,10 +64,10 @@ def write_ledger(results: Path) -> None:
         "proxies": [asdict(one) for one in calibrate(table, k, search["recipe"])],
         "recommended": recommend(table, k, search["recipe"]),
     }
-    write_json(results / "calibration.json", calibration)
-    with whole_file(results / "ledger.csv") as path:
+    write_json(root / layout.CALIBRATION, calibration)
+    with whole_file(root / layout.LEDGER_CSV) as path:
         table.to_csv(path, index=False)
-    with whole_file(results / "ledger.parquet") as path:
+    with whole_file(root / layout.LEDGER_PARQUET) as path:
         table.to_parquet(path, index=False)
 
 

@@ -8,6 +8,7 @@ from lib.arm import Arm
 from lib.config import Point
 from lib.errors import UserError
 from lib.files import read_whole_json
+from lib.records import layout
 from lib.search.search import Search
 
 Place = tuple[str, int]
@@ -19,12 +20,6 @@ def places(search: Search) -> Iterator[Place]:
     for bracket in search.brackets:
         yield from ((search.folder(bracket), rung) for rung in bracket.rungs)
     yield search.finalists_folder, search.top_rung
-
-
-def decision_path(place: Place) -> str:
-    """Return the path of a decision."""
-    folder, rung = place
-    return f"results/search/{folder}/rung{rung}.json"
 
 
 class Decisions:
@@ -39,7 +34,7 @@ class Decisions:
     def __getitem__(self, place: Place) -> dict[str, Any]:
         """Return the decision filed at `place`. Raises UserError when there is none, or none that is whole."""
         if place not in self._read:
-            decision = read_whole_json(self._root / decision_path(place), "delete it, the next run takes the decision again")
+            decision = read_whole_json(self._root / layout.decision(*place), "delete it, the next run takes the decision again")
             for arm, point in decision["points"].items():
                 self._entries.setdefault(arm, (self._search.arm(Point.model_validate(point)), place[1]))
             self._read[place] = decision
@@ -47,7 +42,7 @@ class Decisions:
 
     def taken(self) -> dict[Place, dict[str, Any]]:
         """Return all decisions that have been taken, in the order of the schedule."""
-        return {place: self[place] for place in places(self._search) if (self._root / decision_path(place)).exists()}
+        return {place: self[place] for place in places(self._search) if (self._root / layout.decision(*place)).exists()}
 
     def entry(self, arm: str) -> tuple[Arm, int]:
         """Return an arm by its id and the rung at which it enters the ladder: the lowest to which this search trains it.

@@ -9,6 +9,7 @@ from lib.arm import Arm, make_arm
 from lib.config import Point, SearchOptions, Space, Training
 from lib.errors import UserError
 from lib.files import digest
+from lib.records import layout
 from lib.search.priors import Prior
 from lib.search.promotion import Score
 from lib.search.schedule import Bracket
@@ -121,7 +122,7 @@ class Search:
         for bracket in self.brackets:
             if self.folder(bracket) == folder:
                 return bracket
-        raise UserError(f"results/search/{folder} belongs to another search; this one has {', '.join(map(self.folder, self.brackets))}")
+        raise UserError(f"{layout.search(folder)} belongs to another search; this one has {', '.join(map(self.folder, self.brackets))}")
 
     def below(self, folder: str, rung: int) -> list[tuple[str, int]]:
         """Return (folder, rung) of the cohorts that a decision rests on.

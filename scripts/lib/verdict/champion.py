@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from lib.arm import Arm
 from lib.errors import UserError
+from lib.records import layout
 from lib.records.comparison import require_comparable
 from lib.records.context import Record, ServingContext
 from lib.records.measurement import Filled, Length, ServingRecord, Status
@@ -97,7 +98,7 @@ def choose_champion(servings: list[ServingRecord], finalists: list[Arm], standin
         standing=Standing(arm=standing, status=baseline.status, acceptance_length=baseline.acceptance_length),
         measured=[Measured(arm=serving.arm, acceptance_length=_length(serving)) for serving in measured],
         failed={serving.arm: f"{serving.status}: {serving.reason}" for serving in servings if serving.status != "ok"},
-        head=f"results/{best.arm}/head",
+        head=layout.head(best.arm),
         search=search,
         asked=asked,
         context=best.context,

@@ -279,13 +279,13 @@ def test_an_open_lever_that_promised_less_than_there_is_now_is_overtaken_and_one
 
 def test_a_lever_stays_open_until_its_search_has_a_verdict_that_was_measured_as_its_origin_was(tmp_path: Path) -> None:
     lever = handed(finding(), tmp_path)[0].levers[0].lever
-    assert decide(lever, tmp_path / "results").status == "open"
+    assert decide(lever, tmp_path).status == "open"
     verdict_of(lever, tmp_path, None)
-    assert decide(lever, tmp_path / "results").status == "open", "no seed of it could be measured"
+    assert decide(lever, tmp_path).status == "open", "no seed of it could be measured"
     verdict_of(lever, tmp_path, 2.9, workload={"temperature": 0.9})
-    assert decide(lever, tmp_path / "results").status == "open", "another workload"
+    assert decide(lever, tmp_path).status == "open", "another workload"
     verdict_of(lever, tmp_path, 2.9)
-    assert decide(lever, tmp_path / "results").status == "proven"
+    assert decide(lever, tmp_path).status == "proven"
 
 
 def test_of_levers_of_one_name_the_present_search_s_own_is_open(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from lib.errors import UserError
 from lib.files import write_json
+from lib.records import layout
 from lib.records.measurement import write_record
 from lib.report.tables import ledger, write_ledger
 from lib.verdict.contest import Measurements
@@ -16,7 +17,7 @@ from tests.unit.made_records import arm, proxy, serving
 def test_the_ledger_shows_the_chain_over_every_position_that_was_evaluated(tmp_path: Path) -> None:
     for rate, record in ((1e-3, {"accuracies": (0.5, 0.25)}), (1e8, {"status": "diverged"})):
         one = arm(rate)
-        write_record(tmp_path / one.id / "rung0.acc", proxy(one, **record))
+        write_record(tmp_path / layout.acc(one.id, 0), proxy(one, **record))
     table = ledger(tmp_path).set_index("lr")
     assert table.loc[1e-3, "chain_of_all_positions"] == 1.625
     assert table["chain_of_all_positions"].isna().tolist() == [False, True] == table["acc0"].isna().tolist()
@@ -25,15 +26,15 @@ def test_the_ledger_shows_the_chain_over_every_position_that_was_evaluated(tmp_p
 def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measured_for_selection(tmp_path: Path) -> None:
     chosen, fresh = arm(), arm(seed=1000)
     for one in (chosen, fresh):
-        write_record(tmp_path / one.id / "rung0.acc", proxy(one))
-    write_record(tmp_path / chosen.id / "serving.json", serving(chosen.id))
+        write_record(tmp_path / layout.acc(one.id, 0), proxy(one))
+    write_record(tmp_path / layout.serving(chosen.id), serving(chosen.id))
     servings = [serving(fresh.id, 2.1), serving(fresh.id, 2.2)]
     contest = Measurements(champion=chosen.id, standing=chosen.id, order=["champion", "standing"], servings=servings)
-    write_record(tmp_path / "search/finalists-x/contest-y.json", contest)
+    write_record(tmp_path / "results/search/finalists-x/contest-y.json", contest)
     search = {"recipe": chosen.recipe, "space": {"objective": {"draft_tokens": 2}}}
-    write_json(tmp_path / "plan.json", {"search": search})
+    write_json(tmp_path / layout.PLAN, {"search": search})
     write_ledger(tmp_path)
-    calibration = json.loads((tmp_path / "calibration.json").read_text())
+    calibration = json.loads((tmp_path / layout.CALIBRATION).read_text())
     assert (calibration["rigor"], calibration["recommended"]) == ("DRAFT", None)
     assert [one["proxy"] for one in calibration["proxies"]] == ["acc0", "chain"]
     table = ledger(tmp_path)
@@ -41,6 +42,6 @@ def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measur
     assert served["seed"].to_dict() == {"selection": 0, "contest-y, 1, champion": 1000, "contest-y, 2, standing": 1000}
     assert served["acceptance_length"].to_dict() == {"selection": 2.0, "contest-y, 1, champion": 2.1, "contest-y, 2, standing": 2.2}
     assert set(table["rigor"]) == {"DRAFT"}
-    (tmp_path / fresh.id / "rung0.acc").unlink()
+    (tmp_path / layout.acc(fresh.id, 0)).unlink()
     with pytest.raises(UserError, match=r"is not under .*; copy its folder back"):
         ledger(tmp_path)

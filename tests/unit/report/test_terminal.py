@@ -9,13 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lib.records import layout
 from lib.records.layout import VerdictFiles
 from lib.records.measurement import write_record
 from lib.report import terminal
 from lib.report.progress import Progress
 from lib.report.survey import survey
 from lib.report.terminal import quieten
-from lib.search.decisions import decision_path
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from tests.unit.made_records import serving
@@ -168,7 +168,7 @@ def test_the_choice_of_the_champion_is_told(tmp_path: Path) -> None:
 
 def test_a_broken_record_does_not_stop_the_run(run: Run, tmp_path: Path) -> None:
     bracket = small().brackets[0]
-    (tmp_path / decision_path((small().folder(bracket), 0))).write_text("{")
+    (tmp_path / layout.decision(small().folder(bracket), 0)).write_text("{")
     run.begin("measure_serving", arm="a")
     run.finish()
     assert run.said() == []

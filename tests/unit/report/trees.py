@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 from lib.arm import Arm, reachable
 from lib.config import VerdictOptions
 from lib.files import write_json
+from lib.records import layout
 from lib.records.measurement import write_record
 from lib.report.tables import write_ledger
-from lib.search.decisions import decision_path
 from lib.search.promotion import Score
 from lib.search.replay import replay
 from lib.search.search import Search
@@ -40,7 +40,7 @@ def make_tree(root: Path, search: Search, stage: Stage = "judged", **lengths: fl
         champion = _choose(root, search)
         if reached >= STAGES.index("judged"):
             _judge(root, search, champion, {"champion": 2.5, "standing": 2.0} | lengths)
-    write_ledger(root / "results")
+    write_ledger(root)
 
 
 def train(root: Path, search: Search, arm: Arm, score: Score) -> None:
@@ -66,7 +66,7 @@ def _search(root: Path, search: Search, *, whole: bool) -> None:
 
     done = replay(search, trainer)
     for place in list(done.decisions)[: None if whole else 2]:
-        write_json(root / decision_path(place), done.decisions[place])
+        write_json(root / layout.decision(*place), done.decisions[place])
         for name in done.decisions[place]["arms"] if place[0] != search.finalists_folder else ():
             train(root, search, trained[name, place[1]], done.scores[name, place[1]])
     train(root, search, search.standing, measured(search.standing, search.top_rung))
