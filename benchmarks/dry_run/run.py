@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from lib.arm import Arm, reachable  # noqa: E402
 from lib.experiment import load_experiment  # noqa: E402
 from lib.files import write_json  # noqa: E402
+from lib.records import layout  # noqa: E402
 from lib.records.measurement import Context, ProxyRecord, write_record  # noqa: E402
 from lib.search.promotion import Score  # noqa: E402
 from lib.search.replay import Replay, replay  # noqa: E402
