@@ -27,7 +27,8 @@ from lib.arm import Arm, reachable  # noqa: E402
 from lib.experiment import load_experiment  # noqa: E402
 from lib.files import write_json  # noqa: E402
 from lib.records import layout  # noqa: E402
-from lib.records.measurement import Context, ProxyRecord, write_record  # noqa: E402
+from lib.records.context import HeldOut, TrainedModel, TrainingConfiguration, TrainingContext, TrainingHardware, TrainingStack  # noqa: E402
+from lib.records.measurement import ProxyRecord, write_record  # noqa: E402
 from lib.search.promotion import Score  # noqa: E402
 from lib.search.replay import Replay, replay  # noqa: E402
 from lib.search.search import Search  # noqa: E402
@@ -96,7 +97,13 @@ def file_records(clone: Path, search: Search, result: Replay) -> None:
 def record(search: Search, arm: Arm, rung: int, score: Score) -> ProxyRecord:
     """Return a proxy record as training would write it, but for its numbers."""
     filled: dict[str, Any] = {"made": "for the benchmark of the dry run"}
-    context = Context(model=filled, hardware=filled, configuration=filled, workload=filled, stack=filled)
+    context = TrainingContext(
+        model=TrainedModel(target_fingerprint="0", draft=filled),
+        hardware=TrainingHardware(device_type="cpu", device_name="none", host="none", devices=1, threads=1),
+        configuration=TrainingConfiguration(recipe=filled, trial=filled),
+        workload=HeldOut(features="0", train_samples=1, heldout_samples=1, heldout_tokens=1),
+        stack=TrainingStack(python="0", speculators="0", torch="0", transformers="0"),
+    )
     cap = search.space.rungs.samples[rung]
     samples = reachable(cap, arm.global_batch)
     return ProxyRecord(
