@@ -17,7 +17,7 @@ from snakemake.cli import parse_config as parse_command_line
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / name for name in subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True).splitlines()]
-GUIDES = [ROOT / "README.md", ROOT / "config/README.md"]
+GUIDES = [ROOT / "README.md", ROOT / "config/README.md", ROOT / "docs/recording.md"]
 FORM = "section={key: value}"
 """How the guides write that a key of a section is given, where any section and key are meant."""
 
@@ -83,7 +83,7 @@ def test_every_key_that_is_named_exists(path: Path) -> None:
 
 
 def test_keys_are_found_in_the_guides() -> None:
-    assert all(len(named_keys(guide)) > 5 for guide in GUIDES)
+    assert all(named_keys(guide) for guide in GUIDES)
     assert is_key("serving.workload.top_p", Config) and not is_key("serving.output_tokens", Config)
 
 

@@ -104,7 +104,7 @@ def test_an_improvement_is_recorded_once_and_only_with_its_acknowledgement(judge
     assert kept["history"] == [] and kept["current"]["verdict"] == verdict["id"]
     assert {name: kept["current"]["point"][name] for name in SOUND} == SOUND
     with contextlib.chdir(one.root):
-        query = re.search(r"```sql\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+        query = re.search(r"```sql\n(.*?)```", Path("docs/recording.md").read_text(), re.DOTALL)
         assert query
         rows = duckdb.sql(query.group(1)).fetchall()
     best = pytest.approx(verdict["champion"]["mean"])
