@@ -4,22 +4,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lib.config import parse_config
 from lib.controller import refuse
-from lib.errors import UserError
 from lib.features.description import describe
+from lib.reading import read_yaml
 
 
 def read_values(files: list[Path]) -> dict[str, Any]:
     """Return the keys of configuration files, later ones over earlier ones. Raises UserError for one that cannot be read."""
     values: dict[str, Any] = {}
     for file in files:
-        try:
-            values = _merged(values, yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"{file} cannot be read as a configuration ({said}); name a YAML file of keys") from None
+        values = _merged(values, read_yaml(file, str(file), "name a YAML file of keys"))
     return values
 
 

@@ -118,3 +118,17 @@ def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
     """YAML 1.1 reads 1e-3 as a string; a user means a number."""
     path = spoiled(tmp_path, "parameters.lr", ["1e-3", "3e-3"])
     assert load_space(path).parameters.lr.model_dump() == {"values": (1e-3, 3e-3)}
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"training": {"ranks": True}}, "configuration: training: ranks = true (also written yes, on) is no number; write a number"),
+        ({"serving": {"kv_cache_gib": False}}, "configuration: serving: kv_cache_gib = false (also written no, off) is no number"),
+        ({"seed": True}, "configuration: seed = true (also written yes, on) is no number; write a number"),
+    ],
+)
+def test_a_truth_value_is_no_number(values: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(values)
+    assert str(error.value).startswith(line)

@@ -31,7 +31,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         (["serving={workload: {path: absent}}"], "error: serving.workload.path=absent does not exist; give a .jsonl file of prompts"),
         (["serving={sol_ceiling: B9000}"], "error: serving.sol_ceiling = 'B9000' is not in config/sol-ceilings.yaml, which knows H100"),
         (["serving={sol_ceiling: GB300}"], "error: serving.sol_ceiling = 'GB300': with serving.workload.concurrency = 8 decoding is not"),
-        (["baseline=absent.json"], "error: absent.json: no such baseline; name a file that a verdict promoted"),
+        (["baseline=absent.json"], "error: absent.json: no such file; name a file that a verdict promoted"),
         (["publish={lake: README.md}"], "error: publish.lake = "),
         (["publish={lake: nope://x}"], "error: publish.lake = nope://x: Protocol not known: nope; name a local path or a URL"),
         (["ack_publish=v12345"], "error: ack_publish = 'v12345', but this configuration has no verdict yet; run without it first"),

@@ -21,9 +21,33 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        """Refuse `yes`, `on` and `true` for a number. YAML reads them as truth values, which Python would take for 1."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            truth = next((one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, bool)), None)
+            if field and truth is not None and _takes_numbers_only(field.annotation):
+                said = "true (also written yes, on)" if truth else "false (also written no, off)"
+                raise ValueError(f"{name} = {said} is no number; write a number")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _empty_is_none(cls, values: Any) -> Any:
         """Read an empty value of `--config 'section={key: }'`, which Snakemake hands on as text, as it is read in a file."""
         return {key: None if value in ("", "null") else value for key, value in values.items()} if isinstance(values, dict) else values
+
+
+def _takes_numbers_only(annotation: Any) -> bool:
+    """Return whether a field takes numbers, and no truth value."""
+    leaves = set(_leaves(annotation))
+    return bool(leaves & {int, float}) and bool not in leaves
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _leaves(part)
 
 
 def checked(model: type[M], values: dict[str, Any], source: str) -> M:

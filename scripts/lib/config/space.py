@@ -4,11 +4,10 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from lib.config.section import Fraction, Positive, Section, checked
-from lib.errors import UserError
+from lib.reading import read_yaml
 
 
 class Values(Section):
@@ -150,15 +149,6 @@ class Space(Section):
 
 def load_space(path: Path) -> Space:
     """Read and check a search space file. Raises UserError, one line per fault."""
-    if not path.is_file():
-        raise UserError(f"space = {str(path)!r}: no such file; name a YAML file, such as those of config/spaces/")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert the file") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{path}: not YAML{f' (line {mark.line + 1})' if mark else ''}; correct it") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no keys; see config/spaces/eagle3-draft.yaml for an example")
-    return checked(Space, values, str(path))
+    cure = "name a YAML file, such as those of config/spaces/"
+    name = str(path) if path.exists() else f"space = {str(path)!r}"
+    return checked(Space, read_yaml(path, name, cure), str(path))

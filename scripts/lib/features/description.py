@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from lib.config import Config, Section
 from lib.errors import UserError
 from lib.features.dataset import KEY, DatasetFacts, dataset_fingerprint, read_dataset
-from lib.files import read_whole_json
+from lib.reading import read_json
 from lib.target.load import TargetFacts, check_target, target_fingerprint
 from lib.target.weights import is_dense
 
@@ -69,10 +69,9 @@ def find_description(config: Config) -> Description:
     if config.manifest is None:
         return describe(config)
     path = Path(config.manifest)
-    if not path.is_file():
-        raise UserError(f"manifest = {config.manifest!r}: no such file; {CURE}")
+    values = read_json(path, f"manifest = {config.manifest!r}", CURE)
     try:
-        described = Description.model_validate_json(json.dumps(read_whole_json(path, CURE)))
+        described = Description.model_validate_json(json.dumps(values))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

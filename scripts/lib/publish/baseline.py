@@ -15,6 +15,7 @@ from pydantic import AfterValidator, ValidationError, model_validator
 from lib.config import Point
 from lib.errors import UserError
 from lib.files import differing_keys, digest, flat, write_json
+from lib.reading import read_json
 from lib.records.context import Record
 from lib.records.measurement import Filled
 
@@ -121,17 +122,15 @@ def promote(folder: Path, key: str, entry: dict[str, Any], context: dict[str, An
 
 def read_baseline(path: Path) -> Baseline:
     """Read a baseline. Raises UserError when the file is missing, was cut off or edited, or lacks a field."""
+    cure = "bring back the file as it was promoted" if path.exists() else "name a file that a verdict promoted"
+    values = read_json(path, str(path), cure)
     try:
-        return Baseline.model_validate(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such baseline; name a file that a verdict promoted") from None
+        return Baseline.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         reason = f"{where}: {fault['msg']}" if where else fault["msg"]
         raise UserError(f"{path}: {reason}; bring back the file as it was promoted") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); bring back the file as it was promoted") from None
 
 
 def require_same_context(path: Path, baseline: Baseline, recipe: dict[str, Any], asked: dict[str, Any]) -> None:

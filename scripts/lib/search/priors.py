@@ -14,6 +14,7 @@ from lib.arm import lay_out, reachable
 from lib.config import FIRST_FRESH_SEED, Point, Positive, Section, Space, Training, checked
 from lib.errors import UserError
 from lib.files import differing_keys
+from lib.reading import read_json
 from lib.search.proxy import proxy_value
 from lib.space import infeasible
 
@@ -129,13 +130,7 @@ def load_priors(path: Path, space: Space, training: Training, context: dict[str,
 
 
 def _from_json(path: Path) -> PriorFile:
-    try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"seed_from = {str(path)!r} is not JSON ({error}); see config/README.md for the format") from None
-    if not isinstance(values, dict):
-        raise UserError(f"seed_from = {str(path)!r} holds no keys; see config/README.md for the format")
-    return checked(PriorFile, values, str(path))
+    return checked(PriorFile, read_json(path, f"seed_from = {str(path)!r}", "see config/README.md for the format"), str(path))
 
 
 def _from_ledger(path: Path, space: Space) -> list[PriorFile]:

@@ -9,11 +9,11 @@ ceilings bind and no share is given.
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from lib.config import Section, checked
 from lib.errors import UserError
+from lib.reading import read_yaml
 from lib.target.weights import weight_bytes
 
 CEILINGS = Path("config/sol-ceilings.yaml")
@@ -30,12 +30,9 @@ class Ceiling(Section):
 
 def load_ceiling(key: str, path: Path = CEILINGS) -> Ceiling:
     """Return an entry of the ceilings file. Raises UserError when the file or the key is missing or malformed."""
-    try:
-        entries = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it, or leave serving.sol_ceiling empty") from None
-    if not isinstance(entries, dict) or key not in entries:
-        known = ", ".join(map(str, entries)) if isinstance(entries, dict) else "nothing"
+    entries = read_yaml(path, str(path), "restore it, or leave serving.sol_ceiling empty")
+    if key not in entries:
+        known = ", ".join(entries)
         raise UserError(f"serving.sol_ceiling = {key!r} is not in {path}, which knows {known}; add it with its source, or leave it empty")
     return checked(Ceiling, entries[key], f"{path}: {key}").model_copy(update={"key": key})
 

@@ -120,7 +120,7 @@ def spoil(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     ("damage", "says"),
     [
         (Path.unlink, "no such file"),
-        (lambda path: path.write_text(path.read_text()[:-20]), "cannot be read"),
+        (lambda path: path.write_text(path.read_text()[:-20]), "not JSON"),
         (spoil(lambda content: content.pop("target")), "is not what scripts/describe.py prints (target: Field required)"),
         (spoil(lambda content: content["target"]["facts"].pop("num_layers")), "(target.facts.num_layers: Field required)"),
         (spoil(lambda content: content["dataset"]["facts"].update(rows="many")), "(dataset.facts.rows: Input should be a valid integer"),
@@ -188,8 +188,8 @@ def test_a_plan_still_refuses_what_is_there_and_broken(volume: Path, values: dic
         ("{}", "error: target.path is empty, so there is nothing to describe; name a model"),
         ("target: {path: absent}", "error: target.path=absent is not a directory; give a local Hugging Face model directory"),
         ("trainig: {}", "error: configuration: unknown key 'trainig'; did you mean 'training'?"),
-        ("- a", "cannot be read as a configuration"),
-        ("a: [", "cannot be read as a configuration"),
+        ("- a", "holds no keys; name a YAML file of keys"),
+        ("a: [", "not YAML (line 1)"),
     ],
 )
 def test_describing_what_is_not_there_is_refused_in_one_line(tmp_path: Path, content: str, line: str) -> None:

@@ -181,17 +181,17 @@ def test_an_edited_file_is_refused_and_never_written_over(tmp_path: Path, edit: 
 
 def test_a_file_that_is_missing_cut_short_or_no_baseline_is_refused(tmp_path: Path) -> None:
     path = tmp_path / f"{KEY}.json"
-    with pytest.raises(UserError, match=f"^{path}: no such baseline; name a file that a verdict promoted$"):
+    with pytest.raises(UserError, match=f"^{path}: no such file; name a file that a verdict promoted$"):
         read_baseline(path)
     promote(tmp_path, KEY, entry("v1"), CONTEXT)
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match=f"^{path} cannot be read .*; bring back the file"):
+    with pytest.raises(UserError, match=f"^{path} : not JSON .*; bring back the file"):
         read_baseline(path)
     for content in (b"[1]", b"\xff"):
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"^{path}.*; bring back the file"):
             read_baseline(path)
-    with pytest.raises(UserError, match=f"^{tmp_path} cannot be read .*; bring back the file"):
+    with pytest.raises(UserError, match=f"^{tmp_path} : not JSON .*; bring back the file"):
         read_baseline(tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_a_malformed_file_gets_one_line(tmp_path: Path, changes: dict, line: str
 def test_a_file_that_is_missing_or_not_json_or_no_ledger_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"seed_from = '.*absent\.json': no such file; name a prior-arms JSON file or a ledger\.parquet"):
         load(tmp_path / "absent.json")
-    for name, line in (("bad.json", "is not JSON"), ("bad.parquet", "is not a ledger")):
+    for name, line in (("bad.json", "not JSON"), ("bad.parquet", "is not a ledger")):
         (tmp_path / name).write_text("{")
         with pytest.raises(UserError, match=line):
             load(tmp_path / name)

@@ -71,8 +71,8 @@ def test_a_target_with_experts_or_with_weights_that_cannot_be_counted_is_not_den
         ("GB300: {hardware: GB300, source: s}", "GB300: memory_bandwidth_bytes_per_s is missing; add it"),
         ("GB300: {hardware: GB300, memory_bandwidth_bytes_per_s: .nan, source: s}", "memory_bandwidth_bytes_per_s"),
         ("H100: {}", "serving.sol_ceiling = 'GB300' is not in .*, which knows H100; add it with its source, or leave it empty"),
-        ("[1]", "which knows nothing"),
-        ("a: [", "cannot be read"),
+        ("[1]", "holds no keys"),
+        ("a: [", "not YAML"),
     ],
 )
 def test_a_ceilings_file_without_the_key_or_spoiled_is_refused_in_one_line(tmp_path: Path, content: str, line: str) -> None:
