@@ -185,13 +185,13 @@ def test_a_file_that_is_missing_cut_short_or_no_baseline_is_refused(tmp_path: Pa
         read_baseline(path)
     promote(tmp_path, KEY, entry("v1"), CONTEXT)
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match=f"^{path} : not JSON .*; bring back the file"):
+    with pytest.raises(UserError, match=f"^{path}: not JSON .*; bring back the file"):
         read_baseline(path)
     for content in (b"[1]", b"\xff"):
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"^{path}.*; bring back the file"):
             read_baseline(path)
-    with pytest.raises(UserError, match=f"^{tmp_path} : not JSON .*; bring back the file"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: a folder, not a file; bring back the file"):
         read_baseline(tmp_path)
 
 
