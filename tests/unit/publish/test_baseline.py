@@ -189,7 +189,7 @@ def test_a_file_that_is_missing_cut_short_or_no_baseline_is_refused(tmp_path: Pa
         read_baseline(path)
     for content in (b"[1]", b"\xff"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=f"^{path}.*; bring back the file"):
+        with pytest.raises(UserError, match=f"^{path}: (holds no keys|not UTF-8)"):
             read_baseline(path)
     with pytest.raises(UserError, match=f"^{tmp_path}: a folder, not a file; bring back the file"):
         read_baseline(tmp_path)
