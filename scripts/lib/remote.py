@@ -46,6 +46,8 @@ def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> No
         raise UserError(
             f"default-storage-prefix = {prefix} names no folder of a bucket, s3://bucket/folder/.; fill in bucket and run_id in the profile"
         )
+    if links := [name for name in ("results", "resources") if Path(name).is_symlink()]:
+        raise UserError(f"{links[0]} is a link, and nothing from a bucket is written through links; make it a folder")
     try:
         store.pull(prefix)
     except WorkflowError as error:

@@ -3,8 +3,10 @@
 `s3://` goes through boto3, which Snakemake's own S3 storage brings; every other URL through fsspec.
 """
 
+import functools
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +16,8 @@ from lib.errors import UserError
 
 _PREFIX = "SNAKEMAKE_STORAGE_S3_EXPERIMENT_"
 _ATTEMPTS = 10  # with boto3's growing pauses these outlast a minute without the server
+
+logger = logging.getLogger(__name__)
 
 
 class Store(Protocol):
@@ -26,7 +30,7 @@ class Store(Protocol):
         """Fetch `name` to a local file whose folder exists."""
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of everything below `folder`, sorted; empty when there is nothing."""
+        """Return the names of everything below `folder`, sorted; empty when there is nothing. None of them leads elsewhere."""
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files that are there."""
@@ -51,6 +55,26 @@ def open_store(url: str) -> Store:
     return _Fsspec(url)
 
 
+def sift(names: Iterable[str], wanted: Callable[[str], object]) -> list[str]:
+    """Return the names that are wanted, sorted. The others, which somebody has put into a store, are named once, in one line."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for name in sorted(names):
+        found[bool(wanted(name))].append(name)
+    if left := found[False]:
+        _warn(f"not taken from the store: {', '.join(map(ascii, left[:3]))}{f' and {len(left) - 3} more' if len(left) > 3 else ''}")
+    return found[True]
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name is one relative path that leads nowhere but below its folder, in characters that print."""
+    return name.isprintable() and not {"", ".", ".."} & set(name.split("/"))
+
+
+@functools.cache
+def _warn(line: str) -> None:
+    logger.warning(line)
+
+
 class _Fsspec:
     def __init__(self, url: str) -> None:
         self._files, self._root = fsspec.core.url_to_fs(url)
@@ -66,7 +90,7 @@ class _Fsspec:
     def names(self, folder: str) -> list[str]:
         self._files.invalidate_cache()
         found = self._files.find(f"{self._root}/{folder}")
-        return sorted(path.removeprefix(f"{self._root}/") for path in found)
+        return sift((path.removeprefix(f"{self._root}/") for path in found), is_plain)
 
     def remove(self, names: Iterable[str]) -> None:
         for name in names:
@@ -104,7 +128,8 @@ class _S3:
 
     def names(self, folder: str) -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"{self._root}{folder}/")
-        return sorted(item["Key"].removeprefix(self._root) for page in pages for item in page.get("Contents", []))
+        found = (item["Key"].removeprefix(self._root) for page in pages for item in page.get("Contents", []))
+        return sift((name for name in found if not name.endswith("/")), is_plain)  # consoles show folders by objects that end so
 
     def remove(self, names: Iterable[str]) -> None:
         for name in names:

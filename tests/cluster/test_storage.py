@@ -52,19 +52,19 @@ def stored(provider: StorageProvider, bucket: Path, path: str) -> Any:
 def test_a_record_comes_along_when_it_is_asked_for_and_a_state_does_not(provider: StorageProvider, bucket: Path) -> None:
     folder = Path("results/a/rung0.state")
     folder.mkdir(parents=True)
-    (folder / "model.bin").write_text("weights")
+    (folder / "model.safetensors").write_text("weights")
     Path("results/a/rung0.acc").write_text("0.5")
     record, state = (stored(provider, bucket, f"results/a/rung0.{kind}") for kind in ("acc", "state"))
     record.store_object()
     state.store_object()
     assert (bucket / "team/run1/results/a/rung0.acc").read_text() == "0.5"
     Path("results/a/rung0.acc").unlink()
-    (folder / "model.bin").unlink()
+    (folder / "model.safetensors").unlink()
     assert record.exists() and state.exists()
     assert Path("results/a/rung0.acc").read_text() == "0.5"
-    assert not (folder / "model.bin").exists()
+    assert not (folder / "model.safetensors").exists()
     state.retrieve_object()
-    assert (folder / "model.bin").read_text() == "weights"
+    assert (folder / "model.safetensors").read_text() == "weights"
 
 
 def test_of_a_directory_of_records_the_records_come_along_and_the_weights_do_not(provider: StorageProvider, bucket: Path) -> None:
@@ -81,7 +81,7 @@ def test_of_a_directory_of_records_the_records_come_along_and_the_weights_do_not
 
 def test_a_directory_of_which_a_part_was_uploaded_is_not_there(provider: StorageProvider, bucket: Path) -> None:
     state = stored(provider, bucket, "results/a/rung0.state")
-    state.s3obj("model.bin").put(Body=b"half of it")
+    state.s3obj("model.safetensors").put(Body=b"half of it")
     assert not state.exists()
     with pytest.raises(FileNotFoundError):
         state.retrieve_object()
@@ -227,7 +227,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_with_one_line(
     s3_server: S3Server, provider: StorageProvider, bucket: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Path("results/a/rung0.state").mkdir(parents=True)
-    Path("results/a/rung0.state/model.bin").write_text("weights")
+    Path("results/a/rung0.state/model.safetensors").write_text("weights")
     Path("results/a/rung0.acc").write_text("0.5")
     record, state = (stored(provider, bucket, f"results/a/rung0.{kind}") for kind in ("acc", "state"))
 
@@ -249,7 +249,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_with_one_line(
     assert away(record.exists)
     assert away(record.mtime) > 0
     away(state.retrieve_object)
-    assert Path("results/a/rung0.state/model.bin").read_text() == "weights"
+    assert Path("results/a/rung0.state/model.safetensors").read_text() == "weights"
     away(lambda: provider.pull(f"s3://{bucket.name}/team/run1/."))
     assert provider.knows("results/a/rung0.state")
 
@@ -278,7 +278,7 @@ def test_a_process_that_dies_leaves_no_half_of_a_directory(provider: StorageProv
     def write(version: str) -> set[str]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for name in ("config.json", "model.bin", "vocabulary.json"):
+        for name in ("config.json", "model.safetensors", "vocabulary.json"):
             (folder / name).write_text(version)
         return {version}
 
@@ -296,7 +296,9 @@ def test_a_process_that_dies_leaves_no_half_of_a_directory(provider: StorageProv
             stored(connect(provider.settings.endpoint_url), bucket, str(folder)).retrieve_object()
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        found = [(folder / name).read_text() for name in ("config.json", "model.bin", "vocabulary.json") if (folder / name).exists()]
+        found = [
+            (folder / name).read_text() for name in ("config.json", "model.safetensors", "vocabulary.json") if (folder / name).exists()
+        ]
         assert found in (["old"] * 3, ["new"] * 3, []), f"step {step}"
         assert found or not folder.exists()
         seen.update(found)

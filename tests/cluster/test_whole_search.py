@@ -77,11 +77,18 @@ def assert_no_secret(cluster: Cluster, controller: Controller, store: Store) -> 
     assert not [text[:200] for text in told if any(key in text for key in planted)]
 
 
+def plant(store: Store) -> None:
+    """Put code into the bucket, newer than that of the clone, where the clone has its own; who runs it fails."""
+    for path in ("Snakefile", "rules/common.smk", "scripts/train_rung.py", "scripts/lib/errors.py", "sitecustomize.py"):
+        store.write(f"spec-decode-tune/whole/{path}", b"raise SystemExit('planted')\n")
+
+
 @pytest.mark.slow
 def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does(
     cluster: Cluster, controller: Controller, store: Store, tmp_path: Path
 ) -> None:
     remote = controller.clone
+    plant(store)
     done = controller.run(*ACKNOWLEDGED, *TWO_CORES)
     assert done.returncode == 0, done.stdout[-6000:]
     assert cluster.left() == []
@@ -114,9 +121,13 @@ def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_mach
 
 @pytest.mark.parametrize("given", [(), ("--kubernetes-experiment-ack-train", "another")])
 def test_without_the_acknowledgement_of_this_run_nothing_is_created(
-    given: tuple[str, ...], cluster: Cluster, controller: Controller
+    given: tuple[str, ...], cluster: Cluster, controller: Controller, store: Store
 ) -> None:
+    plant(store)
     done = controller.run(*given)
+    assert "no data of a run: 'Snakefile', " in done.stdout
+    changed = subprocess.run(["git", "diff", "--name-only"], cwd=controller.clone.root, text=True, capture_output=True, check=True)
+    assert changed.stdout == ""
     assert done.returncode != 0
     assert "to let it run, pass --kubernetes-experiment-ack-train=whole" in done.stdout
     assert "1 x train_target" in done.stdout

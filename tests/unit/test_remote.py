@@ -13,6 +13,16 @@ from lib.remote import bring_records, carried_files, claimed_home, find_other_ho
 ROOT = Path(__file__).parents[2]
 
 
+class Unasked:
+    """Stands for a bucket that is not to be asked."""
+
+    settings = type("Settings", (), dict.fromkeys(("endpoint_url", "region", "access_key", "secret_key", "token")))
+
+    def pull(self, prefix: str) -> None:
+        """Fail."""
+        raise AssertionError(prefix)
+
+
 class Stock:
     """Stands for the storage plugins that keep no records at hand."""
 
@@ -78,13 +88,15 @@ def test_the_results_of_one_place_are_not_taken_for_those_of_another(tmp_path: P
     assert not (tmp_path / "laptop/bucket.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["results", "resources"])
+def test_a_folder_that_is_a_link_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).symlink_to(tmp_path.parent)
+    with pytest.raises(UserError, match=f"^{name} is a link, .* make it a folder$"):
+        bring_records(Unasked(), "s3://b/run1/.", offline=False, follow=False)
+
+
 def test_a_prefix_without_a_folder_is_refused() -> None:
-    class Store:
-        settings = type("Settings", (), dict.fromkeys(("endpoint_url", "region", "access_key", "secret_key", "token")))
-
-        def pull(self, prefix: str) -> None:
-            raise AssertionError(prefix)
-
     for prefix in ("s3:///spec-decode-tune//.", "s3://b/.", "s3://b//."):
         with pytest.raises(UserError, match="names no folder of a bucket"):
-            bring_records(Store(), prefix, offline=False, follow=False)
+            bring_records(Unasked(), prefix, offline=False, follow=False)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from lib.errors import UserError
-from lib.store import check_store, open_store
+from lib.store import check_store, is_plain, open_store, sift
 
 from tests.s3 import S3Server, s3_server  # noqa: F401 - a fixture
 
@@ -33,6 +33,24 @@ def test_files_come_back_from_where_fsspec_puts_them(url: str, tmp_path: Path) -
 
 def test_files_come_back_from_s3(s3_server: S3Server, tmp_path: Path) -> None:  # noqa: F811
     exercise(s3_server.store.url("store"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["arm/../up", "../up", "arm//empty", "/absolute", "arm/./here", "arm/line\nend", "arm/\x1b[2J", "arm/\u202eback"]
+)
+def test_a_name_that_leads_elsewhere_is_not_plain(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert sift([name, "arm/b", "arm/a"], is_plain) == ["arm/a", "arm/b"]
+    assert caplog.messages == [f"not taken from the store: {name!a}"]
+
+
+def test_names_that_somebody_has_planted_are_not_listed(s3_server: S3Server, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "store/arm").mkdir(parents=True)
+    for name in ("a", "line\nend"):
+        (tmp_path / "store/arm" / name).write_text(name)
+        s3_server.store.write(f"store/arm/{name}", b"")
+    for url in (str(tmp_path / "store"), s3_server.store.url("store")):
+        assert open_store(url).names("arm") == ["arm/a"]
 
 
 @pytest.mark.parametrize("url", ["s3:///states", "nowhere://bucket"])

@@ -4,6 +4,8 @@ The stock S3 plugin keeps its copies under `.snakemake/storage/` and asks the bu
 is the object `<prefix>/results/a/rung0.acc`, and its local copy is `results/a/rung0.acc` below the working directory. One listing answers
 what is there. Whoever learns that a record is there has it on disk; states and heads are fetched by the jobs that read them, by no other.
 
+A bucket is data, never code: of what it lists only data below results/ and resources/ reaches this disk, whoever has put it there.
+
 A query is `s3://bucket/prefix/./path`. As in rsync, `/./` marks where the local path begins, so the default storage prefix of an experiment
 ends in `/.`: `s3://bucket/prefix/.`
 """
@@ -11,10 +13,11 @@ ends in `/.`: `s3://bucket/prefix/.`
 import functools
 import json
 import os
+import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +42,21 @@ LARGE = 1 << 20
 LISTING = Path(".snakemake/s3-experiment.json")
 """What the bucket held when it was last looked at, so that a dry run need not ask."""
 
+PLACE = re.compile(r"(results|resources)(/[\w+=@,~%-][\w.+=@,~% -]{0,149})*", re.ASCII)
+"""Paths that are of a run: no part is empty, hidden or `..`."""
+
+DATA = {".acc", ".arrow", ".csv", ".html", ".jinja", ".json", ".jsonl", ".log", ".md", ".parquet", ".safetensors", ".svg", ".txt", ".yaml"}
+"""Ends of the names of files that are taken from a listing; nothing else that somebody may have put there is."""
+
+OWN = {"results/bucket.txt"}
+"""What a controller keeps below results/ for itself. Its lock has no end that is taken."""
+
+SOURCES = re.compile(r"snakemake-workflow-sources\.[0-9a-f]{64}\.tar\.xz")
+"""The archive of the sources, which Snakemake unpacks in a job only if its digest is the one in the Job's command."""
+
+STRANGE, BLOCKED = "no data of a run", "a link, a file or a folder is in the way here"
+"""Why an object is left where it is."""
+
 BULK = (".state/", "/head/", "resources/", ".safetensors")
 """Parts of paths below which nothing is a record, whatever its size."""
 
@@ -46,6 +64,17 @@ PATIENCE = 300
 """Seconds for which a bucket that does not answer is asked again."""
 
 _T = TypeVar("_T")
+
+
+def is_of_run(path: str) -> bool:
+    """Return whether a path below the prefix is one that a run may have written, of whatever kind."""
+    return bool(PLACE.fullmatch(path.removesuffix(f"/{WHOLE}"))) and path.lower() not in OWN  # some disks do not tell a from A
+
+
+def is_data(path: str) -> bool:
+    """Return whether a path that a listing holds is one to take."""
+    name = path.rpartition("/")[2]
+    return is_of_run(path) and (name == WHOLE or Path(name).suffix in DATA)
 
 
 def is_bulk(path: str) -> bool:
@@ -71,6 +100,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         self.known: dict[str, float] = {}
         self.away_since: float | None = None
         self._there: set[str] = set()
+        self._refused: set[str] = set()
 
     @classmethod
     def example_queries(cls) -> list[ExampleQuery]:
@@ -145,13 +175,28 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
     def fetch_records(self, bucket: str, folder: str, below: str = "") -> dict[str, float]:
         """Fetch every record below a path that is not here or is older here; return what is there, by path and modification time."""
         listing = {}
+        refused: dict[str, list[str]] = {STRANGE: [], BLOCKED: []}
         pages = self.s3c.meta.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}{below}")
         for found in (found for page in pages for found in page.get("Contents", [])):
             path = found["Key"].removeprefix(folder)
-            listing[path] = found["LastModified"].timestamp()
-            if found["Size"] < LARGE and not is_bulk(path):
-                self.fetch(bucket, found["Key"], path, listing[path])
+            if is_of_run(path):
+                listing[path] = found["LastModified"].timestamp()
+                record = found["Size"] < LARGE and is_data(path) and not is_bulk(path)
+                if record and not self.fetch(bucket, found["Key"], path, listing[path]):
+                    refused[BLOCKED].append(path)
+            elif not (found["Key"].endswith("/") or SOURCES.fullmatch(path)):  # consoles show folders by objects that end so
+                refused[STRANGE].append(path)
+        for why, paths in refused.items():
+            self.refuse(bucket, paths, why)
         return listing
+
+    def refuse(self, bucket: str, paths: Iterable[str], why: str) -> None:
+        """Say once, in one line, that objects stay where they are; of many the first few are named."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._refused]
+        self._refused.update(new)
+        if new:
+            more = f" and {len(new) - 3} more" if len(new) > 3 else ""
+            self.logger.warning(f"bucket {bucket}: not taken from there, {why}: {', '.join(map(ascii, new[:3]))}{more}")
 
     def ask(self, bucket: str, question: Callable[[], _T]) -> _T:
         """Return the answer to a question that can be asked again, waiting with one line for a bucket that does not answer.
@@ -192,19 +237,29 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
 
         threading.Thread(target=pull, name="follow-bucket", daemon=True).start()
 
-    def fetch(self, bucket: str, key: str, path: str, modified: float) -> None:
+    def fetch(self, bucket: str, key: str, path: str, modified: float) -> bool:
         """Copy an object to its local path unless that is as new. The local file is whole at every moment, and as old as the object.
 
+        Return False when something else is in the way here, and nothing is written.
         The client, unlike `s3c`, may be used by several threads at once.
         """
         local = self.local_prefix / path
         if local.exists() and local.stat().st_mtime >= modified:
-            return
+            return True
+        if not self.is_free(local):
+            return False
         fresh = local.with_name(f".{local.name}.{os.getpid()}-{threading.get_ident()}")
         local.parent.mkdir(parents=True, exist_ok=True)
         self.s3c.meta.client.download_file(bucket, key, str(fresh))
         os.utime(fresh, (modified, modified))
         fresh.replace(local)
+        return True
+
+    def is_free(self, local: Path) -> bool:
+        """Return whether a file can be written at a path below the local prefix, through no link, over no link and over no directory."""
+        above = [self.local_prefix / parent for parent in local.relative_to(self.local_prefix).parents][:-1]
+        blocked = any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in above)
+        return not (blocked or local.is_symlink() or local.is_dir())
 
     def require(self, bucket: str) -> None:
         """Tell a bucket that is missing, which S3 does not tell from a missing object."""
@@ -269,7 +324,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
         if found is not None and found.key != self.key and not is_bulk(f"{self.path}/"):
             self.provider.fetch_records(self.bucket, self.key.removesuffix(self.path), f"{self.path}/")
         elif found is not None and found.key == self.key and found.content_length < LARGE:
-            self.provider.fetch(self.bucket, self.key, self.path, found.last_modified.timestamp())
+            self._fetch(found)
         return found is not None
 
     def mtime(self) -> float:
@@ -297,16 +352,22 @@ class StorageObject(S3Object):  # type: ignore[misc]
         if found is None:
             raise FileNotFoundError(self.query)
         if found.key == self.key:
-            self.provider.fetch(self.bucket, self.key, self.path, found.last_modified.timestamp())
+            self._fetch(found)
             return
         local = self.local_path()
         fresh, old = (local.with_name(f".{local.name}.{os.getpid()}{end}") for end in ("", ".old"))
         for rest in (fresh, old):  # of a process that died and had the same number, as all do in pods
             shutil.rmtree(rest, ignore_errors=True)
+        refused = []
         for item in self.get_subkeys():
-            target = fresh / item.key.removeprefix(f"{self.key}/")
+            name = item.key.removeprefix(f"{self.key}/")
+            target = fresh / name
+            if not (is_data(f"{self.path}/{name}") and self.provider.is_free(target)):
+                refused.append(f"{self.path}/{name}")
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             item.Object().download_file(str(target))
+        self.provider.refuse(self.bucket, refused, STRANGE)
         if local.exists():
             local.replace(old)
         fresh.replace(local)
@@ -337,8 +398,15 @@ class StorageObject(S3Object):  # type: ignore[misc]
         """Refuse: no rule here looks for files by pattern."""
         raise WorkflowError("s3-experiment cannot list files by pattern; name them")
 
+    def _fetch(self, found: Any) -> None:
+        if not self.provider.fetch(self.bucket, self.key, self.path, found.last_modified.timestamp()):
+            self.provider.refuse(self.bucket, [self.path], BLOCKED)
+
     def _found(self) -> Any:
-        """Return the object that says that the file or directory is there, None when there is none."""
+        """Return the object that says that the file or directory is there, None when there is none or it is not to be taken."""
+        if not (is_of_run(self.path) or SOURCES.fullmatch(self.path)):
+            self.provider.refuse(self.bucket, [self.path], STRANGE)
+            return None
         for subkey in ("", WHOLE):
             found = self.s3obj(subkey)
             try:

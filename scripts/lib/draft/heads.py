@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from speculators import DFlashDraftModel, Eagle3DraftModel
+from speculators import DFlashDraftModel, Eagle3DraftModel, SpeculatorModelConfig
 from speculators.models.dflash import core
 from speculators.models.eagle3.data import shift_batch
 from speculators.train.cli import create_transformer_layer_config
@@ -32,6 +32,10 @@ _DRAFT_LAYERS = {"eagle3": "llama", "dflash": "qwen3"}  # the decoder layers tha
 _FLEX_BLOCK = 128  # flex attention wants whole blocks of this many positions
 
 dflash_core: Any = core  # it exports nothing by name
+
+# speculators 0.9 has "" here. transformers takes that for a model with code of its own: it puts a config.py into every head and names it in
+# `auto_map`, for readers to run.
+SpeculatorModelConfig._auto_class = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A state folder holds `head/`, the head in fp32 in speculators' format, `optimize
 samples, the files' digests, and within a rung its tally. There is no random state in it, for the trainer keeps none.
 """
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from lib.files import whole_directory
 from lib.manifest import read_manifest, write_manifest
 
 _HEAD, _OPTIMIZER = "head/model.safetensors", "optimizer.safetensors"
+FILE = re.compile(r"manifest\.json|optimizer\.safetensors|head/\w[\w.-]*\.(json|safetensors)", re.ASCII)
+"""The files of a state folder by their paths in it: tensors and JSON, nothing that is run when it is read."""
+
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 

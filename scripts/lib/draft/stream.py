@@ -2,10 +2,12 @@
 
 On this machine they lie in `rung<r>.stream/<samples>/` beside the rung's outputs, each a state folder as `save_state` writes it. A store
 gets a copy of them, and of the log, under the same names: what a machine that dies leaves behind. Two are kept, for one may prove damaged.
-A state's manifest is copied last: without it, or with a digest that does not hold, a state is never used.
+A state's manifest is copied last: without it, or with a digest that does not hold, a state is never used. Of what a store lists only the
+files of states are fetched.
 """
 
 import logging
+import re
 import shutil
 import socket
 import time
@@ -16,12 +18,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from lib.draft.state import save_state
+from lib.draft.state import FILE, save_state
 from lib.draft.trainer import Tally, Training
 from lib.errors import UserError
 from lib.files import whole_directory
 from lib.manifest import MANIFEST, CorruptState, read_manifest
-from lib.store import Store
+from lib.store import Store, sift
 
 KEPT = 2
 """States kept of a rung in progress."""
@@ -136,9 +138,13 @@ def _states(names: Iterable[str]) -> dict[str, list[str]]:
     states: dict[str, list[str]] = {}
     for name in sorted(names, key=lambda name: not name.endswith(f"/{MANIFEST}")):
         _, state, *file = name.split("/")
-        if state.isdecimal() and file:
+        if re.fullmatch("[0-9]{12}", state) and file:
             states.setdefault(state, []).append(name)
     return states
+
+
+def _in_state(name: str) -> str:
+    return name.split("/", 2)[2]
 
 
 def _remove(store: Store, states: Iterable[list[str]]) -> None:
@@ -165,8 +171,8 @@ def _fetch(state: Path, names: list[str], store: Store) -> bool:
     started = time.monotonic()
     what = f"streaming.url: {state.parent.name}/{state.name} cannot be fetched to {state}"
     with _or_refused(what, "make room there, or try again"), whole_directory(state) as fresh:
-        for name in names:
-            file = fresh / Path(name).relative_to(*Path(name).parts[:2])
+        for name in sift(names, lambda name: FILE.fullmatch(_in_state(name))):
+            file = fresh / _in_state(name)
             file.parent.mkdir(parents=True, exist_ok=True)
             store.get(name, file)
     if not _is_whole(state):

@@ -34,6 +34,7 @@ def test_speculators_loads_the_trained_head(
     assert all(torch.equal(loaded[name], trained[name]) for name in trained)
 
     config = json.loads((tmp_path / "head" / "config.json").read_text())
+    assert "auto_map" not in config and not [*tmp_path.rglob("*.py")], "a head holds no code"
     assert config["speculators_model_type"] == spec.method
     assert config["draft_vocab_size"] == (draft_vocab_size or 256)
     assert config["speculators_config"]["proposal_methods"][0]["speculative_tokens"] == 3

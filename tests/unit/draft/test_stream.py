@@ -102,6 +102,24 @@ def test_two_states_are_kept_and_the_newest_comes_back(start: Start, folder: Pat
     assert kept == {"000000000008", "000000000012", "logs"}
 
 
+def test_of_what_is_planted_in_a_store_nothing_but_the_files_of_states_is_fetched(
+    start: Start, folder: Path, store: Store, tmp_path: Path
+) -> None:
+    keep(start(), [4], folder, store)
+    stored, state = tmp_path / "store" / folder.name, "000000000004"
+    for name in ("head/modeling.py", "head/pytorch_model.bin", "head/deep/config.json", "optimizer.pt", "x.py", "head/.hidden.json"):
+        (stored / state / name).parent.mkdir(exist_ok=True)
+        (stored / state / name).write_text("planted")
+    for other in ("9", "\u0669" * 12, "9" * 13, "999999999999x"):
+        (stored / other).mkdir()
+        (stored / other / "manifest.json").write_text("{}")
+    found = recover(elsewhere(folder), store)
+    assert found == elsewhere(folder) / state
+    fetched = {file.relative_to(found).as_posix() for file in found.rglob("*") if file.is_file()}
+    assert fetched == {"manifest.json", "optimizer.safetensors", "head/config.json", "head/model.safetensors"}
+    assert [path.name for path in elsewhere(folder).iterdir()] == [state]
+
+
 def damage_head(state: Path) -> None:
     file = state / "head/model.safetensors"
     content = file.read_bytes()
