@@ -10,6 +10,10 @@
 # make schema write config/schema*.json anew, after a change of scripts/lib/config/
 
 PYTHON ?= python3
+# They reach the shell as variables, never as part of its words. ARGS alone is words of the shell, with its quotes, as if typed there.
+override PYTHON := $(value PYTHON)
+override RUN_ID := $(value RUN_ID)
+export PYTHON RUN_ID
 BIN := .venv/bin
 PLUGINS := vllm-plugin/pyproject.toml $(wildcard vllm-plugin/spec_decode_tune_vllm/*.py) executor/pyproject.toml $(wildcard executor/src/*/*.py)
 
@@ -38,7 +42,7 @@ status: installed
 	@$(BIN)/python scripts/status.py
 
 teardown: installed
-	@$(BIN)/python scripts/teardown.py "$(RUN_ID)" $(ARGS)
+	@$(BIN)/python scripts/teardown.py $(ARGS)
 
 lint: install
 	$(BIN)/ruff check
@@ -58,9 +62,9 @@ installed:
 	@test -e .venv/installed || { echo 'error: nothing is installed yet, or not to the end; run make install'; exit 1; }
 
 .venv/installed: envs/laptop.lock $(PLUGINS)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-	    echo 'error: PYTHON = $(PYTHON) is not Python 3.11, for which envs/laptop.lock is made; run make PYTHON=/path/to/python3.11'; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/laptop.lock
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	    echo "error: PYTHON = $$PYTHON is not Python 3.11, for which envs/laptop.lock is made; run make PYTHON=/path/to/python3.11"; exit 1; }
+	"$$PYTHON" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r envs/laptop.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./vllm-plugin ./executor
 	@touch $@

@@ -2,7 +2,8 @@
 
     python check_image.py LOCK NAMES...
 
-LOCK has a line `name==version` for each package; a file of NAMES has a line for each package that must be there.
+LOCK has a line that begins with `name==version` for each package, its hashes below. A file of NAMES has a line for each package that must
+be there.
 """
 
 import sys
@@ -25,7 +26,7 @@ def read_lines(path: Path) -> list[str]:
 
 def read_pins(lock: Path) -> dict[str, str]:
     """Return the version of each package of a lock."""
-    return dict(line.split("==") for line in read_lines(lock))
+    return dict(line.split()[0].split("==") for line in read_lines(lock) if not line.startswith(" "))
 
 
 def installed(name: str) -> str | None:

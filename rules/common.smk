@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from lib.controller import hold_results, refresh_view, refuse, withdraw
 from lib.devices import gpus
-from lib.errors import UserError
+from lib.errors import UserError, without_credentials
 from lib.experiment import load_experiment
 from lib.files import digest, read_json
 from lib.remote import (
@@ -29,6 +29,7 @@ from lib.records import layout
 from lib.search.decisions import Decisions
 from lib.search.work import Pace
 from lib.serving.vllm.engine import require_installed
+from lib.target.load import TRUST
 from lib.verdict.champion import Champion
 from lib.verdict.contest import make_contest
 from lib.verdict.package import handed_over
@@ -43,7 +44,9 @@ prefix = workflow.storage_settings.default_storage_prefix
 dry = workflow.output_settings.dryrun
 
 with refuse():
-    home = Path("results"), prefix if store else None
+    home = Path("results"), (
+        without_credentials(prefix, "default-storage-prefix") if store else None
+    )
     with claimed_home(*home) if workflow.is_main_process and not dry else nullcontext():
         if store:
             bring_records(store, prefix, offline=dry, follow=workflow.is_main_process)
@@ -67,7 +70,6 @@ with refuse():
         if store:
             workflow.configfiles += carried_files(experiment)
 
-os.environ |= ENVIRONMENT
 
 if workflow.resource_settings.nodes:
     # Jobs run elsewhere: the cores of this machine bound none of them.
@@ -77,6 +79,7 @@ if local_gpus and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", len(local_gpus))
 
 settings = experiment.config
+os.environ |= ENVIRONMENT | {TRUST: str(int(settings.target.trust_remote_code))}
 search = experiment.search
 decisions = Decisions(search, Path())
 filed = verdict_files(experiment)

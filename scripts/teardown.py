@@ -1,6 +1,7 @@
 """Delete what a run has on the cluster, by both of its labels. Run by hand (`make teardown RUN_ID=...`); the bucket is left as it is."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -24,15 +25,14 @@ def arguments(profile: Path, run_id: str) -> list[str]:
     if not settings.get(f"{SETTINGS}workstream"):
         raise UserError(f"{profile}: workstream is empty; fill it in, nothing is deleted but what is labelled with it")
     told = {name: settings.get(SETTINGS + name) for name in ("workstream", "namespace", "slug")}
-    return ["--run-id", run_id, *(text for name, value in told.items() if value for text in (f"--{name}", str(value)))]
+    return [f"--run-id={run_id}", *(f"--{name}={value}" for name, value in told.items() if value)]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run_id", nargs="?", default="")
     parser.add_argument("--profile", type=Path, default=Path("gb300"))
     parser.add_argument("--dry-run", action="store_true", help="list only")
     asked = parser.parse_args()
     with refuse():
-        sys.argv[1:] = arguments(asked.profile / "config.yaml", asked.run_id) + (["--dry-run"] if asked.dry_run else [])
+        sys.argv[1:] = arguments(asked.profile / "config.yaml", os.environ.get("RUN_ID", "")) + (["--dry-run"] if asked.dry_run else [])
     sys.exit(teardown.main())

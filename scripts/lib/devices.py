@@ -3,11 +3,15 @@
 import fcntl
 import logging
 import os
+import stat
 import tempfile
 import time
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
+
+from lib.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PAUSE = 5.0  # seconds
@@ -44,15 +48,25 @@ def hold_gpus(count: int) -> None:
         taken.pop(name).close()
     _held.update(taken)
     os.environ[VISIBLE] = ",".join(taken)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_private_folder() / "inductor"))  # PyTorch runs code that it finds there
 
 
 def _try(name: str) -> TextIO | None:
-    folder = Path(tempfile.gettempdir()) / f"spec-decode-tune-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    handle = (folder / f"gpu-{name}").open("a")
+    handle = (_private_folder() / f"gpu-{name}").open("a")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         handle.close()
         return None
     return handle
+
+
+def _private_folder() -> Path:
+    """Return the folder of this user below the one for temporary files. Raises UserError when somebody else may have put it there."""
+    folder = Path(tempfile.gettempdir()) / f"spec-decode-tune-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise UserError(f"{folder} is not a folder that is yours alone; remove it, or set TMPDIR to a folder of yours")
+    return folder

@@ -171,6 +171,11 @@ def _check_fit(config: Config, space: Space, described: Description | None) -> N
     if described:
         facts = described.target.facts
         vocab_size, layers, positions = facts.vocab_size, facts.num_layers, facts.max_positions
+        if described.target.code and not config.target.trust_remote_code:
+            raise UserError(
+                f"target.path={config.target.path}: {described.target.code} names code of the model directory to run (auto_map); read that "
+                "code and set target.trust_remote_code to true, or where transformers has the architecture take auto_map out of a copy"
+            )
     if space.draft.draft_vocab_size is not None and space.draft.draft_vocab_size > vocab_size:
         raise UserError(
             f"{config.space}: draft.draft_vocab_size = {space.draft.draft_vocab_size} is larger than the target's vocabulary of "
@@ -221,6 +226,7 @@ def _serving(
             )
     asked = {
         **serving.model_dump(exclude={"top_k", "start_timeout_s", "workload"}),
+        **({"trust_remote_code": True} if config.target.trust_remote_code else {}),
         "workload": {**workload.model_dump(exclude={"path"}), "subsets": contents},
         "draft_tokens": space.objective.draft_tokens,
     }

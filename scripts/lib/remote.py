@@ -12,7 +12,7 @@ from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from lib.errors import UserError
+from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment
 
 HOME = "bucket.txt"
@@ -36,6 +36,7 @@ def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> No
     """
     if not hasattr(store, "pull"):
         raise UserError("default-storage-provider must be s3-experiment, which keeps the records at hand; no other does")
+    without_credentials(store.settings.endpoint_url or "", "storage-s3-experiment-endpoint-url")
     for name in ("endpoint_url", "region", "access_key", "secret_key", "token"):
         if value := getattr(store.settings, name):
             os.environ[f"SNAKEMAKE_STORAGE_S3_EXPERIMENT_{name.upper()}"] = value  # where `lib.store` looks, and what jobs start

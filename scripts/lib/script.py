@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from lib.errors import UserError
+from lib.errors import UserError, redacted
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ FAULT = re.compile(rf"^[\d:]{{8}} \S+: (error: |{UNEXPECTED}\n)(.*)", re.MULTILI
 LINE = re.compile(r"^[\d:]{8} \S+: (.*\S)", re.MULTILINE)
 """A message in a job's log, in one line."""
 
-STDERR = 2
-"""The number of that stream, for what libraries in C write as well."""
+STDIN, STDERR = 0, 2
+"""The numbers of these streams, for what libraries in C and children do with them as well."""
 
 TRACEBACK_LINES = 12
 """Lines of a traceback that are shown; all of them stand in the log."""
@@ -52,6 +52,8 @@ def running(log: str | Path, spends: str | None = None) -> Iterator[None]:
     begins that `spends` what is not acknowledged, `train` or `serve`: the controller has looked, but it may be another than yours.
     """
     log_to(log)
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), STDIN)  # of this process and its children: no library asks the terminal
     die_with_controller()
     born, entered = psutil.Process().create_time(), time.time()
     logger.info("start, after %.1f s of imports", entered - born)
@@ -104,9 +106,15 @@ def log_to(log: str | Path, mode: str = "w") -> None:
         handlers.append(logging.FileHandler(path, mode))
     for handler in handlers:
         handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("lib."))  # of libraries no chatter
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s {path.stem}: %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
-    )
+        handler.setFormatter(_Redacting(f"%(asctime)s {path.stem}: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+
+
+class _Redacting(logging.Formatter):
+    """Keeps the passwords of URLs, which errors of libraries repeat, out of logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
 
 
 def fault(log: Path) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import fsspec
 
-from lib.errors import UserError
+from lib.errors import UserError, without_credentials
 
 _PREFIX = "SNAKEMAKE_STORAGE_S3_EXPERIMENT_"
 _ATTEMPTS = 10  # with boto3's growing pauses these outlast a minute without the server
@@ -37,7 +37,8 @@ class Store(Protocol):
 
 
 def check_store(url: str, key: str) -> None:
-    """Refuse a URL that no library here can open, without connecting to anything. `key` names it in the UserError's message."""
+    """Refuse a URL with credentials, or that no library here can open, and connect to nothing. The UserError names it by `key`."""
+    without_credentials(url, key)
     if fsspec.utils.get_protocol(url) == "s3":
         if not url.removeprefix("s3://").split("/")[0]:
             raise UserError(f"{key} = {url!r} names no bucket; write s3://bucket/folder")

@@ -149,8 +149,8 @@ def test_teardown_takes_its_workstream_from_the_profile(cluster: Cluster, contro
     for name, own in (("sdt-whole-env", labels), ("sdt-another-env", {"experiment": "another", "workstream": "tests"})):
         secret = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {"name": name, "labels": own}}
         cluster.create("secrets", secret, strict=True)
-    command = [sys.executable, "scripts/teardown.py", "whole"]
+    command, environment = [sys.executable, "scripts/teardown.py"], controller.environment | {"RUN_ID": "whole"}
     for _ in range(2):  # the second time there is nothing left, and that is no error
-        done = subprocess.run(command, cwd=controller.clone.root, env=controller.environment, text=True, capture_output=True, check=False)
+        done = subprocess.run(command, cwd=controller.clone.root, env=environment, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
         assert cluster.left() == ["secrets/sdt-another-env"]

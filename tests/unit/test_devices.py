@@ -4,10 +4,13 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lib.devices import VISIBLE, gpus, hold_gpus
+from lib.errors import UserError
 
 HOLDER = """
 import sys, time
@@ -48,6 +51,36 @@ def test_each_gpu_is_held_once_and_freed_by_the_kernel_when_its_holder_is_killed
 
 def test_one_that_asks_for_more_than_there_are_gets_all(holder) -> None:
     assert holder(9).stdout.readline().strip() == "GPU-a,GPU-b,GPU-c"
+
+
+def _link(folder: Path) -> None:
+    (folder.parent / "elsewhere").mkdir()
+    folder.symlink_to(folder.parent / "elsewhere")
+
+
+def _open_to_all(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+@pytest.mark.parametrize("plant", [_link, _open_to_all, Path.touch])
+def test_a_planted_place_for_the_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: Callable[[Path], None]) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv(VISIBLE, "GPU-a")
+    plant(folder := tmp_path / f"spec-decode-tune-{os.getuid()}")
+    with pytest.raises(UserError, match=f"^{folder} is not a folder that is yours alone; remove it, or set TMPDIR"):
+        hold_gpus(1)
+    assert not list(tmp_path.rglob("gpu-*"))
+
+
+def test_a_place_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv(VISIBLE, "GPU-a")
+    me = os.getuid()
+    (tmp_path / f"spec-decode-tune-{me + 1}").mkdir(mode=0o700)
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    with pytest.raises(UserError, match="is not a folder that is yours alone"):
+        hold_gpus(1)
 
 
 @pytest.mark.parametrize("none", ["", "-1", "-1,0"])

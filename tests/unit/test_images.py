@@ -16,6 +16,8 @@ from lib.serving.bench import IMAGE
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from envs.check_image import read_pins
+
 ROOT = Path(__file__).parents[2]
 ENVS = ROOT / "envs"
 SCRIPTS = ROOT / "scripts"
@@ -69,7 +71,7 @@ def names(target: str) -> set[str]:
 
 
 def pins() -> dict[str, str]:
-    return dict(line.split("==") for line in (ENVS / "laptop.lock").read_text().splitlines())
+    return read_pins(ENVS / "laptop.lock")
 
 
 def checked_scripts(target: str) -> set[str]:
@@ -157,7 +159,7 @@ def test_shell_lines_parse(run: str) -> None:
 
 def test_what_is_brought_in_is_in_git_and_in_the_build() -> None:
     sources = re.findall(r"--mount=type=bind,source=([^,]+),", "\n".join(run for stage in stages() for run in of(stage, "RUN")))
-    assert len(sources) == 6
+    assert len(sources) == 4
     tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
     for source in {*sources, *allowed()}:
         assert any(path == source or path.startswith(f"{source}/") for path in tracked), source
@@ -187,12 +189,27 @@ def test_packages_come_from_where_pip_looks_by_itself() -> None:
         assert not re.search(r"https?:|index-url|\b[a-z0-9-]+\.(org|io|com|ai)\b", path.read_text()), path
     installs = re.findall(r"pip install [^&\n]+", "\n".join(run for stage in stages() for run in of(stage, "RUN")))
     assert len(installs) == 5
-    assert all(
-        "--no-deps" in line and ("--constraint /src/laptop.lock" in line or line.split()[-1].startswith("/src/")) for line in installs
-    )
+    assert all("--no-deps" in line and ("--require-hashes" in line or line.split()[-1].startswith("/src/")) for line in installs)
 
 
 # --- what the images hold -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TARGETS["train"])
+def test_what_is_installed_for_a_list_is_its_packages_with_the_hashes_of_the_lock(name: str, tmp_path: Path) -> None:
+    picked = subprocess.check_output(["awk", "-f", ENVS / "pick.awk", ENVS / name, ENVS / "laptop.lock"], text=True)
+    (tmp_path / "picked.lock").write_text(picked)
+    assert read_pins(tmp_path / "picked.lock") == {package: pins()[package] for package in read_list(name)}
+    assert all("--hash=sha256:" in entry for entry in re.split(r"\n(?! )", picked.strip()))
+
+
+@pytest.mark.parametrize("lock", ["envs/laptop.lock", "benchmarks/search/peers.lock"])
+def test_every_package_of_a_lock_has_hashes_and_each_install_asks_for_them(lock: str) -> None:
+    entries = re.split(r"\n(?! )", (ROOT / lock).read_text().strip())
+    assert all(re.fullmatch(r"\S+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
+    texts = [path.read_text() for path in (ROOT / "Makefile", ENVS / "laptop.post-deploy.sh", ROOT / "benchmarks/search/README.md")]
+    installs = [line for text in texts for line in text.splitlines() if f"-r {lock}" in line]
+    assert installs and all("--no-deps --require-hashes" in line for line in installs)
 
 
 def test_the_lists_name_packages_of_the_lock_once_and_in_order() -> None:

@@ -8,28 +8,43 @@ from lib.script import fault, latest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 JOB = """
-import logging, sys
+import logging, subprocess, sys
 from lib.errors import UserError
 from lib.script import logger, running
 
 with running(sys.argv[1]):
     logger.info("1 of 2: a")
+    for typed in (sys.stdin.readline(), subprocess.run(["cat"], capture_output=True, text=True).stdout):
+        logger.info("typed: %r", typed)
     logging.getLogger("vllm.triton_utils").info("Triton not installed")
     logging.getLogger("vllm.engine").warning("out of blocks")
+    logger.info("no answer from https://me:hush@host/")
     if sys.argv[2:]:
         raise UserError("the state is cut off; delete it")
 """
 
 
 def run(log: Path, *more: str) -> None:
-    subprocess.run([sys.executable, "-c", JOB, str(log), *more], cwd=SCRIPTS, capture_output=True, check=False)
+    subprocess.run(
+        [sys.executable, "-c", JOB, str(log), *more], cwd=SCRIPTS, input="yes\n" * 9, text=True, capture_output=True, check=False
+    )
+
+
+def _messages(log: Path) -> list[str]:
+    return [line.split(": ", 1)[1] for line in log.read_text().splitlines()]
 
 
 def test_chatter_of_libraries_is_left_out_and_their_warnings_are_not(tmp_path: Path) -> None:
     run(log := tmp_path / "a.log")
-    messages = [line.split(": ", 1)[1] for line in log.read_text().splitlines()]
-    assert messages[0].startswith("start, ") and messages[1:3] == ["1 of 2: a", "out of blocks"] and messages[3].startswith("done, ")
-    assert latest(log) == messages[3] and fault(log) is None
+    messages = [message for message in _messages(log) if not message.startswith("typed: ")]
+    assert messages[0].startswith("start, ") and messages[1:3] == ["1 of 2: a", "out of blocks"] and messages[4].startswith("done, ")
+    assert messages[3] == "no answer from https://***@host/", "what is secret in a URL is left out as well"
+    assert latest(log) == messages[4] and fault(log) is None
+
+
+def test_no_job_and_no_child_of_it_reads_what_is_typed(tmp_path: Path) -> None:
+    run(log := tmp_path / "a.log")
+    assert [message for message in _messages(log) if message.startswith("typed: ")] == ["typed: ''", "typed: ''"]
 
 
 def test_the_last_message_and_the_fault_of_a_log(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Files by name: in a local folder, in whatever fsspec knows, and in S3 from a real server."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lib.errors import UserError
+from lib.errors import UserError, redacted
+from lib.publish.lake import check_lake
 from lib.store import check_store, is_plain, open_store, sift
 
 from tests.s3 import S3Server, s3_server  # noqa: F401 - a fixture
@@ -59,6 +61,34 @@ def test_a_url_that_nothing_opens_is_refused_by_its_key(url: str) -> None:
         check_store(url, "streaming.url")
 
 
-@pytest.mark.parametrize("url", ["states", "s3://bucket", "s3://bucket/states", "file:///states"])
+@pytest.mark.parametrize("check", [lambda url: check_store(url, "publish.lake"), check_lake])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIA:hush@bucket/folder",
+        "s3://AKIA:hush/4711+x@bucket/folder",
+        "https://me:hush@host/folder",
+        "https://hush@host/folder",
+        "simplecache::https://me:hush@host/folder",
+        "s3://bucket/folder?AWSAccessKeyId=hush",
+        "https://host/folder?sv=2026&sig=hush",
+    ],
+)
+def test_a_url_with_credentials_is_refused_without_repeating_them(url: str, check: Callable[[str], None]) -> None:
+    with pytest.raises(UserError, match=r"^publish\.lake holds a password or a key in its URL.* set SNAKEMAKE_STORAGE_S3_") as refusal:
+        check(url)
+    assert "hush" not in str(refusal.value)
+
+
+def test_no_error_repeats_the_password_of_a_url() -> None:
+    said = str(UserError("cannot connect to 'https://me:hush@proxy:3128/' for (https://bucket/x?X-Amz-Signature=hush)"))
+    assert redacted("abfs://container@account/folder") == "abfs://container@account/folder", "no secret"
+    assert said == "cannot connect to 'https://***@proxy:3128/' for (https://bucket/x?X-Amz-Signature=***)"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["states", "s3://bucket", "s3://bucket/states", "file:///states", "s3://bucket/a@b?versionId=3"],
+)
 def test_other_urls_are_not_connected_to(url: str) -> None:
     check_store(url, "streaming.url")

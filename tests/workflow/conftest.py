@@ -1,5 +1,6 @@
 """One finished small run that every test may look at."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,13 @@ import pytest
 from filelock import FileLock
 
 from tests.workflow.clones import Clone, clone
+
+SECRET = "hush-hush-4711"
+PLANTED = (
+    *(f"{name}={SECRET}" for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY")),
+    *(f"{name}=http://me:{SECRET}@127.0.0.1:9" for name in ("http_proxy", "HTTPS_PROXY", "AWS_ENDPOINT_URL_S3")),
+)
+"""What the environment of the finished run holds. None of it is for a local run."""
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +29,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clone:
     with FileLock(shared / "finished.lock"):
         if not done.exists():
             clone(one.root)
-            done.write_text(one.snakemake().stdout)
+            kubeconfig = shared / "kubeconfig"
+            kubeconfig.write_text(json.dumps({"users": [{"name": "me", "user": {"token": SECRET}}]}))
+            done.write_text(one.snakemake(prefix=("env", *PLANTED, f"KUBECONFIG={kubeconfig}")).stdout)
     return one
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lib.experiment import make_bench
 from lib.script import ENVIRONMENT
-from lib.serving.vllm.engine import Server, mortal_group, reserved_port
+from lib.serving.vllm.engine import KEY, Server, mortal_group, reserved_port
 
 from tests.workflow.clones import Clone, clone
 
@@ -33,11 +33,11 @@ def test_the_winner_served_by_its_cards_command_gives_the_recorded_acceptance(fi
     bench, log = make_bench(one.experiment(), 1, 1), tmp_path / "server.log"
     with contextlib.chdir(one.root), reserved_port() as port, log.open("wb") as output, mortal_group() as group:
         Path(".venv").symlink_to(sys.prefix)
-        variables = os.environ | ENVIRONMENT | {"PORT": str(port)}
+        variables = os.environ | ENVIRONMENT | {"PORT": str(port), KEY: "key-of-clients"}
         with subprocess.Popen(
             ["bash", "-c", command.group(1)], stdout=output, stderr=output, env=variables, process_group=group
         ) as process:
-            server = Server(process, port, str(bench.target), log)
+            server = Server(process, port, str(bench.target), log, "key-of-clients")
             server.wait_until_ready(300)
             before = server.counters()
             server.send(bench.workload, "serving")

@@ -50,7 +50,11 @@ ELSEWHERE = {
 }
 """The test or fixture that runs what the command runs."""
 
-LOCKED = "--format freeze --exclude pip --exclude spec-decode-tune-vllm --exclude snakemake-executor-plugin-kubernetes-experiment"
+LOCKED = "--format freeze " + " ".join(
+    f"--exclude {name}" for name in ("pip", "torch", "spec-decode-tune-vllm", "snakemake-executor-plugin-kubernetes-experiment")
+)
+
+HASHED = "uv pip compile - --python-version 3.11 --no-deps --generate-hashes --no-header --no-annotate"
 
 NOT_RUN = {
     **{
@@ -68,8 +72,8 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/verdict/run.py": "it simulates for minutes; tests/unit/benchmarks/test_verdict.py runs its parts",
     ".venv/bin/python benchmarks/executor/run.py": "it runs for minutes; tests/cluster runs the executor",
     "python3.11 -m venv /path/to/peers": "it needs a package index",
-    "/path/to/peers/bin/pip install --no-deps -r benchmarks/search/peers.lock": "it needs a package index",
-    f".venv/bin/python -m pip list {LOCKED} | tr A-Z_ a-z- | LC_ALL=C sort": "it is for a new lock file",
+    "/path/to/peers/bin/pip install --no-deps --require-hashes -r benchmarks/search/peers.lock": "it needs a package index",
+    f".venv/bin/python -m pip list {LOCKED} | {HASHED}": "it is for a new lock file, and needs a package index",
 }
 
 COMMENT = re.compile(r"\s+# .*$")

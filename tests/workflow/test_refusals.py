@@ -34,6 +34,8 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         (["baseline=absent.json"], "error: absent.json: no such file; name a file that a verdict promoted"),
         (["publish={lake: README.md}"], "error: publish.lake = "),
         (["publish={lake: nope://x}"], "error: publish.lake = nope://x: Protocol not known: nope; name a local path or a URL"),
+        (["publish={lake: 's3://AKIA:hush/4711@bucket/lake'}"], "error: publish.lake holds a password or a key in its URL"),
+        (["publish=https://me:hush4711@host/lake"], "error: configuration: publish = 'https://***@host/lake' is a single value"),
         (["ack_publish=v12345"], "error: ack_publish = 'v12345', but this configuration has no verdict yet; run without it first"),
         (["target=/models/mine"], "error: configuration: target = '/models/mine' is a single value; write {key: value}"),
     ],
@@ -41,9 +43,10 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 def test_bad_input_is_refused_in_one_line_before_any_work(fresh: Clone, arguments: list[str], line: str) -> None:
     refused = fresh.snakemake("--config", *arguments, check=False)
     assert refused.returncode == 1
-    assert "Traceback" not in refused.stdout
+    assert "Traceback" not in refused.stdout and "4711" not in refused.stdout
     assert refused.stdout.strip().splitlines()[-1].startswith(line)
     assert not (fresh.root / "results").exists()
+    assert not [path for path in (fresh.root / ".snakemake").rglob("*") if path.is_file() and b"4711" in path.read_bytes()]
 
 
 @pytest.mark.parametrize(

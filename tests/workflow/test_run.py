@@ -11,6 +11,7 @@ import pytest
 from lib.report.tables import ledger
 
 from tests.workflow.clones import Clone, clone, decisions, heads, jobs
+from tests.workflow.conftest import SECRET
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +33,14 @@ def test_a_run_leaves_champion_serving_files_heads_and_ledger(finished: Clone) -
     (contest,) = finished.records("search/*/contest-*.json").values()
     assert len(table) == len(servings) + len(contest["servings"]) + len(finished.records("*/rung*.acc"))
     assert set(table["rigor"]) == {"DRAFT"}
+
+
+def test_a_planted_secret_stands_in_no_file_and_was_never_said(finished: Clone, said: str) -> None:
+    assert SECRET not in said
+    files = [path for path in finished.root.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(files) > 100 and not [
+        path for path in files if SECRET.encode() in path.read_bytes() and "tests" not in path.relative_to(finished.root).parts
+    ]
 
 
 def test_the_engine_itself_says_what_it_ran(finished: Clone) -> None:

@@ -33,4 +33,7 @@ class Target(Section):
     """The model that serves, and that verifies what the draft head proposes."""
 
     path: str | None = Field(None, min_length=1, description="directory of a Hugging Face model; empty: train the tiny target below")
+    trust_remote_code: bool = Field(
+        False, description="run code of the model directory in jobs, where its configuration names some (`auto_map`); read it first"
+    )
     tiny: TinyTarget = Field(TinyTarget(), description="the tiny target, used when `path` is empty")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lib.errors import UserError
 from lib.features.samples import FeatureSet
-from lib.target.load import check_target
+from lib.target.load import check_target, register_config, trusts_code
 
 Vocabulary = tuple[Tensor, Tensor]
 """(t2d, d2t) in speculators' encoding: which target tokens are drafted [target's size], and each drafted token's offset [draft's size]."""
@@ -95,6 +95,7 @@ def assemble_head(spec: HeadSpec, target: Path, vocabulary: Vocabulary | None, s
     vocab_size = _check_fit(spec, target)
     options: dict[str, Any] = {
         "verifier_name_or_path": str(target),
+        "trust_remote_code": trusts_code(),
         "target_layer_ids": list(spec.aux_layers),
         "draft_vocab_size": spec.draft_vocab_size or vocab_size,
         "draft_attn_impl": "simple_flex_attention" if torch.cuda.is_available() else "sdpa",
@@ -104,7 +105,7 @@ def assemble_head(spec: HeadSpec, target: Path, vocabulary: Vocabulary | None, s
         options |= {name: getattr(spec, name) for name in ("ttt_steps", "norm_before_residual", "norm_before_fc", "norm_output")}
     else:
         model_class = DFlashDraftModel
-        mask_token_id = resolve_mask_token_id(str(target), vocab_size, spec.mask_token_id)
+        mask_token_id = resolve_mask_token_id(str(target), vocab_size, spec.mask_token_id, trust_remote_code=trusts_code())
         # Every layer attends to its whole block in training. vLLM reads this one flag, and without it would serve them causal.
         options |= {"block_size": spec.block_size, "mask_token_id": mask_token_id, "sliding_window_non_causal": True}
     layers = create_transformer_layer_config(
@@ -114,7 +115,9 @@ def assemble_head(spec: HeadSpec, target: Path, vocabulary: Vocabulary | None, s
         hidden_act=None,
         sliding_window=0,
         full_attention_indices=list(range(spec.num_layers)),
+        trust_remote_code=trusts_code(),
     )
+    register_config(target)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class.from_training_args(layers, *(vocabulary or (None, None)), **options)

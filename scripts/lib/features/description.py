@@ -13,7 +13,7 @@ from lib.config import Config, Section
 from lib.errors import UserError
 from lib.features.dataset import KEY, DatasetFacts, dataset_fingerprint, read_dataset
 from lib.reading import read_json
-from lib.target.load import TargetFacts, check_target, target_fingerprint
+from lib.target.load import TargetFacts, check_target, find_code, target_fingerprint
 from lib.target.weights import is_dense
 
 CURE = "run python scripts/describe.py --configfile <yours> where they are mounted, and save what it prints there"
@@ -25,6 +25,7 @@ class DescribedTarget(Section):
     path: str = Field(description="target.path, as the configuration says it")
     name: str = Field(min_length=1, description="name of the model in records")
     fingerprint: str = Field(min_length=1, description="tells targets apart")
+    code: str | None = Field(description="file that names code of the model directory to run; None: no file does")
     dense: bool = Field(description="whether a decoding step reads all its weights, of which there are safetensors")
     facts: TargetFacts
 
@@ -54,6 +55,7 @@ def describe(config: Config) -> Description:
             path=config.target.path,
             name=folder.resolve().name,
             fingerprint=target_fingerprint(folder),
+            code=find_code(folder),
             dense=is_dense(folder),
             facts=facts,
         ),

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from lib.errors import UserError
+from lib.errors import UserError, without_credentials
 from lib.files import digest, flat
 from lib.publish.baseline import check_folder
 
@@ -102,8 +102,10 @@ def check_lake(url: str) -> None:
     """Refuse a lake that certainly cannot be written. Asks no network: whether a remote store lets us in shows at the first append.
 
     Raises:
-        UserError: the protocol is unknown or its package not installed; a file is in the way; the folder is not writable.
+        UserError: it holds credentials; the protocol is unknown or its package not installed; a file is in the way; the folder is not
+            writable.
     """
+    without_credentials(url, "publish.lake")
     if not issubclass(_filesystem_class(url), LocalFileSystem):
         return
     check_folder(Path(LocalFileSystem._strip_protocol(url)), "publish.lake")

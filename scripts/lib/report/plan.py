@@ -42,6 +42,7 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
     price = config.cost.price_per_device_hour
     return {
         "search": search.describe(),
+        "trusted": config.target.path if config.target.trust_remote_code else None,
         "id": search.id,
         "context": search.recipe,
         "rungs": list(search.space.rungs.samples),
@@ -184,6 +185,8 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     head = f"{space['draft']['method'].upper()} head, k = {space['objective']['draft_tokens']}"
     how = f"strategy {search['strategy']}, eta {space['rungs']['eta']}, proxy {space['proxy']} (DRAFT)"
     yield f"Plan of search {plan['id']}: {head}, {how}"
+    if plan["trusted"]:
+        yield f"Code of the model directory {plan['trusted']} runs in jobs: target.trust_remote_code is true"
     yield ""
     heads = [f"rung {rung}: {cap:,}" for rung, cap in enumerate(caps)]
     yield from table(

@@ -75,6 +75,7 @@ def engine_settings(asked: dict[str, Any], threads: int | None = None) -> Engine
         max_num_seqs=asked["max_num_seqs"],
         enforce_eager=asked["enforce_eager"],
         tensor_parallel_size=asked["tensor_parallel"],
+        trust_remote_code=asked.get("trust_remote_code", False),
         gpu_memory_utilization=asked["gpu_memory_utilization"],
         kv_cache_gib=asked["kv_cache_gib"],
         threads=threads,

@@ -35,7 +35,8 @@ class EngineSettings:
     `dtype`: as PyTorch names it. `max_model_len`, `max_num_batched_tokens`: tokens. `max_num_seqs`: requests in one batch.
     `gpu_memory_utilization`: fraction of the device's memory (on CPU of the machine's) for weights and cache; `kv_cache_gib`: the cache
     alone, GiB, which replaces the fraction and, on CPU, spares zeroing gigabytes at start. `threads`: CPU threads of the engine.
-    `extra_args`, `extra_env`: further command-line arguments and environment variables of the server.
+    `trust_remote_code`: code of the target's directory may run. `extra_args`, `extra_env`: further command-line arguments and environment
+    variables of the server.
     """
 
     dtype: str
@@ -48,6 +49,7 @@ class EngineSettings:
     gpu_memory_utilization: float | None = None
     kv_cache_gib: float | None = None
     seed: int = 0
+    trust_remote_code: bool = False
     threads: int | None = None
     extra_args: tuple[str, ...] = ()
     extra_env: Mapping[str, str] = field(default_factory=dict)
@@ -98,8 +100,8 @@ class Engine(Protocol):
     ) -> AbstractContextManager[RunningEngine]:
         """Start the engine, which goes on loading, and stop it on the way out. It never outlives this process."""
 
-    def serve_command(self, target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:
-        """Return the words after the interpreter's name that serve as `running` does, on the port `$PORT`, quoted for a shell."""
+    def serve_command(self, python: str, target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:
+        """Return the words of a command that serves as `running` does, at `$HOST` and `$PORT`, quoted for a shell."""
 
 
 def load_engine(name: str) -> Engine:

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.errors import UserError
 from lib.files import sampled
+from lib.reading import read_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TRUST = "SPEC_DECODE_TUNE_TRUST_REMOTE_CODE"
+"""Environment variable of every job, 1 where `target.trust_remote_code` is set. Without it no code of a model directory runs."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json", "vocab.txt")
 
@@ -52,8 +57,12 @@ def check_target(path: Path) -> TargetFacts:
         raise UserError(f"target.path={path}: config.json is not JSON ({error}); download it again") from None
     except (KeyError, IndexError) as error:
         raise UserError(f"target.path={path}: config.json does not say {error}; give a decoder in Hugging Face format") from None
-    missing = [name for name in _weight_names(path) if not (path / name).is_file()]
-    if missing or not _weight_names(path):
+    names = _weight_names(path)
+    pickled = [name for name in names or sorted(file.name for file in path.iterdir()) if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+    if pickled:
+        raise UserError(f"target.path={path} has pickled weights ({pickled[0]}), and they are never loaded; convert it to .safetensors")
+    missing = [name for name in names if Path(name).name != name or not (path / name).is_file()]
+    if missing or not names:
         raise UserError(f"target.path={path} lacks weights ({missing[0] if missing else '*.safetensors'}); finish the download")
     if not any((path / name).is_file() for name in _TOKENIZER_FILES):
         raise UserError(f"target.path={path} has no tokenizer ({', '.join(_TOKENIZER_FILES)}); copy it beside the weights")
@@ -61,24 +70,54 @@ def check_target(path: Path) -> TargetFacts:
 
 
 def target_fingerprint(path: Path) -> str:
-    """Return 12 hex digits that tell targets apart: config.json, and each weight and tokenizer file's name, size and content.
+    """Return 12 hex digits that tell targets apart: config.json, and the name, size and content of each file of weights, tokenizer or code.
 
     Of a file above 64 MiB the content is 64 blocks of 64 KiB, evenly spaced from its first byte to its last, so that asking in every job
     stays cheap: an edit in place that touches none of them is missed. Training a model on changes nearly every byte.
     """
     digest = hashlib.sha256((path / "config.json").read_bytes())
     tokenizer_files = (name for name in _TOKENIZER_FILES if (path / name).is_file())
-    for name in (*_weight_names(path), *tokenizer_files):
+    for name in (*_weight_names(path), *tokenizer_files, *sorted(file.name for file in path.glob("*.py"))):
         digest.update(f"\n{name} {(path / name).stat().st_size}\n".encode())
         digest.update(sampled(path / name))
     return digest.hexdigest()[:12]
+
+
+def find_code(path: Path) -> str | None:
+    """Return the configuration file of a model directory that names code of the directory to run (`auto_map`), None if none does.
+
+    Raises UserError naming `target.path` for a file that cannot be read or is not JSON.
+    """
+    for file in sorted(path.glob("*config.json")):
+        sections: list[dict[str, Any]] = []
+        try:
+            json.loads(read_text(file, f"target.path={path}: {file.name}", "download it again"), object_hook=sections.append)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"target.path={path}: {file.name} is not JSON ({error}); download it again") from None
+        if any("auto_map" in section for section in sections):
+            return file.name
+    return None
+
+
+def trusts_code() -> bool:
+    """Return whether code of the target's directory may run in this process."""
+    return os.environ.get(TRUST) == "1"
+
+
+def register_config(path: Path) -> None:
+    """Let calls that take no `trust_remote_code` find the configuration class of a target whose code is trusted."""
+    from transformers import AutoConfig
+
+    if trusts_code():
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=True)
+        AutoConfig.register(config.model_type, type(config), exist_ok=True)
 
 
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of the directory `path`, never from the network."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trusts_code())
 
 
 def load_target(path: Path, dtype: str = "float32") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -87,16 +126,15 @@ def load_target(path: Path, dtype: str = "float32") -> "tuple[PreTrainedModel, P
     from transformers import AutoModelForCausalLM
 
     check_target(path)
-    model: Any = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path, local_files_only=True, trust_remote_code=trusts_code(), use_safetensors=True, dtype=dtype
+    )
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
     return model, load_tokenizer(path)
 
 
 def _weight_names(path: Path) -> list[str]:
-    """Return the weight files that the directory has, or that its index says it should have."""
-    for pattern in ("*.safetensors", "*.bin"):
-        for index in path.glob(f"{pattern}.index.json"):
-            return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        if names := sorted(file.name for file in path.glob(pattern)):
-            return names
-    return []
+    """Return the weight files that the directory has, or that its index says it should have; pickled files that no index names are none."""
+    for index in path.glob("*.safetensors.index.json"):
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    return sorted(file.name for file in path.glob("*.safetensors"))

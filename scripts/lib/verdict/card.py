@@ -54,16 +54,16 @@ def format_card(winner: Winner | None, verdict: Verdict, folder: Path, prompts: 
 
 
 def serve_command(winner: Winner, folder: Path) -> str:
-    """Return the command that serves the target with the head in `folder` as it was measured, on the port `$PORT`, or 8000.
+    """Return the command that serves the target with the head in `folder` as it was measured, at `$HOST` and `$PORT`, or 127.0.0.1:8000.
 
     It is for the root of the working tree, and of its own environment.
     """
     engine, asked = winner.context.configuration, winner.serving.asked
     speculation = Speculation(cast("Method", engine.method), folder, engine.num_speculative_tokens)
-    words = load_engine(asked["engine"]).serve_command(Path(winner.context.identity.hf_path), speculation, engine_settings(asked))
-    switch = "SPEC_DECODE_TUNE=1 " if winner.context.stack.repairs else ""
-    lines = [f"{switch}{PYTHON}"]
-    for word in words:
+    words = load_engine(asked["engine"]).serve_command(PYTHON, Path(winner.context.identity.hf_path), speculation, engine_settings(asked))
+    first, *rest = ["SPEC_DECODE_TUNE=1", *words] if winner.context.stack.repairs else words
+    lines = [first]
+    for word in rest:
         if word.startswith("--"):
             lines.append(word)
         else:
@@ -106,6 +106,7 @@ def _serving(winner: Winner, folder: Path) -> Iterator[str]:
     yield from ("## Serve it", "", "```bash", serve_command(winner, folder), "```", "")
     yield f"From the root of the working tree. Elsewhere, as in a container, `python` takes the place of `{PYTHON}` where vLLM"
     yield f"{winner.context.stack.vllm} is installed; name the target and `{folder}` where they lie."
+    yield "The server listens on this machine alone unless `HOST` names another address, and answers requests to `/v1` that carry the key."
     repairs = winner.context.stack.repairs
     if repairs:
         yield f"`SPEC_DECODE_TUNE=1` lets the plugin of `vllm-plugin/` repair, as in the measurement: {', '.join(repairs)}."

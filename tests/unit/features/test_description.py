@@ -15,6 +15,8 @@ from lib.config import parse_config
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
 from lib.features.description import Description, describe, require_described
+from lib.report.plan import format_plan, make_plan
+from lib.serving.bench import engine_settings
 from safetensors.numpy import load_file, save_file
 
 pytestmark = pytest.mark.usefixtures("at_the_root")
@@ -138,6 +140,25 @@ def test_a_manifest_that_is_not_whole_or_of_something_else_is_refused_in_one_lin
     line = str(refusal.value)
     assert says in line and str(manifest) in line and "\n" not in line
     assert line.endswith("run python scripts/describe.py --configfile <yours> where they are mounted, and save what it prints there")
+
+
+def test_a_model_whose_own_code_would_run_is_refused_in_one_line_unless_it_is_trusted(
+    volume: Path, values: dict[str, Any], tmp_path: Path
+) -> None:
+    config = json.loads((volume / "model/config.json").read_text())
+    (volume / "model/config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.EvilConfig"}}))
+    described = describe(parse_config(values))
+    (tmp_path / "manifest.json").write_text(described.model_dump_json())
+    for source in ({}, {"manifest": str(tmp_path / "manifest.json")}):
+        with pytest.raises(UserError) as refusal:
+            load_experiment(values | source)
+        line = str(refusal.value)
+        assert line.startswith(f"target.path={volume}/model: config.json names code of the model directory to run (auto_map);")
+        assert "set target.trust_remote_code to true" in line and "\n" not in line
+        trusted = load_experiment(values | source | {"target": values["target"] | {"trust_remote_code": True}})
+        assert engine_settings(trusted.asked).trust_remote_code
+        plan = format_plan(make_plan(trusted, tmp_path))
+        assert f"Code of the model directory {volume}/model runs in jobs: target.trust_remote_code is true" in plan
 
 
 def test_what_is_mounted_is_held_to_the_manifest(volume: Path, values: dict[str, Any], manifest: Path) -> None:

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import reduce
@@ -18,7 +20,7 @@ from lib.draft.heads import HeadSpec
 from lib.serving.acceptance import measure
 from lib.serving.counters import SpeculationCounters
 from lib.serving.engine import EngineError, EngineSettings, Speculation
-from lib.serving.vllm import engine
+from lib.serving.vllm import driver, engine
 from lib.serving.vllm.driver import load_driver
 from lib.serving.vllm.engine import Server, running
 from lib.serving.workload import Workload
@@ -29,6 +31,9 @@ pytestmark = pytest.mark.slow
 
 EAGLE3 = HeadSpec("eagle3", num_layers=1, aux_layers=(1, 2, 3), k=3)
 DFLASH = HeadSpec("dflash", num_layers=2, aux_layers=(1, 2, 3), k=3, block_size=4, max_anchors_per_sample=12)
+
+FOREIGN = "the-key-of-another"
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 MakeHead = Callable[[HeadSpec, int], Path]
 
@@ -76,10 +81,14 @@ def test_counters_equal_an_independent_simulation(
 
 @pytest.fixture(scope="module")
 def server(target: Path, settings: EngineSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Run a server whose draft is the target itself."""
-    with running(target, Speculation("draft_model", target, 3), settings, tmp_path_factory.mktemp("log") / "log") as server:
-        server.wait_until_ready(120)
-        yield server
+    """Run a server whose draft is the target itself, where the environment holds keys of others and a proxy that does not answer."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in (engine.KEY, driver.KEY):
+            environment.setenv(name, FOREIGN)
+        environment.setenv("http_proxy", "http://127.0.0.1:9")
+        with running(target, Speculation("draft_model", target, 3), settings, tmp_path_factory.mktemp("log") / "log") as server:
+            server.wait_until_ready(120)
+            yield server
 
 
 def test_the_target_as_its_own_draft_has_everything_accepted(server: Server, workload: Workload) -> None:
@@ -119,6 +128,21 @@ def test_the_context_is_complete_and_jsonlike(server: Server, target: Path) -> N
     assert context["decode_context_parallel"] == 1
     assert "commit" in context  # None in the CPU wheel
     assert all(isinstance(value, str | int | float | bool | list | None) for value in context.values())
+
+
+@pytest.mark.parametrize("path", ["/collective_rpc", "/reset_prefix_cache", "/v1/models", "/server_info", "/version", "/metrics/../sleep"])
+@pytest.mark.parametrize("key", [None, FOREIGN], ids=["without a key", "with the key of another"])
+def test_a_request_that_lacks_the_servers_own_key_is_refused(server: Server, path: str, key: str | None) -> None:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        DIRECTLY.open(urllib.request.Request(server.url + path, headers=headers), timeout=10)
+    assert refused.value.code == 401
+
+
+def test_the_key_stands_neither_in_an_argument_nor_in_the_log(server: Server) -> None:
+    family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+    assert not [word for process in family for word in process.cmdline() if server.key in word]
+    assert server.key not in server.log.read_text()
 
 
 def test_requests_that_do_not_fit_are_an_error_that_leaves_nothing_behind(server: Server, workload: Workload) -> None:

@@ -27,6 +27,14 @@ def _no_hidden_size(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _index_that_names(file: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}})) and None
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -37,6 +45,9 @@ def _no_hidden_size(folder: Path) -> None:
         (_without("model.safetensors"), "lacks weights"),
         (_half_downloaded, "model-00002-of-00002.safetensors"),
         (_without("tokenizer.json"), "no tokenizer"),
+        (_pickled, r"has pickled weights \(pytorch_model.bin\), and they are never loaded; convert it to .safetensors"),
+        (_index_that_names("pytorch_model.bin"), "has pickled weights"),
+        (_index_that_names("../copy/model.safetensors"), "lacks weights"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_refused_in_one_line(target: Path, tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:

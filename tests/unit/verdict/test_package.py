@@ -77,7 +77,8 @@ def test_the_card_names_n_interval_settings_and_every_key_of_the_context(tmp_pat
     card = (folder / "README.md").read_text()
     assert "| champion: global batch 8, lr 0.001, warmup 0 | 2.5000 | 2.4663 to 2.5337 | 3 fresh trainings | VERDICT |" in card
     assert "| this head | 2.5000 | none | 1 training, 1 run of the workload | DRAFT |" in card
-    assert ".venv/bin/python -m vllm.entrypoints.openai.api_server" in card
+    assert ".venv/bin/python -m vllm.entrypoints.openai.api_server" in card and 'VLLM_API_KEY="${VLLM_API_KEY:?' in card
+    assert '--host "${HOST:-127.0.0.1}"' in card and "--load-format safetensors" in card and "--no-trust-remote-code" in card
     speculation = {"method": "eagle3", "model": str(folder), "num_speculative_tokens": 2}
     assert f"--speculative-config '{json.dumps(speculation)}'" in card and "--max-model-len 256" in card
     assert all(f"\n| {key}" in card for section in SERVED.values() for key in section)

