@@ -70,7 +70,7 @@ def prepare(clone: Path, eta: int) -> Search:
 
 def measured(arm: Arm, rung: int) -> Score:
     """Score an arm by a formula."""
-    return Score(arm.id, rung, "ok", round(0.5 - abs(arm.lr - 3e-3), 6))
+    return Score(arm.id, rung, "ok", round(0.5 - abs(arm.point.lr - 3e-3), 6))
 
 
 def file_search(clone: Path, search: Search, *, whole: bool) -> None:
@@ -105,7 +105,7 @@ def record(search: Search, arm: Arm, rung: int, score: Score) -> ProxyRecord:
         stack=TrainingStack(python="0", speculators="0", torch="0", transformers="0"),
     )
     cap = search.space.rungs.samples[rung]
-    samples = reachable(cap, arm.global_batch)
+    samples = reachable(cap, arm.point.global_batch)
     return ProxyRecord(
         arm=arm.id,
         status="ok",
@@ -117,13 +117,13 @@ def record(search: Search, arm: Arm, rung: int, score: Score) -> ProxyRecord:
         rung=rung,
         cap_samples=cap,
         samples=samples,
-        steps=samples // arm.global_batch,
+        steps=samples // arm.point.global_batch,
         resumed_from_samples=0,
         acc0=score.value,
         accuracies=[score.value],
         head_sha256="0",
         train_loss=1.0,
-        last_lr=arm.lr,
+        last_lr=arm.point.lr,
     )
 
 

@@ -76,7 +76,7 @@ def space(ladder: Ladder) -> Space:
 
 
 def _config(arm: Arm) -> Config:
-    return {"global_batch": arm.global_batch, "lr": arm.lr, "warmup": arm.warmup}
+    return {"global_batch": arm.point.global_batch, "lr": arm.point.lr, "warmup": arm.point.warmup}
 
 
 hyperband = partial(run, strategy="hyperband")

@@ -1,11 +1,11 @@
 """An arm: one choice of hyperparameters, how it is laid out on the machine, and the name its content gives it."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from lib.config import Point
 from lib.files import digest
+from lib.hyperparameters import HYPERPARAMETERS, IDENTITY, Point
 
 TRAINING_VERSION = 1
 """Part of every arm's identity. Raise it when a change of the code changes the weights that training gives."""
@@ -49,11 +49,9 @@ def lay_out(global_batch: int, *, ranks: int, micro_batch_limit: int, accumulati
 
 @dataclass(frozen=True)
 class Arm:
-    """One trial of the search. `recipe` is everything else that decides its weights, as plain data."""
+    """One trial of the search. `point` has its accumulation spelled out; `recipe` is whatever else decides its weights, as plain data."""
 
-    global_batch: int
-    lr: float
-    warmup: float
+    point: Point
     seed: int
     layout: Layout
     recipe: dict[str, Any]
@@ -62,13 +60,8 @@ class Arm:
     @cached_property
     def id(self) -> str:
         """The arm's name: readable in front, a digest of the whole content behind. Nothing parses it."""
-        content = digest(self._content(), 8)
-        return f"gb{self.global_batch}-lr{_short(self.lr)}-wu{_short(self.warmup)}-s{self.seed}-{content}"
-
-    @property
-    def point(self) -> Point:
-        """The hyperparameters, accumulation spelled out."""
-        return Point(global_batch=self.global_batch, lr=self.lr, warmup=self.warmup, accum=self.layout.accumulation)
+        values = (f"{HYPERPARAMETERS[name].short}{_short(value)}" for name, value in self.point.identity.items())
+        return "-".join([*values, f"s{self.seed}", digest(self._content(), 8)])
 
     def record(self) -> dict[str, Any]:
         """Return the arm as plain data, as its records carry it."""
@@ -77,20 +70,28 @@ class Arm:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Arm":
         """Read an arm back from `record()`. Raises ValueError when the content does not give the name it carries."""
-        values = {key: value for key, value in record.items() if key != "arm"}
-        arm = cls(**{**values, "layout": Layout(**values["layout"])})
+        layout = Layout(**record["layout"])
+        point = {name: record[name] for name in IDENTITY if name in record} | {"accum": layout.accumulation}
+        others = {key: value for key, value in record.items() if key not in (*IDENTITY, "arm", "layout")}
+        arm = cls(point=Point.model_validate(point), layout=layout, **others)
         if arm.id != record["arm"]:
             raise ValueError(f"arm {record['arm']} was edited: its content is now named {arm.id}")
         return arm
 
     def _content(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"layout": asdict(self.layout)}
+        return {
+            **self.point.identity,
+            "seed": self.seed,
+            "layout": asdict(self.layout),
+            "recipe": self.recipe,
+            "training_version": self.training_version,
+        }
 
 
 def make_arm(point: Point, *, seed: int, ranks: int, micro_batch_limit: int, recipe: dict[str, Any]) -> Arm:
     """Lay a point out as an arm. Raises InfeasibleError when it cannot be."""
     layout = lay_out(point.global_batch, ranks=ranks, micro_batch_limit=micro_batch_limit, accumulation=point.accum)
-    return Arm(point.global_batch, point.lr, point.warmup, seed, layout, recipe)
+    return Arm(point.model_copy(update={"accum": layout.accumulation}), seed, layout, recipe)
 
 
 def reachable(cap: int, global_batch: int) -> int:
@@ -99,7 +100,9 @@ def reachable(cap: int, global_batch: int) -> int:
 
 
 def _short(number: float) -> str:
-    """Write a number briefly and exactly enough to read: 0.0003 as 3e-4, 0.05 as 0.05."""
+    """Write a number briefly and exactly enough to read: 0.0003 as 3e-4, 0.05 as 0.05; a count in full."""
+    if isinstance(number, int):
+        return str(number)
     if number == 0 or 0.01 <= abs(number) < 1000:
         return f"{number:.4g}"
     mantissa, exponent = f"{number:.3e}".split("e")

@@ -6,6 +6,7 @@ import math
 from lib.arm import InfeasibleError, lay_out, reachable
 from lib.config import Parameters, Point, Range, Space, Training, Values
 from lib.errors import UserError
+from lib.hyperparameters import HYPERPARAMETERS
 
 SIGNIFICANT_DIGITS = 3
 """Drawn values are rounded to this many digits, so that the name of an arm shows the value it was trained with."""
@@ -20,8 +21,9 @@ def check_space(space: Space, training: Training) -> None:
     reason = infeasible(space.standing, space, training)
     if reason:
         raise UserError(f"standing: {reason}; change standing or training")
-    accums = [int(accum) for accum in _corners(space.parameters.accum)] if space.parameters.accum else [None]
-    for global_batch in _corners(space.parameters.global_batch):
+    searched = space.parameters.searched()
+    accums = [int(accum) for accum in _corners(searched["accum"])] if "accum" in searched else [None]
+    for global_batch in _corners(searched["global_batch"]):
         points = [space.standing.model_copy(update={"global_batch": int(global_batch), "accum": accum}) for accum in accums]
         reasons = [infeasible(point, space, training) for point in points]
         if all(reasons):
@@ -46,18 +48,19 @@ def _corners(domain: Values | Range) -> tuple[float, ...]:
     return domain.values if isinstance(domain, Values) else (domain.low, domain.high)
 
 
-def grid_values(domain: Values | Range) -> tuple[float, ...] | None:
-    """Return every value of a domain, or None when it holds infinitely many."""
+def grid_values(name: str, domain: Values | Range) -> tuple[float, ...] | None:
+    """Return every value of a hyperparameter's domain, each once, or None when it holds infinitely many."""
     if isinstance(domain, Values):
         return domain.values
     if domain.steps is None:
         return None
-    return tuple(spread(domain, step / (domain.steps - 1)) for step in range(domain.steps))
+    places = (step / (domain.steps - 1) for step in range(domain.steps))
+    return tuple(dict.fromkeys(HYPERPARAMETERS[name].typed(spread(domain, place)) for place in places))
 
 
-def value_at(domain: Values | Range, quantile: float) -> float:
-    """Return the value that lies at `quantile` (at least 0, below 1) of a domain."""
-    grid = grid_values(domain)
+def value_at(name: str, domain: Values | Range, quantile: float) -> float:
+    """Return the value that lies at `quantile` (at least 0, below 1) of a hyperparameter's domain."""
+    grid = grid_values(name, domain)
     if grid is not None:
         return grid[int(quantile * len(grid))]
     assert isinstance(domain, Range)
@@ -66,7 +69,7 @@ def value_at(domain: Values | Range, quantile: float) -> float:
 
 def grid_points(parameters: Parameters) -> list[Point] | None:
     """Return every point of a finite space in the order its file lists them, or None when the space is infinite."""
-    grids = {name: grid_values(domain) for name, domain in parameters.searched().items()}
+    grids = {name: grid_values(name, domain) for name, domain in parameters.searched().items()}
     if any(grid is None for grid in grids.values()):
         return None
     return [point_of(dict(zip(grids, values, strict=True))) for values in itertools.product(*(grid for grid in grids.values() if grid))]
@@ -80,8 +83,7 @@ def feasible_grid(space: Space, training: Training) -> list[Point] | None:
 
 def point_of(values: dict[str, float]) -> Point:
     """Make a point of drawn values; counts are rounded to whole numbers."""
-    counts = {name: round(value) for name, value in values.items() if name in ("global_batch", "accum")}
-    return Point.model_validate({**values, **counts})
+    return Point.model_validate({name: HYPERPARAMETERS[name].typed(value) for name, value in values.items()})
 
 
 def spread(domain: Range, position: float) -> float:

@@ -65,6 +65,20 @@ def test_id_is_readable_and_follows_content() -> None:
     assert len({one.id for one in [arm(), *changed]}) == 1 + len(changed)
 
 
+@pytest.mark.parametrize(
+    ("point", "ranks", "expected"),
+    [
+        (Point(global_batch=32, lr=3e-4, warmup=0.05), 1, "gb32-lr3e-4-wu0.05-s1000-dc3e953a"),
+        (Point(global_batch=2048, lr=1.0, warmup=0.0), 8, "gb2048-lr1-wu0-s1000-40c3e084"),
+        (Point(global_batch=4, lr=4.8e-3, warmup=0.1, accum=2), 1, "gb4-lr4.8e-3-wu0.1-s1000-881ec99a"),
+        (Point(global_batch=8, lr=1.234e-5, warmup=0.333), 2, "gb8-lr1.234e-5-wu0.333-s1000-bf8c1aa4"),
+    ],
+)
+def test_ids_stay_as_they_are(point: Point, ranks: int, expected: str) -> None:
+    """Results are filed by them: when one changes, what was trained is not found again."""
+    assert make_arm(point, seed=1000, ranks=ranks, micro_batch_limit=4, recipe={"target": "t"}).id == expected
+
+
 def test_record_round_trips_through_json_and_refuses_edits() -> None:
     record = json.loads(json.dumps(arm().record()))
     assert Arm.from_record(record) == arm()

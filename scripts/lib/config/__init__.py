@@ -8,13 +8,14 @@ from lib.config.configuration import FIRST_FRESH_SEED, Config, parse_config
 from lib.config.features import Features
 from lib.config.publish import Publish
 from lib.config.search import STRATEGIES, SearchOptions
-from lib.config.section import Fraction, Positive, Section, checked, schema
 from lib.config.serving import ENGINES, Serving, WorkloadOptions
-from lib.config.space import Draft, Objective, Parameters, Point, Range, Rungs, Space, Values, load_space
+from lib.config.space import Draft, Objective, Parameters, Range, Rungs, Space, Values, load_space
 from lib.config.streaming import Streaming
 from lib.config.target import Target, TinyTarget
 from lib.config.training import Training
 from lib.config.verdict import VerdictOptions
+from lib.hyperparameters import Point
+from lib.section import Fraction, Positive, Section, checked, schema
 
 __all__ = [
     "ENGINES",

@@ -8,12 +8,12 @@ from lib.config.budget import Budget, Cost
 from lib.config.features import Features
 from lib.config.publish import Publish
 from lib.config.search import STRATEGIES, SearchOptions
-from lib.config.section import Section, checked
 from lib.config.serving import Serving
 from lib.config.streaming import Streaming
 from lib.config.target import Target
 from lib.config.training import Training
 from lib.config.verdict import VerdictOptions
+from lib.section import Section, checked
 
 FIRST_FRESH_SEED = 1000
 """Seeds from here on are the verdict's: no search proposes, promotes or learns from an arm that carries one."""

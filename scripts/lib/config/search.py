@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from lib.config.section import Positive, Section
+from lib.section import Positive, Section
 
 STRATEGIES = sorted(file.stem for file in (Path(__file__).parents[1] / "search/strategies").glob("[a-z]*.py"))
 """Names of the search strategies, each a file."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lib.config.section import Positive, Section
+from lib.section import Positive, Section
 
 ENGINES = sorted(file.parent.name for file in (Path(__file__).parents[1] / "serving").glob("*/engine.py"))
 """Names of the serving engines, each a folder."""

@@ -1,13 +1,14 @@
 """The search space file: hyperparameters, draft head, objective, rungs, standing configuration."""
 
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, create_model, model_validator
+from pydantic.fields import FieldInfo
 
-from lib.config.section import Fraction, Positive, Section, checked
+from lib.hyperparameters import HYPERPARAMETERS, Point
 from lib.reading import read_yaml
+from lib.section import Positive, Section, checked
 
 
 class Values(Section):
@@ -52,39 +53,33 @@ def _kind_of_domain(value: Any) -> str:
 Domain = Annotated[Annotated[Values, Tag("values")] | Annotated[Range, Tag("range")], Discriminator(_kind_of_domain)]
 
 
-class Parameters(Section):
-    """The hyperparameters that are searched."""
+def _domain_of(field: FieldInfo) -> tuple[Any, Any]:
+    """Return type and default of what the space file says of a hyperparameter, as `create_model` takes them."""
+    if field.is_required():
+        return Domain, Field(description=field.description)
+    return Domain | None, Field(None, description=field.description, exclude_if=field.exclude_if)
 
-    global_batch: Domain = Field(description="samples per optimizer step, over all ranks")
-    lr: Domain = Field(description="peak learning rate")
-    warmup: Domain = Field(description="share of the horizon over which the learning rate rises")
-    accum: Domain | None = Field(None, description="micro-batches per optimizer step; empty: the fewest that fit")
+
+if TYPE_CHECKING:
+    Domains = Section
+else:
+    Domains = create_model("Domains", __base__=Section, **{name: _domain_of(field) for name, field in Point.model_fields.items()})
+
+
+class Parameters(Domains):
+    """The hyperparameters that are searched."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "Parameters":
         for name, domain in self.searched().items():
-            bounds = domain.values if isinstance(domain, Values) else (domain.low, domain.high)
-            for value in bounds:
-                if name in ("global_batch", "accum") and (value < 1 or value != int(value)):
-                    raise ValueError(f"{name} = {value:g} must be a whole number of at least 1")
-                if name == "lr" and not 0 < value < math.inf:
-                    raise ValueError(f"lr = {value:g} must be above 0")
-                if name == "warmup" and not 0 <= value < 1:
-                    raise ValueError(f"warmup = {value:g} must be a share of the horizon, at least 0 and below 1")
+            for value in domain.values if isinstance(domain, Values) else (domain.low, domain.high):
+                if not HYPERPARAMETERS[name].allows(value):
+                    raise ValueError(f"{name} = {value:g} must be {HYPERPARAMETERS[name].allowed}")
         return self
 
     def searched(self) -> dict[str, Values | Range]:
         """Return the domain of every hyperparameter that is searched, by name."""
-        return {name: domain for name in type(self).model_fields if (domain := getattr(self, name)) is not None}
-
-
-class Point(Section):
-    """One choice of the searched hyperparameters."""
-
-    global_batch: Positive = Field(description="samples per optimizer step, over all ranks")
-    lr: float = Field(gt=0, description="peak learning rate")
-    warmup: Fraction = Field(description="share of the horizon over which the learning rate rises")
-    accum: Positive | None = Field(None, description="micro-batches per optimizer step; empty: the fewest that fit")
+        return {name: domain for name in HYPERPARAMETERS if (domain := getattr(self, name)) is not None}
 
 
 class Draft(Section):

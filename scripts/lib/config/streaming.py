@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from lib.config.section import Section
+from lib.section import Section
 
 
 class Streaming(Section):

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from lib.config.section import Positive, Section
+from lib.section import Positive, Section
 
 
 class TinyTarget(Section):

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from lib.config.section import Fraction, Positive, Section
+from lib.section import Fraction, Positive, Section
 
 
 class Training(Section):

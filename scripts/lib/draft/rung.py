@@ -116,7 +116,7 @@ def _run_rank(arm: Arm, rung: int, places: Places, streaming: Streaming, streame
     training = start_training(head_spec(arm), recipe(arm), trial(arm), places.target, features)
     tally = _resume(training, streamed, places.state)
     seconds_before = tally.seconds
-    cap = reachable(arm.recipe["rungs"][rung], arm.global_batch)
+    cap = reachable(arm.recipe["rungs"][rung], arm.point.global_batch)
     first = _is_first_rank()
     with (
         # Closed last: the other ranks have nothing to wait for by then, however slow the store is.
@@ -183,8 +183,11 @@ def head_spec(arm: Arm) -> HeadSpec:
 
 
 def recipe(arm: Arm) -> Recipe:
-    """Return the recipe an arm trains by. The horizon is the top of its ladder, whatever rung it stops at."""
-    training = arm.recipe["training"]
+    """Return the recipe an arm trains by. The horizon is the top of its ladder, whatever rung it stops at.
+
+    A hyperparameter of the name of a key of `training` takes its place.
+    """
+    training = arm.recipe["training"] | arm.point.identity
     return Recipe(
         horizon=arm.recipe["rungs"][-1],
         floor=training["final_lr_fraction"],
@@ -196,7 +199,7 @@ def recipe(arm: Arm) -> Recipe:
 
 def trial(arm: Arm) -> Trial:
     """Return what an arm varies."""
-    return Trial(global_batch=arm.global_batch, **asdict(arm.layout), lr=arm.lr, warmup=arm.warmup, seed=arm.seed)
+    return Trial(global_batch=arm.point.global_batch, **asdict(arm.layout), lr=arm.point.lr, warmup=arm.point.warmup, seed=arm.seed)
 
 
 def _record(

@@ -107,7 +107,7 @@ class Finding:
     def full(self) -> pd.DataFrame:
         """The configurations trained to the top rung, each with the `chain` estimate averaged over its seeds."""
         top = self.proxies[self.proxies["rung"] == self.experiment.search.top_rung]
-        return top.groupby(CONFIGURATION, as_index=False)[["chain"]].mean()
+        return top.groupby(CONFIGURATION, as_index=False, dropna=False)[["chain"]].mean()
 
     @cached_property
     def curve(self) -> tuple[str, Curve]:

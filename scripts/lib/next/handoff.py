@@ -120,15 +120,14 @@ def _paragraph(place: int, lever: Lever) -> Iterator[str]:
 
 def _setting(finding: Finding) -> str:
     """Return what the numbers depend on, briefly: champion, target, head, device, engine, workload."""
-    point, context, search = finding.point, finding.champion["context"], finding.experiment.search
+    context, search = finding.champion["context"], finding.experiment.search
     identity, workload = context["identity"], context["workload"]
     prompts = sum(subset["num_prompts"] for subset in workload["subsets"].values())
     device = f"{context['parallelism']['workers']} x {identity['device_name']}"
     return (
-        f"Champion of search `{search.id}`: global batch {point.global_batch}, lr {point.lr:g}, warmup {point.warmup:g} "
-        f"(`{finding.champion['arm']}`), {TITLES[finding.space.draft.method]} head for target {identity['model']}. Measured at "
-        f"k = {finding.draft_tokens} on {device}, vLLM {context['stack']['vllm']}, {prompts} prompts, {workload['output_tokens']} output "
-        f"tokens each, temperature {workload['temperature']:g}."
+        f"Champion of search `{search.id}`: {finding.point} (`{finding.champion['arm']}`), {TITLES[finding.space.draft.method]} head for "
+        f"target {identity['model']}. Measured at k = {finding.draft_tokens} on {device}, vLLM {context['stack']['vllm']}, {prompts} "
+        f"prompts, {workload['output_tokens']} output tokens each, temperature {workload['temperature']:g}."
     )
 
 

@@ -25,6 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lib.errors import UserError, without_credentials
 from lib.files import digest, flat
+from lib.hyperparameters import HYPERPARAMETERS
 from lib.publish.baseline import check_folder
 
 PARTITIONS = ("target", "draft_kind", "hardware")
@@ -41,10 +42,7 @@ COLUMNS = {
     "role": ("role", _TEXT),
     "arm": ("arm", _TEXT),
     "recorded_at": ("recorded_at", _TIME),
-    "global_batch": ("point.global_batch", _COUNT),
-    "lr": ("point.lr", _NUMBER),
-    "warmup": ("point.warmup", _NUMBER),
-    "accumulation": ("layout.accumulation", _COUNT),
+    **{one.column: (f"point.{one.name}", _COUNT if one.whole else _NUMBER) for one in HYPERPARAMETERS.values()},
     "seed": ("seed", _COUNT),
     "samples": ("samples", _COUNT),
     "draft_tokens_per_step": ("context.configuration.num_speculative_tokens", _COUNT),

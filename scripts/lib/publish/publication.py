@@ -92,7 +92,7 @@ def _row(verdict: Verdict, side: Side, serving: ServingRecord, arm: Arm) -> dict
         "point": arm.point.model_dump(),
         "layout": arm.record()["layout"],
         "seed": arm.seed,
-        "samples": reachable(arm.recipe["rungs"][-1], arm.global_batch),
+        "samples": reachable(arm.recipe["rungs"][-1], arm.point.global_batch),
         "isl": statistics.fmean(subset.input_tokens_mean for subset in subsets for _ in range(subset.num_prompts)),
         "output_throughput": sum(run.output_tokens for run in runs) / sum(run.duration_s for run in runs),
     }

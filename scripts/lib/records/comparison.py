@@ -4,13 +4,18 @@ from collections.abc import Sequence
 
 from lib.errors import UserError
 from lib.files import differing_keys
+from lib.hyperparameters import IDENTITY
 from lib.records.measurement import Measurement
 
 OF_THE_ARM = {
-    "proxy": ("configuration.trial.", "hardware.host.", "hardware.threads."),
+    "proxy": (
+        *("configuration.trial.", *(f"configuration.recipe.{name}." for name in IDENTITY)),
+        *("hardware.host.", "hardware.threads."),
+    ),
     "serving": ("identity.head.", "grounding.mean.", "grounding.std.", "grounding.node.", "grounding.sol_percent."),
 }
-"""Context keys in which arms differ by right. Host and threads change a proxy by rounding alone, the kind of device does not."""
+"""Context keys in which arms differ by right: their trial, and what it has in place of the recipe's. Host and threads change a proxy by
+rounding alone, the kind of device does not."""
 
 
 def require_comparable(records: Sequence[Measurement]) -> None:

@@ -66,7 +66,7 @@ def learning_curves(story: Story) -> Figure:
 def search_map(story: Story) -> Figure:
     """Draw learning rate by global batch, coloured by the proxy at the highest rung reached; finalists and standing are ringed."""
     title = "Where the search has looked: acc0 at the highest rung reached (DRAFT)"
-    points = story.last[["arm", "lr", "global_batch", "warmup", "rung", "acc0", "fate", "status"]]
+    points = story.last[["arm", "lr", "global_batch", "rung", "acc0", "fate", "status"]]
     if points.empty:
         return _nothing(title, words.trained(story))
     points = points.assign(rung=points["rung"].astype(int))

@@ -9,6 +9,7 @@ import pandas as pd
 from markdown_it import MarkdownIt
 
 from lib.files import flat
+from lib.hyperparameters import HYPERPARAMETERS, IDENTITY
 from lib.report import words
 from lib.report.status import headline, status
 from lib.report.story import Story
@@ -25,9 +26,7 @@ COLUMNS = {
     "acc0": "acc0 (DRAFT)",
     "chain_of_all_positions": "chain (DRAFT)",
     "acceptance_length": "acceptance length",
-    "global_batch": "global batch",
-    "lr": "lr",
-    "warmup": "warmup",
+    **{HYPERPARAMETERS[name].column: HYPERPARAMETERS[name].label for name in IDENTITY},
     "seed": "seed",
     "status": "status",
     "device_seconds": "device-seconds",
@@ -71,9 +70,11 @@ def ledger_page(story: Story) -> str:
     """Return every record of the results tree as a table that sorts and filters itself."""
     fates = dict(story.fates) | {arm: "verdict" for arm in (story.contest.arms if story.contest else ())}
     rows = story.table.assign(fate=[fates.get(arm, "other search") for arm in story.table["arm"]])
-    rows = rows[list(COLUMNS)].astype(object)
+    absent = {one.column for one in HYPERPARAMETERS.values() if rows[one.column].isna().all()}
+    columns = {name: said for name, said in COLUMNS.items() if name not in absent}
+    rows = rows[list(columns)].astype(object)
     cells = [[_cell(value) for value in row] for row in rows.itertuples(index=False)]
-    heads = [f'<button type="button">{name}</button>' for name in COLUMNS.values()]
+    heads = [f'<button type="button">{name}</button>' for name in columns.values()]
     body = (
         "<h1>Ledger</h1><p>Every record under results/, of other searches too. Proxies and everything taken for selection are DRAFT. All "
         "columns, the whole context of each number among them, stand in results/ledger.csv and results/ledger.parquet.</p>"
@@ -147,15 +148,14 @@ def _judged(verdict: Verdict) -> str:
 
 def _sides(champion: Contestant, standing: Contestant) -> str:
     sides = {"champion": champion, "standing": standing}
-    heads = ["", "acceptance length", "n", "global batch", "lr", "warmup", "per seed (its repeats)"]
+    searched = [HYPERPARAMETERS[name] for name in IDENTITY if any(name in side.point.identity for side in sides.values())]
+    heads = ["", "acceptance length", "n", *(one.label for one in searched), "per seed (its repeats)"]
     rows = [
         [
             name,
             "not measured" if side.mean is None else f"{side.mean:.3f}" + ("" if side.std is None else f" ± {side.std:.3f}"),
             str(side.n),
-            str(side.point.global_batch),
-            f"{side.point.lr:g}",
-            f"{side.point.warmup:g}",
+            *(one.text(side.point.identity[one.name]) if one.name in side.point.identity else "" for one in searched),
             "; ".join(", ".join(f"{length:.3f}" for length in seed) for seed in side.acceptance_lengths),
         ]
         for name, side in sides.items()

@@ -13,6 +13,7 @@ from lib.controller import holder
 from lib.errors import UserError
 from lib.experiment import Experiment, verdict_files
 from lib.files import read_json, read_whole_json
+from lib.hyperparameters import HYPERPARAMETERS, IDENTITY
 from lib.records import layout
 from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
 from lib.report.text import table
@@ -152,12 +153,11 @@ def _arms(search: Search, decisions: Decisions) -> Iterator[dict[str, Any]]:
 def _row(arm: Arm, bracket: str, first_rung: int) -> dict[str, Any]:
     caps = arm.recipe["rungs"]
     rungs = [
-        {"rung": rung, "cap_samples": caps[rung], "samples": samples, "steps": samples // arm.global_batch}
+        {"rung": rung, "cap_samples": caps[rung], "samples": samples, "steps": samples // arm.point.global_batch}
         for rung in range(first_rung, len(caps))
-        for samples in [reachable(caps[rung], arm.global_batch)]
+        for samples in [reachable(caps[rung], arm.point.global_batch)]
     ]
-    values = {"global_batch": arm.global_batch, **asdict(arm.layout), "lr": arm.lr, "warmup": arm.warmup}
-    return {"arm": arm.id, "bracket": bracket, **values, "rungs": rungs}
+    return {"arm": arm.id, "bracket": bracket, **arm.point.identity, **asdict(arm.layout), "rungs": rungs}
 
 
 def _prior(search: Search, prior: Prior) -> dict[str, Any]:
@@ -195,15 +195,16 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     rows = [*plan["arms"], plan["standing"]]
+    beside = {name: HYPERPARAMETERS[name] for name in IDENTITY if name != "global_batch" and any(name in row for row in rows)}
+    labels = [one.label for one in beside.values()]
     yield from table(
-        ["arm", "bracket", "batch = ranks x micro-batch x accumulation", "lr", "warmup", "samples", "steps"],
+        ["arm", "bracket", "batch = ranks x micro-batch x accumulation", *labels, "samples", "steps"],
         [
             [
                 row["arm"],
                 row["bracket"],
                 f"{row['global_batch']} = {row['ranks']} x {row['micro_batch']} x {row['accumulation']}",
-                f"{row['lr']:g}",
-                f"{row['warmup']:g}",
+                *(one.text(row[name]) if name in row else "" for name, one in beside.items()),
                 " / ".join(str(rung["samples"]) for rung in row["rungs"]),
                 " / ".join(str(rung["steps"]) for rung in row["rungs"]),
             ]

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from lib.arm import reachable
 from lib.errors import UserError
+from lib.hyperparameters import HYPERPARAMETERS
 from lib.records import layout
 from lib.records.measurement import ProxyRecord, ServingRecord, read_record
 from lib.report.plan import known_calibration, read_plan
@@ -28,9 +29,7 @@ COLUMNS = (
     "kind",
     "taken_for",
     "seed",
-    "lr",
-    "global_batch",
-    "warmup",
+    *(one.column for one in HYPERPARAMETERS.values()),
     "recipe",
     "chain_of_all_positions",
     *ProxyRecord.model_fields,

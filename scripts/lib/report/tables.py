@@ -10,6 +10,7 @@ import pandas as pd
 from lib.arm import Arm
 from lib.errors import UserError
 from lib.files import whole_file, write_json
+from lib.hyperparameters import HYPERPARAMETERS, IDENTITY
 from lib.records import layout
 from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
 from lib.report.plan import read_plan
@@ -82,15 +83,6 @@ def _row(arm: Arm, record: Measurement, taken_for: str | None) -> dict[str, Any]
     fields = record.model_dump(mode="json")
     context = fields.pop("context")
     flat = pd.json_normalize({"context": context}).iloc[0].to_dict()
-    point = {
-        "global_batch": arm.global_batch,
-        "lr": arm.lr,
-        "warmup": arm.warmup,
-        "seed": arm.seed,
-        "ranks": arm.layout.ranks,
-        "micro_batch": arm.layout.micro_batch,
-        "accumulation": arm.layout.accumulation,
-    }
     if isinstance(record, ServingRecord):
         for bulk in ("repeats", "prompt_acceptance"):
             fields.pop(bulk)
@@ -103,7 +95,9 @@ def _row(arm: Arm, record: Measurement, taken_for: str | None) -> dict[str, Any]
         "arm": arm.id,
         "kind": record.kind,
         "taken_for": taken_for,
-        **point,
+        **{HYPERPARAMETERS[name].column: getattr(arm.point, name) for name in IDENTITY},
+        "seed": arm.seed,
+        **asdict(arm.layout),
         "recipe": json.dumps(arm.recipe, sort_keys=True),
         **fields,
         **flat,

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lib.hyperparameters import HYPERPARAMETERS
 from lib.records.comparison import OF_THE_ARM
 from lib.search.proxy import proxy_value
 
 PROXIES = ("acc0", "chain")
-CONFIGURATION = ["global_batch", "lr", "warmup", "accumulation"]
+CONFIGURATION = [one.column for one in HYPERPARAMETERS.values()]
 """Columns of the ledger that make a configuration, its recipe given. Its seeds are averaged: they are one point, not several."""
 
 FOR_INTERVAL = 5
@@ -83,7 +84,7 @@ def configurations(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any
     groups = [group for _, group in both.groupby(["proxy_context", "serving_context"])]
     if not groups:
         return nothing
-    means = [group.groupby(CONFIGURATION, as_index=False)[[*PROXIES, "acceptance_length"]].mean() for group in groups]
+    means = [group.groupby(CONFIGURATION, as_index=False, dropna=False)[[*PROXIES, "acceptance_length"]].mean() for group in groups]
     return max(means, key=len)
 
 

@@ -5,6 +5,7 @@ competes there for promotion. Nothing of another context is ever used.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from lib.arm import lay_out, reachable
 from lib.config import FIRST_FRESH_SEED, Point, Positive, Section, Space, Training, checked
 from lib.errors import UserError
 from lib.files import differing_keys
+from lib.hyperparameters import HYPERPARAMETERS, Hyperparameter
 from lib.reading import read_json
 from lib.search.proxy import proxy_value
 from lib.space import infeasible
@@ -156,7 +158,7 @@ def _ledger_file(context: Any, measured_on: dict[str, Any], rows: list[dict[str,
     """Return rows of one context as a prior-arms file would hold them, the first of each arm at each number of samples."""
     distinct: dict[tuple[Any, ...], dict[str, Any]] = {}
     for arm in (_ledger_arm(row, path, space) for row in rows):
-        distinct.setdefault(tuple(arm[name] for name in ("global_batch", "lr", "warmup", "accum", "samples")), arm)
+        distinct.setdefault(tuple(arm[name] for name in (*HYPERPARAMETERS, "samples")), arm)
     values = {
         "version": 1,
         "source": str(path),
@@ -170,10 +172,7 @@ def _ledger_file(context: Any, measured_on: dict[str, Any], rows: list[dict[str,
 def _ledger_arm(row: dict[str, Any], path: Path, space: Space) -> dict[str, Any]:
     sound = row["status"] == "ok"
     return {
-        "global_batch": int(row["global_batch"]),
-        "lr": row["lr"],
-        "warmup": row["warmup"],
-        "accum": int(row["accumulation"]) if space.parameters.accum else None,
+        **{name: _ledger_value(row, one, space) for name, one in HYPERPARAMETERS.items()},
         "samples": int(row["samples"]),
         "status": row["status"],
         "reason": None if sound else row["reason"],
@@ -182,17 +181,22 @@ def _ledger_arm(row: dict[str, Any], path: Path, space: Space) -> dict[str, Any]
     }
 
 
+def _ledger_value(row: dict[str, Any], one: Hyperparameter, space: Space) -> float | None:
+    """Return a hyperparameter of a row, None where it is empty, or is the layout's and this search leaves the layout free."""
+    value, free = row[one.column], one.layout and one.name not in space.parameters.searched()
+    return None if free or value is None or math.isnan(value) else one.typed(value)
+
+
 def _require_distinct(path: Path, priors: list[Prior], training: Training) -> None:
     seen = set()
     for prior in priors:
         point = prior.point
         layout = lay_out(point.global_batch, ranks=training.ranks, micro_batch_limit=training.micro_batch_limit, accumulation=point.accum)
-        key = (layout, point.lr, point.warmup, prior.samples)
+        key = (layout, *point.identity.items(), prior.samples)
         if key in seen:
             raise UserError(f"seed_from = {str(path)!r}: {_name(point)} at {prior.samples} samples is listed twice; keep one")
         seen.add(key)
 
 
 def _name(point: Point) -> str:
-    name = f"global_batch {point.global_batch}, lr {point.lr:g}, warmup {point.warmup:g}"
-    return name if point.accum is None else f"{name}, accum {point.accum}"
+    return str(point) if point.accum is None else f"{point}, accumulation {point.accum}"

@@ -44,11 +44,11 @@ def replay(search: Search, measure: Measure, decisions: dict[Place, dict[str, An
             break
         for name in taken[place]["arms"]:
             arm = search.arm(points[name])
-            consumed = reachable(search.space.rungs.samples[rung], arm.global_batch)
+            consumed = reachable(search.space.rungs.samples[rung], arm.point.global_batch)
             samples += max(0, consumed - trained.get(name, 0))
             trained[name] = max(consumed, trained.get(name, 0))
             scores[name, rung] = measure(arm, rung)
     finalists = tuple(search.arm(points[name]) for name in taken[search.finalists_folder, search.top_rung]["arms"])
     top = search.space.rungs.samples[-1]
-    samples += sum(reachable(top, arm.global_batch) for arm in finalists if arm.id not in trained)  # prior arms come without a state
+    samples += sum(reachable(top, arm.point.global_batch) for arm in finalists if arm.id not in trained)  # prior arms come without a state
     return Replay(taken, scores, finalists, samples)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from lib.arm import Arm
 from lib.files import flat
+from lib.hyperparameters import HYPERPARAMETERS
 from lib.records.context import ServingContext
 from lib.records.measurement import ProxyRecord, ServingRecord
 from lib.serving.bench import engine_settings
@@ -144,9 +145,8 @@ def _measured(winner: Winner, verdict: Verdict, prompts: Mapping[str, str]) -> I
 
 def _side(name: str, side: Contestant, level: float, mark: str) -> str:
     interval = mean_interval(side.acceptance_lengths, level=level)
-    label = f"{name}: global batch {side.point.global_batch}, lr {side.point.lr:g}, warmup {side.point.warmup:g}"
     return _row(
-        label,
+        f"{name}: {side.point}",
         "not measured" if side.mean is None else f"{side.mean:.4f}",
         "none" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
         f"{side.n} fresh trainings" + (f", {len(side.failed)} more failed" if side.failed else ""),
@@ -158,9 +158,11 @@ def _made(winner: Winner, verdict: Verdict, records: Sequence[str]) -> Iterator[
     arm, training = winner.arm, winner.training
     trained = training.context.model_dump(mode="json")
     yield from ("## How it was trained", "")
+    declared = {name: HYPERPARAMETERS[name] for name in arm.point.identity}
     yield from _table(
         {
-            **{"global batch": arm.global_batch, "peak lr": arm.lr, "warmup, share of the horizon": arm.warmup, "seed": arm.seed},
+            **{f"{one.label}, {one.description}": arm.point.identity[name] for name, one in declared.items()},
+            **{"seed": arm.seed},
             **{"ranks": arm.layout.ranks, "micro-batch": arm.layout.micro_batch, "accumulation": arm.layout.accumulation},
             **{"samples consumed": training.samples, "optimizer steps": training.steps, "last lr": training.last_lr},
             **{"train loss": training.train_loss, "held-out accuracy, first drafted token (DRAFT)": training.acc0},

@@ -193,14 +193,10 @@ def _summary(ruling: Ruling, champion: Contestant, standing: Contestant) -> str:
     small = ruling.outcome == "no improvement (within noise)" and not low <= 0 <= high
     bound = f", smaller than verdict.smallest_effect = {ruling.smallest_effect:g}" if small else ""
     return (
-        f"VERDICT: {ruling.outcome}. {_named(champion)} gives acceptance length {_measured(champion)}, the standing configuration "
-        f"({_named(standing).lower()}) {_measured(standing)}: {ruling.effect:+.3f}{bound}, "
+        f"VERDICT: {ruling.outcome}. {str(champion.point).capitalize()} gives acceptance length {_measured(champion)}, the standing "
+        f"configuration ({standing.point}) {_measured(standing)}: {ruling.effect:+.3f}{bound}, "
         f"{ruling.interval_level:.0%} interval {low:+.3f} to {high:+.3f}; measured in vLLM on fresh trainings, in turn on one node."
     )
-
-
-def _named(side: Contestant) -> str:
-    return f"Global batch {side.point.global_batch}, lr {side.point.lr:g}, warmup {side.point.warmup:g}"
 
 
 def _measured(side: Contestant) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 from lib.arm import Arm, Layout
-from lib.config import Draft, Streaming, Training
+from lib.config import Draft, Point, Streaming, Training
 from lib.draft.rung import Places, run_rung
 from lib.records.measurement import ProxyRecord, read_record
 
@@ -42,7 +42,8 @@ def make_arm(layout: Layout, lr: float = 2e-3, method: str = "eagle3", rungs: tu
         "training": Training().model_dump(mode="json", exclude={"ranks", "micro_batch_limit"}),
         "rungs": list(rungs),
     }
-    return Arm(layout.ranks * layout.micro_batch * layout.accumulation, lr, 0.0, 0, layout, recipe)
+    global_batch = layout.ranks * layout.micro_batch * layout.accumulation
+    return Arm(Point(global_batch=global_batch, lr=lr, warmup=0.0, accum=layout.accumulation), 0, layout, recipe)
 
 
 def run(arm: Arm, rung: int, places: Places, streaming: Streaming | None = None) -> ProxyRecord:

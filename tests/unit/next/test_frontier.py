@@ -13,7 +13,7 @@ from lib.files import write_json
 from lib.next.finding import Finding, Proposal
 from lib.next.frontier import FINDERS, NOT_CARRIED, Frontier, changed_words, decide, propose
 from lib.next.handoff import format_handoff, format_next, hand_off
-from lib.next.levers import accumulation, draft_tokens, edge, method, ranking, training_length, warmup
+from lib.next.levers import accumulation, common, draft_tokens, edge, method, ranking, training_length
 from snakemake.cli import parse_config as parse_words
 from snakemake.utils import update_config
 
@@ -161,13 +161,13 @@ def test_the_other_method_is_proposed_until_it_has_been_tried_on_this_target() -
 
 
 def test_warmups_between_the_few_that_were_searched_are_proposed(tmp_path: Path) -> None:
-    assert only(warmup.find(finding())).space.parameters.warmup == Values(values=(0.0, 0.02, 0.05, 0.1))
+    assert only(common.find(finding())).space.parameters.warmup == Values(values=(0.0, 0.02, 0.05, 0.1))
     many = {"parameters": {"warmup": [0.0, 0.02, 0.1]}}
-    assert isinstance(warmup.find(finding(space=many, folder=tmp_path)), str)
+    assert isinstance(common.find(finding(space=many, folder=tmp_path)), str)
     close = {"parameters": {"warmup": [0.05, 0.06]}}
-    assert isinstance(warmup.find(finding(space=close, point={"warmup": 0.06}, folder=tmp_path)), list)
+    assert isinstance(common.find(finding(space=close, point={"warmup": 0.06}, folder=tmp_path)), list)
     between = {"parameters": {"warmup": [0.1, 0.2]}}
-    assert isinstance(warmup.find(finding(space=between, point={"warmup": 0.2}, folder=tmp_path)), str)
+    assert isinstance(common.find(finding(space=between, point={"warmup": 0.2}, folder=tmp_path)), str)
 
 
 def test_accumulation_is_no_lever_and_the_reason_is_said() -> None:

@@ -46,7 +46,7 @@ def make_tree(root: Path, search: Search, stage: Stage = "judged", **lengths: fl
 def train(root: Path, search: Search, arm: Arm, score: Score) -> None:
     """File what an arm stands for and its record at a rung."""
     caps = search.space.rungs.samples
-    samples = [reachable(cap, arm.global_batch) for cap in caps]
+    samples = [reachable(cap, arm.point.global_batch) for cap in caps]
     record = proxy(arm, score.status, (score.value or 0.0, 0.5, 0.4))
     changes: dict[str, Any] = {
         "rung": score.rung,

@@ -42,7 +42,7 @@ def make_search(
 
 def measured(arm: Arm, rung: int) -> Score:
     """Score an arm: best at lr 2e-3 x sqrt(batch / 4), better with every rung; learning rates above 2e-2 diverge."""
-    if arm.lr > 2e-2:
+    if arm.point.lr > 2e-2:
         return Score(arm.id, rung, "diverged", None, "loss is nan")
-    distance = math.log10(arm.lr / 2e-3) - 0.5 * math.log10(arm.global_batch / 4)
-    return Score(arm.id, rung, "ok", round((0.4 + 0.1 * rung) * math.exp(-(distance**2)) - 0.01 * arm.warmup, 6))
+    distance = math.log10(arm.point.lr / 2e-3) - 0.5 * math.log10(arm.point.global_batch / 4)
+    return Score(arm.id, rung, "ok", round((0.4 + 0.1 * rung) * math.exp(-(distance**2)) - 0.01 * arm.point.warmup, 6))

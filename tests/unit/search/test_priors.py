@@ -65,7 +65,7 @@ def test_arms_of_another_context_are_refused_by_key_and_the_others_used(tmp_path
         ({"arms": [ARM | {"accuracies": None}]}, "arms.0: accuracies is missing; add it, or set status to diverged or oom"),
         ({"arms": [ARM | {"lr": 0}]}, "arms.0.lr = 0: input should be greater than 0; correct it"),
         ({"measured_on": {"stak.torch": "2.13.0"}}, "measured_on.stak.torch is not known; name parts of stack., hardware.device_type"),
-        ({"arms": [ARM, ARM]}, "global_batch 8, lr 0.002, warmup 0 at 64 samples is listed twice; keep one"),
+        ({"arms": [ARM, ARM]}, "global batch 8, lr 0.002, warmup 0 at 64 samples is listed twice; keep one"),
     ],
 )
 def test_a_malformed_file_gets_one_line(tmp_path: Path, changes: dict, line: str) -> None:

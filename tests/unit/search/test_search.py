@@ -4,11 +4,12 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from lib.config import Config, load_space
+from lib.config import Config, Space, load_space
 from lib.errors import UserError
 from lib.search.cohort import decide
 from lib.search.promotion import Score
 from lib.search.search import Search
+from lib.space import grid_points
 
 from tests.unit.search.searches import FINITE, RECIPE, SPACE, make_search
 
@@ -19,14 +20,29 @@ def arms(one: Search) -> list[str]:
 
 def test_proposals_of_the_shipped_space_are_pinned() -> None:
     """Decisions are filed under the search's identity: when this changes, SEARCH_VERSION must too."""
-    first, *_ = arms(make_search())
-    assert first.startswith("gb4-lr4.8e-3-wu0-s0-")
+    one = make_search()
+    assert one.id == "a75280"
+    assert arms(one)[:2] == ["gb4-lr4.8e-3-wu0-s0-66cb456b", "gb4-lr8.21e-4-wu0-s0-72c1a5df"]
+    assert make_search("tpe", parameters=SPACE["parameters"] | {"accum": [1, 2]}).id == "7c2740"
 
 
 def test_an_infeasible_corner_of_the_space_is_never_proposed() -> None:
     one = make_search(parameters=SPACE["parameters"] | {"accum": [1, 4]})
     batches = {(point.global_batch, point.accum) for proposal in one.foreseen.values() for point in proposal.values()}
     assert batches <= {(4, 1), (4, 4), (8, 4), (16, 4)}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "arms"),
+    [
+        ({"lr": {"low": 1e-3, "high": 1.03e-3, "scale": "log", "steps": 81}}, 4),  # 1.00, 1.01, 1.02 and 1.03e-3
+        ({"global_batch": {"low": 4, "high": 6, "scale": "log", "steps": 9}}, 3),
+    ],
+)
+def test_values_of_a_range_that_round_together_count_once(parameters: dict, arms: int) -> None:
+    one = {"global_batch": [4], "lr": [1e-3], "warmup": [0.0]} | parameters
+    points = grid_points(Space.model_validate(SPACE | {"parameters": one}).parameters)
+    assert points is not None and len(points) == len(set(points)) == arms
 
 
 def test_a_changed_value_of_a_finite_space_leaves_most_other_arms_in_place() -> None:

@@ -6,6 +6,7 @@ import pandas as pd
 from scipy import stats
 
 from lib.config import Range, Values
+from lib.hyperparameters import HYPERPARAMETERS, Hyperparameter
 from lib.next.finding import Finding, Found, Proposal
 from lib.space import bounds, infeasible, position_of, rounded
 
@@ -14,9 +15,6 @@ OUTER = 0.1
 
 FOR_SLOPE = 4
 """Full configurations from which a slope is estimated."""
-
-COUNTS = ("global_batch", "accum")
-COLUMNS = {"accum": "accumulation"}
 
 
 def find(finding: Finding) -> Found:
@@ -38,14 +36,16 @@ def find(finding: Finding) -> Found:
 def beyond(name: str, domain: Values | Range, value: float) -> float | None:
     """Return the new bound of an axis, a step of the same spacing beyond the edge at which `value` lies; None when it lies inside.
 
-    A list steps by the ratio of its last two values (warmup: by their difference), a range by half its width on its scale.
+    A list steps by the ratio or the difference of its last two values, as the scale of the hyperparameter is, a range by half its width on
+    its own scale.
     """
+    one = HYPERPARAMETERS[name]
     if isinstance(domain, Values):
         ordered = sorted(domain.values)
         if len(ordered) < 2 or value not in (ordered[0], ordered[-1]):
             return None
         edge, next_to = ordered[:2] if value == ordered[0] else ordered[:-3:-1]
-        bound = 2 * edge - next_to if name == "warmup" else edge * edge / next_to
+        bound = 2 * edge - next_to if one.scale == "linear" else edge * edge / next_to
     else:
         position = position_of(domain, value)
         if not domain.low <= value <= domain.high or OUTER < position < 1 - OUTER:
@@ -54,9 +54,9 @@ def beyond(name: str, domain: Values | Range, value: float) -> float | None:
         share = max(1, steps // 2) / steps * (1 if position > 0.5 else -1)
         edge = domain.high if position > 0.5 else domain.low
         bound = edge * (domain.high / domain.low) ** share if domain.scale == "log" else edge + share * (domain.high - domain.low)
-    if name in COUNTS:
+    if one.whole:
         return float(round(bound))
-    return max(0.0, rounded(bound)) if name == "warmup" else rounded(bound)
+    return rounded(bound) if one.ge is None else max(one.ge, rounded(bound))
 
 
 def widened(domain: Values | Range, bound: float) -> Values | Range:
@@ -69,22 +69,20 @@ def widened(domain: Values | Range, bound: float) -> Values | Range:
 
 
 def _widen(finding: Finding, name: str, domain: Values | Range, value: float, bound: float) -> Proposal | str:
-    low, high = bounds(domain)
+    one, (low, high) = HYPERPARAMETERS[name], bounds(domain)
     upwards = bound > high
-    possible = bound < 1 if name == "warmup" else bound >= 1 if name in COUNTS else bound > 0
-    if low <= bound <= high or not possible:
+    if low <= bound <= high or not one.allows(bound):
         return f"{name} = {value:g} is at the edge, but nothing lies beyond"
-    column = COLUMNS.get(name, name)
-    known = finding.full[finding.full[column] >= bound] if upwards else finding.full[finding.full[column] <= bound]
+    tried = finding.full[one.column]
+    known = finding.full[tried >= bound] if upwards else finding.full[tried <= bound]
     if len(known):
         best, own = known["chain"].max(), finding.full["chain"].max()
         return f"{name} = {value:g} is at the edge, but {bound:g} and beyond was tried: chain {best:.2f} against {own:.2f} (DRAFT)"
     space = finding.changed(parameters={name: widened(domain, bound).model_dump(mode="json")})
-    if name in COUNTS:
-        reason = infeasible(finding.point.model_copy(update={name: int(bound)}), space, finding.experiment.config.training)
-        if reason:
-            return f"{name} = {value:g} is at the edge, but {bound:g} cannot be trained: {reason}"
-    expected, how = _gain(finding, name, value, bound)
+    reason = infeasible(finding.point.model_copy(update={name: one.typed(bound)}), space, finding.experiment.config.training)
+    if reason:
+        return f"{name} = {value:g} is at the edge, but {bound:g} cannot be trained: {reason}"
+    expected, how = _gain(finding, one, value, bound)
     return Proposal(
         name=f"widen-{name.replace('_', '-')}-{'up' if upwards else 'down'}",
         title=f"Widen {name} {'up' if upwards else 'down'} to {bound:g}",
@@ -97,22 +95,22 @@ def _widen(finding: Finding, name: str, domain: Values | Range, value: float, bo
     )
 
 
-def _gain(finding: Finding, name: str, value: float, bound: float) -> tuple[float | None, str]:
+def _gain(finding: Finding, one: Hyperparameter, value: float, bound: float) -> tuple[float | None, str]:
     """Estimate the gain from the slope of the chain estimate along the axis, among configurations trained in full."""
-    full, column = finding.full, COLUMNS.get(name, name)
-    if len(full) < FOR_SLOPE or full[column].nunique() < 2:
+    full = finding.full.dropna(subset=[one.column])
+    if len(full) < FOR_SLOPE or full[one.column].nunique() < 2:
         return None, f"{finding.unknown()} (slope: {len(full)} configurations trained in full, too few or all alike)"
-    places = _scaled(name, pd.concat([full[column], pd.Series([value, bound])]))
+    places = _scaled(one, pd.concat([full[one.column], pd.Series([value, bound])]))
     fit = stats.linregress(places[:-2], full["chain"])
     gain = float(fit.slope) * (places[-1] - places[-2]) * finding.per_chain
     if gain <= 0:
         return None, f"{finding.unknown()} (the {len(full)} configurations trained in full show no slope towards it)"
     return (
         min(gain, finding.headroom),
-        f"slope of the chain estimate along {name} over {len(full)} configurations trained in full, r = {fit.rvalue:.2f}, carried on to "
-        f"{bound:g}; the other axes vary along with it",
+        f"slope of the chain estimate along {one.name} over {len(full)} configurations trained in full, r = {fit.rvalue:.2f}, carried on "
+        f"to {bound:g}; the other axes vary along with it",
     )
 
 
-def _scaled(name: str, values: pd.Series) -> list[float]:
-    return [float(value) if name == "warmup" else math.log(value) for value in values]
+def _scaled(one: Hyperparameter, values: pd.Series) -> list[float]:
+    return [float(value) if one.scale == "linear" else math.log(value) for value in values]

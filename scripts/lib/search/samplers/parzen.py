@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lib.arm import reachable
 from lib.config import Parameters, Point, Range
 from lib.files import digest
+from lib.hyperparameters import HYPERPARAMETERS
 from lib.search.samplers import uniform
 from lib.search.strategy import Observation, Request, Sampler
 from lib.space import bounds, grid_values, point_of, position_of, rounded, spread
@@ -25,21 +26,21 @@ ASKS_PER_ARM = 50
 class Coordinates:
     """The space as the model sees it: numbered values of lists, positions from 0 to 1 of ranges.
 
-    With a log range of learning rates the model sees the rate relative to the square root of the global batch, along which optima of
-    different batches line up (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022), so that it
-    need not learn their correlation from a handful of arms. `decorrelate` False leaves the rate as it is.
+    A hyperparameter with a `root_of` (the learning rate, of the global batch) and a log range is seen relative to the square root of that,
+    along which optima of different batches line up (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms",
+    NeurIPS 2022), so that the model need not learn their correlation from a handful of arms. `decorrelate` False leaves it as it is.
     """
 
     def __init__(self, parameters: Parameters, *, decorrelate: bool = True) -> None:
         self._domains = parameters.searched()
-        self._grids = {name: sorted(grid) for name, domain in self._domains.items() if (grid := grid_values(domain)) is not None}
+        self._grids = {name: sorted(grid) for name, domain in self._domains.items() if (grid := grid_values(name, domain)) is not None}
         self._ranges = {name: domain for name, domain in self._domains.items() if isinstance(domain, Range) and name not in self._grids}
-        self._scaled = decorrelate and "lr" in self._ranges and self._ranges["lr"].scale == "log"
+        roots = {name: HYPERPARAMETERS[name].root_of for name, domain in self._ranges.items() if decorrelate and domain.scale == "log"}
+        self._roots = {name: root for name, root in roots.items() if root in self._domains}
         self._seen = dict(self._ranges)
-        if self._scaled:
-            smallest, largest = bounds(parameters.global_batch)
-            lr = self._ranges["lr"]
-            self._seen["lr"] = Range(low=lr.low / math.sqrt(largest), high=lr.high / math.sqrt(smallest), scale="log")
+        for name, root in self._roots.items():
+            (smallest, largest), domain = bounds(self._domains[root]), self._ranges[name]
+            self._seen[name] = Range(low=domain.low / math.sqrt(largest), high=domain.high / math.sqrt(smallest), scale="log")
 
     def distributions(self) -> dict[str, Any]:
         """Return Optuna's distribution of every hyperparameter."""
@@ -50,24 +51,26 @@ class Coordinates:
 
     def encode(self, point: Point) -> dict[str, float] | None:
         """Return a point's coordinates, None when it is not in the space."""
+        if not point.identity.keys() <= self._domains.keys():
+            return None
         given = {name: getattr(point, name) for name in self._domains}
         values: dict[str, float] = {name: math.nan if value is None else value for name, value in given.items()}
         if any(values[name] not in grid for name, grid in self._grids.items()):
             return None
         if any(not domain.low <= values[name] <= domain.high for name, domain in self._ranges.items()):
             return None
-        if self._scaled:
-            values["lr"] /= math.sqrt(point.global_batch)
+        for name, root in self._roots.items():
+            values[name] /= math.sqrt(values[root])
         numbers = {name: float(grid.index(values[name])) for name, grid in self._grids.items()}
         return numbers | {name: position_of(domain, values[name]) for name, domain in self._seen.items()}
 
     def decode(self, coordinates: dict[str, float]) -> Point | None:
-        """Return the point at `coordinates`, None when the learning rate that results is out of range."""
+        """Return the point at `coordinates`, None when one seen relative to another comes out of its range."""
         values = {name: grid[int(coordinates[name])] for name, grid in self._grids.items()}
         values |= {name: spread(domain, coordinates[name]) for name, domain in self._seen.items()}
-        if self._scaled:
-            values["lr"] = rounded(values["lr"] * math.sqrt(round(values["global_batch"])))
-            if not self._ranges["lr"].low <= values["lr"] <= self._ranges["lr"].high:
+        for name, root in self._roots.items():
+            values[name] = rounded(values[name] * math.sqrt(HYPERPARAMETERS[root].typed(values[root])))
+            if not self._ranges[name].low <= values[name] <= self._ranges[name].high:
                 return None
         return point_of(values)
 

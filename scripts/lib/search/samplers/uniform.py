@@ -22,7 +22,7 @@ def candidates(request: Request) -> Iterator[Point]:
     generator = random.Random(request.stream)
     domains = parameters.searched()
     while True:
-        yield point_of({name: value_at(domain, generator.random()) for name, domain in domains.items()})
+        yield point_of({name: value_at(name, domain, generator.random()) for name, domain in domains.items()})
 
 
 UNIFORM = Sampler(candidates)

@@ -10,7 +10,7 @@ from lib.space import feasible_grid, grid_values
 
 def schedule(space: Space, training: Training, _: SearchOptions) -> tuple[Bracket, ...]:
     """Return one bracket that holds every feasible point. Raises UserError naming a range that has no steps."""
-    endless = [name for name, domain in space.parameters.searched().items() if grid_values(domain) is None]
+    endless = [name for name, domain in space.parameters.searched().items() if grid_values(name, domain) is None]
     if endless:
         raise UserError(
             f"parameters.{endless[0]} is a range without steps, which strategy = 'grid' cannot cover; give it steps, list its values, or "

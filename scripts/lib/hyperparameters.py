@@ -1,0 +1,106 @@
+"""The hyperparameters: each is declared once, as a field of `Point`, and whatever lists hyperparameters iterates over them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
+from pydantic import Field
+
+from lib.section import Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameter(Interval):
+    """What is to be known of a hyperparameter beside its type. `gt`, `ge`, `lt` and `le` bound its values.
+
+    Attributes:
+        label: its name for people.
+        short: its name in an arm id.
+        scale: how steps beyond the edge of its list are taken and slopes measured: log multiplies, linear adds.
+        unit: what a value counts or is a part of.
+        whole: whether its values are whole numbers.
+        layout: whether the layout of an arm holds its value. It then neither names nor describes the arm beside the layout.
+        column: its column in the ledger and the lake, where that is not its name.
+        common: values in common use, which a lever proposes.
+        root_of: the hyperparameter with whose square root its best value grows; TPE sees it relative to that.
+        name, description: those of its field.
+    """
+
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+    label: str
+    short: str = ""
+    scale: Literal["log", "linear"]
+    unit: str = ""
+    whole: bool = False
+    layout: bool = False
+    column: str = ""
+    common: tuple[float, ...] = ()
+    root_of: str = ""
+    name: str = ""
+    description: str = ""
+
+    @property
+    def allowed(self) -> str:
+        """The values there may be, in words."""
+        bounds = {"above": self.gt, "at least": self.ge, "below": self.lt, "at most": self.le}
+        said = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        return f"a whole number of {said}" if self.whole else f"a {self.unit}, {said}" if self.unit else said
+
+    def allows(self, value: float) -> bool:
+        """Return whether `value` is of the kind and within the bounds."""
+        above = (self.gt is None or value > self.gt) and (self.ge is None or value >= self.ge)
+        below = (self.lt is None or value < self.lt) and (self.le is None or value <= self.le)
+        return above and below and (not self.whole or value == int(value))
+
+    def typed(self, value: float) -> float:
+        """Return `value` as a value of this hyperparameter: a count is rounded to a whole number."""
+        return round(value) if self.whole else value
+
+    def text(self, value: float) -> str:
+        """Return a value as people write it."""
+        return str(value) if self.whole else f"{value:g}"
+
+
+class Point(Section):
+    """One choice of the searched hyperparameters."""
+
+    global_batch: Annotated[int, Hyperparameter(short="gb", label="global batch", unit="samples", whole=True, ge=1, scale="log")] = Field(
+        description="samples per optimizer step, over all ranks"
+    )
+    lr: Annotated[float, Hyperparameter(short="lr", label="lr", gt=0, scale="log", root_of="global_batch")] = Field(
+        description="peak learning rate"
+    )
+    warmup: Annotated[
+        float,
+        Hyperparameter(short="wu", label="warmup", unit="share of the horizon", ge=0, lt=1, scale="linear", common=(0.0, 0.02, 0.05, 0.1)),
+    ] = Field(description="share of the horizon over which the learning rate rises")
+    accum: Annotated[
+        int | None,
+        Hyperparameter(label="accumulation", unit="micro-batches", whole=True, ge=1, scale="log", layout=True, column="accumulation"),
+    ] = Field(None, description="micro-batches per optimizer step; empty: the fewest that fit")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The values that make an arm what it is, by name: all that are set, but for those that its layout holds."""
+        return {name: value for name in IDENTITY if (value := getattr(self, name)) is not None}
+
+    def __str__(self) -> str:
+        """Return the identity for people."""
+        return ", ".join(f"{HYPERPARAMETERS[name].label} {HYPERPARAMETERS[name].text(value)}" for name, value in self.identity.items())
+
+
+def _declared() -> Iterator[Hyperparameter]:
+    for name, field in Point.model_fields.items():
+        (one,) = (part for part in field.metadata if isinstance(part, Hyperparameter))
+        yield replace(one, name=name, column=one.column or name, description=field.description or "")
+
+
+HYPERPARAMETERS = {one.name: one for one in _declared()}
+"""All hyperparameters by name."""
+
+IDENTITY = tuple(name for name, one in HYPERPARAMETERS.items() if not one.layout)
+"""The names of those that the layout of an arm does not hold."""
