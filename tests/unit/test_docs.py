@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from lib.config import STRATEGIES, Config, Space, load_space, parse_config
+from lib.hyperparameters import HYPERPARAMETERS
 from lib.search.priors import PriorFile
 from snakemake.cli import parse_config as parse_command_line
 
@@ -113,6 +114,11 @@ def test_every_example_of_a_file_is_valid() -> None:
 def test_the_tables_of_keys_are_the_models(model) -> None:
     rows = "".join(f"| `{name}` | {field.description} |\n" for name, field in model.model_fields.items())
     assert f"| key | what it is |\n|---|---|\n{rows}\n" in (ROOT / "config/README.md").read_text(), f"the rows are:\n{rows}"
+
+
+def test_the_table_of_hyperparameters_is_the_declarations() -> None:
+    rows = "".join(f"| `{name}` | {one.description} | {one.allowed} |\n" for name, one in HYPERPARAMETERS.items())
+    assert f"| key | what it is | values |\n|---|---|---|\n{rows}\n" in (ROOT / "config/README.md").read_text(), f"the rows are:\n{rows}"
 
 
 @pytest.mark.parametrize("path", [ROOT / "Snakefile", *sorted(ROOT.glob("rules/*.smk"))], ids=lambda path: path.name)
