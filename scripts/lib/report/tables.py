@@ -1,6 +1,7 @@
 """Tables of the results tree."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def _row(arm: Arm, record: Measurement, taken_for: str | None) -> dict[str, Any]
         "arm": arm.id,
         "kind": record.kind,
         "taken_for": taken_for,
-        **{HYPERPARAMETERS[name].column: getattr(arm.point, name) for name in IDENTITY},
+        **{HYPERPARAMETERS[name].column: arm.point.identity.get(name, math.nan) for name in IDENTITY},
         "seed": arm.seed,
         **asdict(arm.layout),
         "recipe": json.dumps(arm.recipe, sort_keys=True),

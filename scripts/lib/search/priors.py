@@ -183,8 +183,8 @@ def _ledger_arm(row: dict[str, Any], path: Path, space: Space) -> dict[str, Any]
 
 def _ledger_value(row: dict[str, Any], one: Hyperparameter, space: Space) -> float | None:
     """Return a hyperparameter of a row, None where it is empty, or is the layout's and this search leaves the layout free."""
-    value, free = row[one.column], one.layout and one.name not in space.parameters.searched()
-    return None if free or value is None or math.isnan(value) else one.typed(value)
+    value, free = row.get(one.column, math.nan), one.layout and one.name not in space.parameters.searched()
+    return None if free or math.isnan(value) else one.typed(value)
 
 
 def _require_distinct(path: Path, priors: list[Prior], training: Training) -> None:

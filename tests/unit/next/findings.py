@@ -1,12 +1,14 @@
 """Finished searches as tests want them: the champion record is that of a real run, the ledger around it is made up."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from lib.config import Point, Space
 from lib.experiment import load_experiment
+from lib.hyperparameters import HYPERPARAMETERS
 from lib.next.finding import Finding
 from lib.search.work import Pace
 
@@ -83,6 +85,6 @@ def proxy_row(
     arm: str, point: dict[str, Any], rung: int, samples: int, accuracies: tuple[float, ...], recipe: str, **more: Any
 ) -> dict[str, Any]:
     """Return a row of the ledger for a rung."""
-    values = {name: point[name] for name in ("global_batch", "lr", "warmup")} | {"accumulation": 1, "seed": 0}
+    values = {one.column: point.get(name, math.nan) for name, one in HYPERPARAMETERS.items()} | {"accumulation": 1, "seed": 0}
     result = {"rung": rung, "samples": samples, "acc0": accuracies[0], "accuracies": list(accuracies)}
     return {"arm": arm, "kind": "proxy", "status": "ok", "recipe": recipe, **values, **result, **more}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from lib.search.calibration import Calibration, calibrate, configurations, interval, recommend
+from lib.search.calibration import CONFIGURATION, Calibration, calibrate, configurations, interval, recommend
 
 RECIPE = {"target": "t", "rungs": [8, 24]}
 
@@ -17,7 +17,7 @@ def rows(
 ) -> list[dict[str, Any]]:
     """Return the ledger's rows of one arm: the rung below, at which it looks bad, the top rung, the serving."""
     names = {"arm": f"{lr}-{seed}-{recipe}", "recipe": json.dumps(recipe or RECIPE, sort_keys=True), "status": "ok"}
-    point = {"global_batch": 8, "lr": lr, "warmup": 0.0, "accumulation": 2, "seed": seed}
+    point = dict.fromkeys(CONFIGURATION, math.nan) | {"global_batch": 8, "lr": lr, "warmup": 0.0, "accumulation": 2, "seed": seed}
     same = names | point | {"context.stack.vllm": "1"} | context
     below = same | {"kind": "proxy", "rung": 0, "accuracies": [0.0, 0.0, 0.0]}
     top = same | {"kind": "proxy", "rung": 1, "accuracies": accuracies, "context.configuration.trial.lr": lr}
