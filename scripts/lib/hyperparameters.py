@@ -65,6 +65,11 @@ class Hyperparameter(Interval):
         return str(value) if self.whole else f"{value:g}"
 
 
+def absent(value: Any) -> bool:
+    """Tell that an optional hyperparameter is empty. It is then left out of what is written, so that arms and searches keep their ids."""
+    return value is None
+
+
 class Point(Section):
     """One choice of the searched hyperparameters."""
 
@@ -82,6 +87,9 @@ class Point(Section):
         int | None,
         Hyperparameter(label="accumulation", unit="micro-batches", whole=True, ge=1, scale="log", layout=True, column="accumulation"),
     ] = Field(None, description="micro-batches per optimizer step; empty: the fewest that fit")
+    weight_decay: Annotated[
+        float | None, Hyperparameter(short="wd", label="weight decay", ge=0, scale="linear", common=(0.0, 0.01, 0.1))
+    ] = Field(None, description="AdamW decoupled weight decay; empty: training.weight_decay", exclude_if=absent)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def test_bad_configuration_gets_one_line(values: dict[str, object], line: str) -
         ("parameters.lr", [], "parameters.lr is empty; name at least one value"),
         ("parameters.lr", [1e-3, 1e-3], "parameters.lr: values [0.001, 0.001] repeat; list each once"),
         ("parameters.lr", ..., "parameters.lr is missing; add it"),
-        ("parameters.momentum", [0.9], "unknown key 'parameters.momentum'; known here: global_batch, lr, warmup, accum"),
+        ("parameters.momentum", [0.9], "unknown key 'parameters.momentum'; known here: global_batch, lr, warmup, accum, weight_decay"),
         ("parameters.warmup", [1.0], "parameters: warmup = 1 must be a share of the horizon, at least 0 and below 1"),
         ("parameters.global_batch", [2.5], "parameters: global_batch = 2.5 must be a whole number of at least 1"),
         ("rungs.eta", 1, "rungs.eta = 1: input should be greater than or equal to 2; correct it"),

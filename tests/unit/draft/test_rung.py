@@ -7,12 +7,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from lib.arm import Arm
 from lib.config import Streaming
-from lib.draft.rung import FAILURE, Places
+from lib.draft.rung import FAILURE, Places, recipe
 from lib.files import read_json
 from lib.manifest import read_manifest
 
 from tests.unit.draft.rungs import ALONE, TWO_RANKS, make_arm, run, start, wait_until
+from tests.unit.search.searches import SPACE, make_search
 
 At = Callable[..., Places]
 
@@ -30,6 +32,21 @@ def test_climbing_two_rungs_equals_training_in_one_go(places: At) -> None:
     assert high.head_sha256 == straight.head_sha256 != low.head_sha256
     assert (high.acc0, high.accuracies) == (straight.acc0, straight.accuracies)
     assert high.rigor == "DRAFT" and read_manifest(places("high").state_out)["samples"] == 24
+
+
+@pytest.mark.parametrize("domain", [[0.0, 0.1], {"low": 1e-3, "high": 1e-1, "scale": "log"}, {"low": 0, "high": 0.1, "scale": "linear"}])
+def test_a_searched_weight_decay_makes_arms_that_train_by_it(domain: object) -> None:
+    shared = make_arm(ALONE).recipe
+    one = make_search(parameters=SPACE["parameters"] | {"weight_decay": domain}, recipe=shared)
+    arms = [one.arm(point) for proposal in one.foreseen.values() for point in proposal.values()]
+    trained = {arm.id: recipe(arm).weight_decay for arm in arms}
+    assert len(set(trained.values())) > 1
+    for arm in arms:
+        assert "-wd" in arm.id and trained[arm.id] == arm.point.weight_decay
+        assert Arm.from_record(arm.record()) == arm
+    point = arms[0].point
+    assert len({one.arm(point.model_copy(update={"weight_decay": decay})).id for decay in (None, 0.0, 0.01)}) == 3
+    assert recipe(one.standing).weight_decay == shared["training"]["weight_decay"] and "weight_decay" not in one.standing.record()
 
 
 def test_a_diverged_arm_leaves_a_record_and_no_state(places: At) -> None:

@@ -50,6 +50,8 @@ def handed(one: Finding, root: Path) -> tuple[Frontier, str]:
         ("warmup", [0.0, 0.05, 0.1], 0.1, 0.15),
         ("warmup", {"low": 0.02, "high": 0.2, "scale": "linear"}, 0.03, 0.0),
         ("warmup", [0.0], 0.0, None),
+        ("weight_decay", [0.0, 0.1], 0.1, 0.2),
+        ("weight_decay", [0.0, 0.1], 0.0, 0.0),  # nothing lies below
     ],
 )
 def test_the_new_bound_of_an_axis_is_a_step_of_its_own_spacing_beyond_the_edge(

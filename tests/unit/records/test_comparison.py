@@ -84,5 +84,12 @@ def test_arms_differ_in_their_trial_and_may_train_on_another_host_of_the_same_ki
     require_comparable([proxy("a"), proxy("b", configuration={"trial": {"lr": 0.2}}, hardware={"host": "two", "threads": 2})])
 
 
+def test_arms_differ_in_the_keys_of_the_recipe_that_their_hyperparameters_replace() -> None:
+    decays = [proxy(f"wd{decay}", configuration={"recipe": {"weight_decay": decay}}) for decay in (0.0, 0.1)]
+    require_comparable(decays)
+    with pytest.raises(UserError, match=r"configuration\.recipe\.grad_clip"):
+        require_comparable([decays[0], proxy("clipped", configuration={"recipe": {"weight_decay": 0.0, "grad_clip": 2.0}})])
+
+
 def test_a_failed_arm_is_compared_with_nobody() -> None:
     require_comparable([proxy("a"), proxy("b", "diverged", stack={"torch": "2.14.0"})])

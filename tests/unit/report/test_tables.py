@@ -8,10 +8,15 @@ from lib.errors import UserError
 from lib.files import write_json
 from lib.records import layout
 from lib.records.measurement import write_record
+from lib.report.pages import ledger_page, verdict_card
+from lib.report.story import read_story
 from lib.report.tables import ledger, write_ledger
+from lib.search.priors import load_priors
 from lib.verdict.contest import Measurements
 
 from tests.unit.made_records import arm, proxy, serving
+from tests.unit.report.trees import make_tree
+from tests.unit.search.searches import RECIPE, SPACE, make_search
 
 
 def test_the_ledger_shows_the_chain_over_every_position_that_was_evaluated(tmp_path: Path) -> None:
@@ -45,3 +50,19 @@ def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measur
     (tmp_path / layout.acc(fresh.id, 0)).unlink()
     with pytest.raises(UserError, match=r"is not under .*; copy its folder back"):
         ledger(tmp_path)
+
+
+def test_a_hyperparameter_that_some_arms_lack_is_told_of_the_others_and_read_back(tmp_path: Path) -> None:
+    """The standing configuration trains by the shared weight decay, the arms by their own."""
+    search = make_search(parameters=SPACE["parameters"] | {"weight_decay": [0.0, 0.1]}, recipe=RECIPE | {"draft": {}, "training": {}})
+    make_tree(tmp_path, search)
+    table = ledger(tmp_path)
+    alone = table["arm"].str.contains("-wd")
+    assert table[alone]["weight_decay"].notna().all() and not table[~alone]["weight_decay"].notna().any()
+    priors, _ = load_priors(tmp_path / layout.LEDGER_PARQUET, search.space, search.training, search.recipe)
+    assert {search.arm(prior.point).id for prior in priors} == set(table[(table["kind"] == "proxy") & (table["seed"] == 0)]["arm"])
+    story = read_story(tmp_path)
+    for page in (ledger_page(story), verdict_card(story, tmp_path)):
+        assert "weight decay" in page
+    make_tree(tmp_path / "without", make_search())
+    assert "weight decay" not in ledger_page(read_story(tmp_path / "without"))

@@ -44,6 +44,11 @@ def test_learning_rates_are_seen_relative_to_the_square_root_of_the_batch() -> N
 
 
 def test_a_point_outside_the_space_teaches_nothing() -> None:
+    """So does one with a hyperparameter that is not searched, or without one that is."""
+    decayed, plain = (Point(global_batch=4, lr=1e-3, warmup=0.0, weight_decay=decay) for decay in (0.1, None))
+    assert Coordinates(Parameters.model_validate(SPACE["parameters"])).encode(decayed) is None
+    both = Coordinates(Parameters.model_validate(SPACE["parameters"] | {"weight_decay": [0.0, 0.1]}))
+    assert both.encode(plain) is None and both.encode(decayed) is not None
     assert Coordinates(Parameters.model_validate(SPACE["parameters"])).encode(Point(global_batch=4, lr=1.0, warmup=0.0)) is None
 
 
