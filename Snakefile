@@ -34,6 +34,8 @@ onstart:
 onsuccess:
     if store:
         store.pull(prefix)
+    with refuse():
+        require_made(workflow)
     # Imported here for scipy and pyarrow, which nothing else in this process needs.
     from lib.report.outcome import last_words
 

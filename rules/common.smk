@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from lib.controller import hold_results, refresh_view, refuse, withdraw
+from lib.dag import require_made, retry_always
 from lib.devices import gpus
 from lib.errors import UserError, without_credentials
 from lib.experiment import load_experiment
@@ -70,6 +71,7 @@ with refuse():
         if store:
             workflow.configfiles += carried_files(experiment)
 
+retry_always()
 
 if workflow.resource_settings.nodes:
     # Jobs run elsewhere: the cores of this machine bound none of them.
