@@ -2,7 +2,7 @@
 
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.27")
 
 
 configfile: "config/config.yaml"
@@ -23,43 +23,27 @@ include: "rules/report.smk"
 
 onstart:
     with refuse():
-        if not store:
-            require_installed()
-        refresh_views()  # where only one file was asked for, nothing has done so yet
-        hold_results(Path("results"))
-    os.environ[CONTROLLER] = str(os.getpid())
-    print(progress.opening(), file=sys.stderr)
+        session.start()
 
 
 onsuccess:
-    if store:
-        store.pull(prefix)
     with refuse():
-        require_made(workflow)
-    # Imported here for scipy and pyarrow, which nothing else in this process needs.
-    from lib.report.outcome import last_words
-
-    with refuse():
-        for line in last_words(Path(), filed, settings.publish):
-            print(line, file=sys.stderr)
+        session.succeed(workflow)
 
 
 onerror:
-    if store:
-        store.pull(prefix)
+    session.pull()
 
 
 rule all:
     """Search, serve the finalists, name the champion, judge it, write ledger, report and what to try next."""
     default_target: True
     input:
-        plan_file,
-        filed.champion,
+        all_records,
         filed.measurements,
-        filed.verdict,
-        views,
+        list(views),
+        "results/champion",
         ([filed.publication(settings.ack_publish)] if settings.ack_publish else []),
-        filed.handoff,
         "results/ledger.csv",
         "results/ledger.parquet",
         "results/report/verdict.html",

@@ -10,15 +10,7 @@ if settings.features.dataset:
     rule adopt_dataset:
         """Take rows of a data set that speculators extracted as training and held-out data."""
         input:
-            unpack(
-                until(
-                    [
-                        f"{experiment.features}/{split}"
-                        for split in ("train", "heldout")
-                    ],
-                    **made_target,
-                )
-            ),
+            made_target,
         output:
             train=directory(f"{experiment.features}/train"),
             heldout=directory(f"{experiment.features}/heldout"),
@@ -29,6 +21,9 @@ if settings.features.dataset:
         resources:
             **takes("train", 0),
         params:
+            target=target_folder,
+            dataset=settings.features.dataset,
+            described=fingerprints(settings),
             features=settings.features.model_dump(
                 include={"train_prompts", "heldout_prompts", "seed"}
             ),
@@ -43,15 +38,7 @@ else:
     rule write_prompts:
         """Split prompts into training, held-out and serving prompts that share nothing."""
         input:
-            unpack(
-                until(
-                    [
-                        f"{experiment.features}/prompts/{split}.jsonl"
-                        for split in ("train", "heldout", "serving")
-                    ],
-                    **made_target,
-                )
-            ),
+            made_target,
         output:
             train=f"{experiment.features}/prompts/train.jsonl",
             heldout=f"{experiment.features}/prompts/heldout.jsonl",
@@ -63,6 +50,8 @@ else:
         resources:
             **takes("train", 0),
         params:
+            target=target_folder,
+            source=settings.features.prompts,
             features=settings.features.model_dump(exclude={"prompts", "dataset"}),
         message:
             "Writing prompts"
@@ -72,13 +61,8 @@ else:
     rule extract_features:
         """Record the target's greedy responses to prompts, with its hidden states."""
         input:
-            unpack(
-                until(
-                    [f"{experiment.features}/{{split}}"],
-                    **made_target,
-                    prompts=f"{experiment.features}/prompts/{{split}}.jsonl",
-                )
-            ),
+            made_target,
+            prompts=f"{experiment.features}/prompts/{{split}}.jsonl",
         output:
             features=directory(f"{experiment.features}/{{split}}"),
         log:
@@ -89,6 +73,8 @@ else:
         resources:
             **takes("train", 1),
         params:
+            target=target_folder,
+            described=fingerprints(settings),
             response_tokens=settings.features.response_tokens,
             aux_layers=list(experiment.space.draft.aux_layers),
         message:

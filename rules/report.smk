@@ -1,16 +1,32 @@
-"""The ledger: every record of the results tree as one table. And the report: figures and pages of it for `snakemake --report`.
+"""Copies of what is filed, under names that every configuration shares. The ledger: every record of the results tree as one table. And the report: figures and pages of it for `snakemake --report`.
 
-Both are rebuilt from the tree whenever they are asked for. Every file of the report is always written, a half-finished search says
+Ledger and report are rebuilt from the tree whenever they are asked for. Every file of the report is always written, a half-finished search says
 what is missing: Snakemake refuses a report of which one file is not there.
 
 Inputs:   results/
-Outputs:  results/ledger.csv, results/ledger.parquet, results/calibration.json, results/report/
+Outputs:  results/plan.json, champion.json, verdict.json, HANDOFF.md; results/ledger.csv, results/ledger.parquet, results/calibration.json, results/report/
 """
 
 
 localrules:
+    copy_view,
     build_ledger,
     draw_report,
+
+
+rule copy_view:
+    """Copy what this configuration has filed to the name that every configuration shares."""
+    input:
+        lambda wildcards: views[f"results/{wildcards.view}"],
+    output:
+        "results/{view}",
+    log:
+        "results/logs/copy_view/{view}.log",
+    priority: 1  # status and report read the plan
+    conda:
+        "../envs/laptop.yaml"
+    shell:
+        "cp {input:q} {output:q} 2> {log:q}"
 
 
 rule build_ledger:
@@ -18,6 +34,7 @@ rule build_ledger:
     input:
         plan="results/plan.json",
         verdict=filed.verdict,
+        records=all_records,
     output:
         csv="results/ledger.csv",
         parquet="results/ledger.parquet",
@@ -26,8 +43,6 @@ rule build_ledger:
         "results/logs/build_ledger.log",
     conda:
         "../envs/laptop.yaml"
-    params:
-        results=subpath(input.plan, parent=True),
     script:
         "../scripts/build_ledger.py"
 

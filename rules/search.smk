@@ -2,7 +2,7 @@
 
 Inputs:   results/{arm}/rung<r-1>.acc of the cohort below; for the first cohort of a bracket nothing, or with a strategy that learns
           those of all brackets before
-Outputs:  results/search/plan-<what it depends on>.json and a copy as results/plan.json; results/search/{bracket}/rung<r>.json
+Outputs:  results/search/plan-<what it depends on>.json; results/search/{bracket}/rung<r>.json
 """
 
 
@@ -14,8 +14,7 @@ localrules:
 rule plan:
     """Write what the search will do and what it costs at most; a dry run prints the same."""
     output:
-        plan=plan_file,
-        view="results/plan.json",
+        plan=session.plan,
     log:
         "results/logs/plan.log",
     priority: 1  # status and report read it
@@ -28,13 +27,8 @@ rule plan:
 checkpoint decide_cohort:
     """Propose a bracket's first arms, promote the best of the cohort below, or pick the finalists."""
     input:
-        unpack(
-            until(
-                ["results/search/{bracket}/rung{rung}.json"],
-                decisions=decisions_below,
-                evidence=evidence,
-            )
-        ),
+        decisions=decisions_below,
+        evidence=evidence,
     output:
         decision="results/search/{bracket}/rung{rung}.json",
     log:

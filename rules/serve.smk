@@ -8,14 +8,9 @@ Outputs:  results/{arm}/head/, results/{arm}/serving.json
 rule export_head:
     """Write a trained head in the format vLLM loads."""
     input:
-        unpack(
-            until(
-                ["results/{arm}/head"],
-                acc=f"results/{{arm}}/rung{search.top_rung}.acc",
-                **made_target,
-                state=f"results/{{arm}}/rung{search.top_rung}.state",
-            )
-        ),
+        made_target,
+        acc=f"results/{{arm}}/rung{search.top_rung}.acc",
+        state=f"results/{{arm}}/rung{search.top_rung}.state",
     output:
         head=directory("results/{arm}/head"),
     log:
@@ -24,6 +19,8 @@ rule export_head:
         "../envs/laptop.yaml"
     resources:
         **takes("serve", 0),
+    params:
+        target=target_folder,
     script:
         "../scripts/export_head.py"
 
@@ -31,15 +28,10 @@ rule export_head:
 rule measure_serving:
     """Serve the target with a head and read the acceptance length off the engine's counters."""
     input:
-        unpack(
-            until(
-                measured,
-                **made_target,
-                acc=f"results/{{arm}}/rung{search.top_rung}.acc",
-                head="results/{arm}/head",
-                prompts=prompts,
-            )
-        ),
+        made_target,
+        acc=f"results/{{arm}}/rung{search.top_rung}.acc",
+        head="results/{arm}/head",
+        prompts=made_prompts,
     output:
         serving="results/{arm}/serving.json",
     log:
@@ -48,13 +40,9 @@ rule measure_serving:
     conda:
         "../envs/laptop.yaml"
     resources:
-        **takes(
-            "serve",
-            settings.serving.tensor_parallel,
-            lambda pace, _: pace.per_serving,
-        ),
+        **takes("serve", settings.serving.tensor_parallel, session.serving_seconds),
     params:
-        asked=experiment.asked,
+        bench=describe_bench(experiment),
     message:
         "Measuring {wildcards.arm} in vLLM"
     script:

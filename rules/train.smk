@@ -9,15 +9,10 @@ Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/; while it trai
 rule train_rung:
     """Train an arm on to a rung, from its own state below if there is one, and compute the proxy."""
     input:
-        unpack(
-            until(
-                ["results/{arm}/rung{rung}.acc", "results/{arm}/rung{rung}.state"],
-                **made_target,
-                train=f"{experiment.features}/train",
-                heldout=f"{experiment.features}/heldout",
-                state=state_below,
-            )
-        ),
+        made_target,
+        train=f"{experiment.features}/train",
+        heldout=f"{experiment.features}/heldout",
+        state=state_below,
     output:
         acc="results/{arm}/rung{rung}.acc",
         state=directory("results/{arm}/rung{rung}.state"),
@@ -28,8 +23,10 @@ rule train_rung:
         "../envs/laptop.yaml"
     threads: settings.training.ranks
     resources:
-        **takes("train", settings.training.ranks, training_seconds),
+        **takes("train", settings.training.ranks, session.training_seconds),
     params:
         arm=arm_record,
+        target=target_folder,
+        streaming=settings.streaming.model_dump(),
     script:
         "../scripts/train_rung.py"

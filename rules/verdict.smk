@@ -2,9 +2,8 @@
 
 Inputs:   results/{arm}/serving.json of the finalists and of the standing configuration;
           results/{arm}/head/ and rung<top>.acc of both configurations, per fresh seed
-Outputs:  results/search/{finalists}/champion-*.json, contest-*.json, verdict-*.json, filed by what they depend on, and copies as
-          results/champion.json and results/verdict.json; with its acknowledgement the standing baseline and the perf lake;
-          results/HANDOFF.md; results/champion/, the head to serve with its card
+Outputs:  results/search/{finalists}/champion-*.json, contest-*.json, verdict-*.json, handoff-*.md, filed by what they depend on;
+          with its acknowledgement the standing baseline and the perf lake; results/champion/, the head to serve with its card
 """
 
 
@@ -23,7 +22,6 @@ checkpoint choose_champion:
         finalists=finalists,
     output:
         champion=filed.champion,
-        view="results/champion.json",
     log:
         "results/logs/choose_champion.log",
     conda:
@@ -40,16 +38,11 @@ checkpoint choose_champion:
 rule measure_contest:
     """Serve champion and standing configuration, trained with fresh seeds, in turn on one node."""
     input:
-        unpack(
-            until(
-                contested,
-                **made_target,
-                champion=filed.champion,
-                heads=contest_heads,
-                proxies=contest_proxies,
-                prompts=prompts,
-            )
-        ),
+        made_target,
+        champion=filed.champion,
+        heads=contest_heads,
+        proxies=contest_proxies,
+        prompts=made_prompts,
     output:
         measurements=filed.measurements,
     log:
@@ -58,9 +51,9 @@ rule measure_contest:
     conda:
         "../envs/laptop.yaml"
     resources:
-        **takes("serve", settings.serving.tensor_parallel, contest_seconds),
+        **takes("serve", settings.serving.tensor_parallel, session.contest_seconds),
     params:
-        asked=experiment.asked,
+        bench=describe_bench(experiment),
         search=search.id,
         standing=search.standing.record(),
         verdict=settings.verdict.model_dump(include={"seeds", "repeats"}),
@@ -78,7 +71,6 @@ rule give_verdict:
         proxies=contest_proxies,
     output:
         verdict=filed.verdict,
-        view="results/verdict.json",
     log:
         "results/logs/give_verdict.log",
     conda:
@@ -106,6 +98,10 @@ rule hand_over_champion:
         "../envs/laptop.yaml"
     resources:
         **takes("serve", 0),
+    params:
+        standing=search.standing.record(),
+        seeds=settings.verdict.seeds,
+        subsets=experiment.subsets,
     script:
         "../scripts/hand_over_champion.py"
 
@@ -138,7 +134,6 @@ rule write_handoff:
     output:
         handoff=filed.handoff,
         next_levers=filed.next_levers,
-        view="results/HANDOFF.md",
     log:
         "results/logs/write_handoff.log",
     conda:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.config import parse_config
 from lib.features.dataset import adopt_dataset
 from lib.features.description import require_described
 from lib.script import here, running
@@ -13,11 +12,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
-        settings = parse_config(snakemake.config)
-        require_described(settings, dataset=True)
+        require_described(snakemake.params.described)
         adopt_dataset(
-            Path(settings.features.dataset or ""),  # where every job sees it, never a copy of it
-            here(snakemake.input.get("target", settings.target.path)),
+            Path(snakemake.params.dataset),  # where every job sees it, never a copy of it
+            Path(snakemake.params.target),
             {split: here(snakemake.output[split]) for split in ("train", "heldout")},
             {split: snakemake.params.features[f"{split}_prompts"] for split in ("train", "heldout")},
             snakemake.params.aux_layers,

@@ -21,4 +21,3 @@ if __name__ == "__main__":
             snakemake.params.asked,
         )
         write_record(here(snakemake.output.champion), champion)
-        write_record(here(snakemake.output.view), champion)

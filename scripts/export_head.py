@@ -1,8 +1,8 @@
 """Write a trained head in the format vLLM loads; a failed arm leaves an empty folder."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.config import parse_config
 from lib.draft.export import export_head
 from lib.records.measurement import ProxyRecord, read_record
 from lib.script import here, running
@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
-        settings = parse_config(snakemake.config)
         out = here(snakemake.output.head)
         if read_record(here(snakemake.input.acc), ProxyRecord).status == "ok":
-            export_head(here(snakemake.input.state), here(snakemake.input.get("target", settings.target.path)), out)
+            export_head(here(snakemake.input.state), Path(snakemake.params.target), out)
         else:
             out.mkdir()

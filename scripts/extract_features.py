@@ -1,8 +1,8 @@
 """Record the target's greedy responses to prompts, with its hidden states."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.config import parse_config
 from lib.devices import hold_gpus
 from lib.features.description import require_described
 from lib.features.extract import extract_features
@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
-        settings = parse_config(snakemake.config)
-        require_described(settings)
+        require_described(snakemake.params.described)
         hold_gpus(1)
         extract_features(
-            here(snakemake.input.get("target", settings.target.path)),
+            Path(snakemake.params.target),
             here(snakemake.input.prompts),
             here(snakemake.output.features),
             response_tokens=snakemake.params.response_tokens,

@@ -24,4 +24,3 @@ if __name__ == "__main__":
         proxies = [read_record(here(path), ProxyRecord) for path in snakemake.input.proxies]
         verdict = give_verdict(contest, measurements, proxies, options, search=chosen.search)
         write_record(here(snakemake.output.verdict), verdict)
-        write_record(here(snakemake.output.view), verdict)

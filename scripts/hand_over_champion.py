@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.experiment import load_experiment
+from lib.arm import Arm
 from lib.records.measurement import ProxyRecord, read_record
 from lib.script import here, logger, running
 from lib.verdict.champion import Champion
@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
-        experiment = load_experiment(snakemake.config)
-        search, seeds = experiment.search, experiment.config.verdict.seeds
         filed = [str(here(snakemake.input[name])) for name in ("verdict", "measurements", "champion")]
         verdict = read_record(here(snakemake.input.verdict), Verdict)
         champion = read_record(here(snakemake.input.champion), Champion)
-        contest = make_contest(champion.as_arm(), search.standing, seeds, search.id)
+        contest = make_contest(champion.as_arm(), Arm.from_record(snakemake.params.standing), snakemake.params.seeds, champion.search)
         winner = choose_head(
             verdict,
             contest,
@@ -29,5 +27,5 @@ if __name__ == "__main__":
             [read_record(here(path), ProxyRecord) for path in snakemake.input.proxies],
             {Path(head).parent.name: here(head) for head in snakemake.input.heads},
         )
-        hand_over(here(snakemake.output.handover), winner, verdict, experiment.subsets, filed)
+        hand_over(here(snakemake.output.handover), winner, verdict, snakemake.params.subsets, filed)
         logger.info("%s", f"the head of {winner.arm.id}" if winner else "no head")

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from lib.arm import Arm
 from lib.devices import hold_gpus
-from lib.experiment import load_experiment, make_bench
+from lib.features.description import require_described
 from lib.records.measurement import ProxyRecord, read_record, write_record
 from lib.script import here, logger, running
-from lib.serving.bench import Bench, serve_arm
+from lib.serving.bench import Bench, make_bench, serve_arm
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, Measurements, make_contest
 
@@ -34,14 +34,14 @@ if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
         champion = read_record(here(snakemake.input.champion), Champion).as_arm()
         standing = Arm.from_record(snakemake.params.standing)
-        verdict = snakemake.params.verdict
-        experiment = load_experiment(snakemake.config)
-        hold_gpus(experiment.config.serving.tensor_parallel)
+        verdict, described = snakemake.params.verdict, snakemake.params.bench
+        require_described(described["described"])
+        hold_gpus(described["asked"]["tensor_parallel"])
         measurements = measure_contest(
             make_contest(champion, standing, verdict["seeds"], snakemake.params.search),
             champion.id,
             standing.id,
-            make_bench(experiment, verdict["repeats"], snakemake.threads),
+            make_bench(described, snakemake.threads, verdict["repeats"]),
             [here(path) for path in snakemake.input.proxies],
             [here(path) for path in snakemake.input.heads],
             Path(snakemake.log[0]).with_suffix(".server.log"),

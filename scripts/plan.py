@@ -16,4 +16,3 @@ if __name__ == "__main__":
         plan = make_plan(load_experiment(snakemake.config), Path())
         logger.info("%s", format_plan(plan))
         write_json(here(snakemake.output.plan), plan)
-        write_json(here(snakemake.output.view), plan)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.arm import Arm
-from lib.config import parse_config
+from lib.config import Streaming
 from lib.devices import hold_gpus
 from lib.draft.rung import Places, run_rung
 from lib.script import here, running
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
-        settings = parse_config(snakemake.config)
-        hold_gpus(settings.training.ranks)
         arm = Arm.from_record(snakemake.params.arm)
+        hold_gpus(arm.layout.ranks)
         run_rung(
             arm,
             int(snakemake.wildcards.rung),
             Places(
-                target=here(snakemake.input.get("target", settings.target.path)),
+                target=Path(snakemake.params.target),
                 train=here(snakemake.input.train),
                 heldout=here(snakemake.input.heldout),
                 state=here(snakemake.input.state) if snakemake.input.get("state") else None,
@@ -36,5 +35,5 @@ if __name__ == "__main__":
                 state_out=here(snakemake.output.state),
                 log=Path(snakemake.log[0]),
             ),
-            settings.streaming,
+            Streaming.model_validate(snakemake.params.streaming),
         )

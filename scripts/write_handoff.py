@@ -28,7 +28,6 @@ if __name__ == "__main__":
             pace=known_pace(experiment, Path()),
             root=Path(),
         )
-        handoff, lines = format_handoff(finding, found), format_next(finding, found)
-        for name, text in (("handoff", handoff), ("view", handoff), ("next_levers", lines)):
+        for name, text in (("handoff", format_handoff(finding, found)), ("next_levers", format_next(finding, found))):
             with whole_file(here(snakemake.output[name])) as path:
                 path.write_text(text)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.config import parse_config
 from lib.features.split import write_prompts
 from lib.script import here, running
 
@@ -12,12 +11,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
-        settings = parse_config(snakemake.config)
-        features = snakemake.params.features
-        source = settings.features.prompts  # no param: the folder is named by the prompts, not by their file
+        features, source = snakemake.params.features, snakemake.params.source
         write_prompts(
             here(snakemake.output.train).parent,
-            here(snakemake.input.get("target", settings.target.path)),
+            Path(snakemake.params.target),
             {split: features[f"{split}_prompts"] for split in ("train", "heldout", "serving")},
             features["prompt_tokens"],
             features["seed"],

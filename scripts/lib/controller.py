@@ -12,7 +12,6 @@ from typing import TextIO
 import psutil
 
 from lib.errors import UserError
-from lib.files import discard, whole_file
 
 LOCK = "spec-decode-tune.lock"
 _held: list[TextIO] = []
@@ -27,26 +26,6 @@ def refuse() -> Iterator[None]:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)  # Snakemake would turn a SystemExit in a Snakefile into a traceback
-
-
-def refresh_view(filed: Path, view: Path) -> None:
-    """Make `view` a copy of `filed` again if another configuration has written over it since; leave it to a process that runs there.
-
-    Where nothing is filed yet the view is of another configuration, and goes: its content lies where that one has filed it.
-    """
-    if view.exists() and not filed.exists():
-        with suppress(UserError), _lock(view.parent):
-            view.unlink()
-    if filed.exists() and view.exists() and view.read_bytes() != filed.read_bytes():
-        with suppress(UserError), _lock(view.parent), whole_file(view) as fresh:
-            fresh.write_bytes(filed.read_bytes())
-
-
-def withdraw(folder: Path) -> None:
-    """Remove a folder that another configuration has left or that is not whole; leave it to a process that runs there."""
-    if folder.exists():
-        with suppress(UserError), _lock(folder.parent):
-            discard(folder)
 
 
 @dataclass(frozen=True)

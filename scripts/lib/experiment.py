@@ -9,7 +9,7 @@ from typing import Any
 from lib.config import Config, Features, Point, Space, load_space, parse_config
 from lib.errors import UserError
 from lib.features.dataset import check_dataset
-from lib.features.description import Description, find_description, find_unknown, require_described
+from lib.features.description import Description, find_description, find_unknown, fingerprints
 from lib.features.prompts import read_prompts
 from lib.files import digest
 from lib.publish.baseline import check_folder, read_baseline, require_same_context
@@ -17,9 +17,8 @@ from lib.records import layout
 from lib.records.layout import VerdictFiles
 from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
-from lib.serving.bench import Bench
 from lib.serving.ceilings import load_ceiling
-from lib.serving.workload import Workload, find_subsets
+from lib.serving.workload import find_subsets
 
 
 @dataclass(frozen=True)
@@ -138,30 +137,24 @@ def verdict_files(experiment: Experiment) -> VerdictFiles:
     )
 
 
-def make_bench(experiment: Experiment, repeats: int, threads: int) -> Bench:
-    """Return the bench of an experiment, on which the workload is run so many times against every server.
-
-    Raises UserError when the target is not the one that `manifest` describes.
-    """
-    config, asked = experiment.config, experiment.asked
-    require_described(config)
+def describe_bench(experiment: Experiment) -> dict[str, Any]:
+    """Return as plain data what every arm of an experiment is measured with, as `lib.serving.bench.make_bench` reads it."""
+    config = experiment.config
     workload = config.serving.workload
     prompts = config.features.prompts or f"the standard library of Python {platform.python_version()}"
-    return Bench(
-        target=Path(experiment.target),
-        model=experiment.model,
-        method=experiment.space.draft.method,
-        k=experiment.space.objective.draft_tokens,
-        workload=Workload(
-            {name: Path(path) for name, path in experiment.subsets.items()},
-            **workload.model_dump(exclude={"path"}),
-        ),
-        dataset=Path(workload.path).name if workload.path else f"set aside from {prompts}",
-        asked=asked | {"repeats": repeats},
-        threads=threads,
-        start_timeout_s=config.serving.start_timeout_s,
-        ceiling=load_ceiling(config.serving.sol_ceiling) if config.serving.sol_ceiling else None,
-    )
+    return {
+        "target": experiment.target,
+        "model": experiment.model,
+        "method": experiment.space.draft.method,
+        "k": experiment.space.objective.draft_tokens,
+        "subsets": experiment.subsets,
+        "workload": workload.model_dump(exclude={"path"}),
+        "dataset": Path(workload.path).name if workload.path else f"set aside from {prompts}",
+        "asked": experiment.asked,
+        "start_timeout_s": config.serving.start_timeout_s,
+        "ceiling": config.serving.sol_ceiling,
+        "described": {key: fact for key, fact in fingerprints(config).items() if key == "target.path"},
+    }
 
 
 def _check_fit(config: Config, space: Space, described: Description | None) -> None:

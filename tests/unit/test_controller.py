@@ -1,4 +1,4 @@
-"""The results tree has one writer at a time, from the first write on."""
+"""The results tree has one writer at a time."""
 
 import os
 import subprocess
@@ -6,41 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from lib.controller import refresh_view
-from lib.files import read_json, write_json
+from lib.controller import hold_results, holder
+from lib.errors import UserError
 
 HOLD = "import sys, pathlib, lib.controller as c; c.hold_results(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
 
 
-@pytest.fixture
-def filed(tmp_path: Path) -> Path:
-    """Return a filed champion whose view another configuration has written over."""
-    write_json(tmp_path / "results/champion.json", {"arm": "another's"})
-    write_json(tmp_path / "results/search/champion.json", {"arm": "ours"})
-    return tmp_path / "results/search/champion.json"
-
-
-def test_the_view_is_left_alone_while_another_process_runs_there(filed: Path) -> None:
-    results = filed.parents[1]
+def test_a_tree_is_held_by_one_process_and_given_back_by_its_end(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "scripts")}
-    command = [sys.executable, "-c", HOLD, str(results)]
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        refresh_view(filed, results / "champion.json")
-        assert read_json(results / "champion.json") == {"arm": "another's"}
-        assert (results / "spec-decode-tune.lock").read_text() == str(other.pid)
+        found = holder(tmp_path)
+        assert found and found.pid == other.pid
+        with pytest.raises(UserError, match=f"process {other.pid} is already running in this folder; wait for it or stop it"):
+            hold_results(tmp_path)
         other.communicate("")
-    refresh_view(filed, results / "champion.json")
-    assert read_json(results / "champion.json") == {"arm": "ours"}
-    subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True)  # the lock was given back
-
-
-def test_nothing_is_made_where_there_is_nothing_to_refresh(tmp_path: Path) -> None:
-    refresh_view(tmp_path / "results/search/champion.json", tmp_path / "results/champion.json")
-    assert not (tmp_path / "results").exists()
-
-
-def test_a_view_of_another_configuration_goes_where_ours_has_filed_nothing_yet(filed: Path) -> None:
-    filed.unlink()
-    refresh_view(filed, filed.parents[1] / "champion.json")
-    assert not (filed.parents[1] / "champion.json").exists()
+    assert holder(tmp_path) is None
+    subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True)

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from lib.experiment import make_bench
+from lib.experiment import describe_bench
 from lib.script import ENVIRONMENT
+from lib.serving.bench import make_bench
 from lib.serving.vllm.engine import KEY, Server, mortal_group, reserved_port
 
 from tests.workflow.clones import Clone, clone
@@ -30,7 +31,7 @@ def test_the_winner_served_by_its_cards_command_gives_the_recorded_acceptance(fi
     card = (one.root / "results/champion/README.md").read_text()
     command = re.search(r"```bash\n(.*?)\n```", card, re.DOTALL)
     assert command and f"**{verdict['summary']}**" in card and f"| this head | {recorded['acceptance_length']:.4f} |" in card
-    bench, log = make_bench(one.experiment(), 1, 1), tmp_path / "server.log"
+    bench, log = make_bench(describe_bench(one.experiment()), threads=1, repeats=1), tmp_path / "server.log"
     with contextlib.chdir(one.root), reserved_port() as port, log.open("wb") as output, mortal_group() as group:
         Path(".venv").symlink_to(sys.prefix)
         variables = os.environ | ENVIRONMENT | {"PORT": str(port), KEY: "key-of-clients"}

@@ -121,3 +121,65 @@ def test_what_stands_is_not_made_again_unless_it_is_forced(gone: list[str], argu
     done = snakemake(ladder, f"{MENDS}{LADDER}", *arguments)
     assert done.returncode == 0, done.stdout
     assert sorted((ladder / "log").read_text().split()) == again
+
+
+SEARCH = """
+once = "test -e killed.{rule} || {{ touch killed.{rule}; kill -9 $$; }}; "
+
+rule all:
+    input: "served.txt", "judged.txt"
+
+rule data:
+    output: "data{split}.txt"
+    retries: 1
+    shell: once + "touch {output}"
+
+checkpoint decide:
+    input: lambda wildcards: [f"arm{arm}.{int(wildcards.rung) - 1}.txt" for arm in arms(int(wildcards.rung) - 1)]
+    output: "decision{rung}.txt"
+    retries: 1
+    shell: once + "touch {output}"
+
+def arms(rung):
+    if rung < 0:
+        return []
+    checkpoints.decide.get(rung=rung)
+    return range(3 - rung)
+
+rule train:
+    input: "data0.txt", "data1.txt", lambda wildcards: [f"arm{wildcards.arm}.{int(wildcards.rung) - 1}.txt"] if wildcards.rung > "0" else []
+    output: "arm{arm}.{rung}.txt"
+    retries: 1
+    shell: once + "touch {output}"
+
+rule serve:
+    input: lambda wildcards: [f"arm{arm}.1.txt" for arm in arms(2)], "data1.txt"
+    output: "served.txt"
+    retries: 1
+    shell: once + "touch {output}"
+
+checkpoint choose:
+    input: "served.txt", "standing.txt"
+    output: "champion.txt"
+    retries: 1
+    shell: once + "touch {output}"
+
+rule stand:
+    input: "data0.txt"
+    output: "standing.txt"
+    retries: 1
+    shell: once + "touch {output}"
+
+rule judge:
+    input: lambda wildcards: checkpoints.choose.get().output
+    output: "judged.txt"
+    retries: 1
+    shell: once + "touch {output}"
+"""
+
+
+@pytest.mark.parametrize("cores", ["1", "2"])
+def test_a_search_in_which_every_kind_of_job_is_killed_once_ends_with_all_that_was_asked_for(cores: str, tmp_path: Path) -> None:
+    done = snakemake(tmp_path, f"{MENDS}retry_always()\n{SEARCH}", "--keep-going", "--cores", cores)
+    assert done.returncode == 0 and (tmp_path / "judged.txt").exists(), done.stdout[-3000:]
+    assert {path.suffix[1:] for path in tmp_path.glob("killed.*")} == {"data", "decide", "train", "serve", "choose", "stand", "judge"}

@@ -86,6 +86,35 @@ def test_a_job_killed_from_outside_is_done_again(finished: Clone, tmp_path: Path
     assert heads(one) == {record: heads(finished)[record]}
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(cores: int, finished: Clone, tmp_path: Path) -> None:
+    """The first job of every rule is killed as soon as it starts; its second attempt may have to wait while a checkpoint ends."""
+    one = clone(tmp_path / "clone")
+    (tmp_path / "deadly").mkdir()
+    (tmp_path / "deadly/sitecustomize.py").write_text(
+        "import os, pathlib, re, signal, sys\n"
+        "rule = re.search(r'[.](\\w+)[.]py$', sys.orig_argv[-1])\n"
+        "if rule and '.snakemake/scripts' in sys.orig_argv[-1]:\n"
+        f"    mark = pathlib.Path({str(tmp_path)!r}, rule[1])\n"
+        "    if not mark.exists():\n"
+        "        mark.touch()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    one.snakemake("--cores", str(cores), prefix=("env", f"PYTHONPATH={tmp_path}/deadly"))
+    killed = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert killed >= {
+        "train_target",
+        "extract_features",
+        "decide_cohort",
+        "train_rung",
+        "measure_serving",
+        "choose_champion",
+        "give_verdict",
+    }
+    assert (decisions(one), heads(one)) == (decisions(finished), heads(finished))
+    assert one.records("verdict.json")["verdict.json"]["outcome"] == finished.records("verdict.json")["verdict.json"]["outcome"]
+
+
 def runs(process: psutil.Process, rule: str) -> bool:
     """Whether a process is the script of a rule itself."""
     try:

@@ -15,7 +15,12 @@ from tests.workflow.conftest import SECRET
 
 pytestmark = pytest.mark.slow
 
-VIEWS = {"choose_champion", "give_verdict", "hand_over_champion", "write_handoff", "build_ledger", "draw_report", "all", "total"}
+VIEWS = {"choose_champion", "give_verdict", "copy_view", "hand_over_champion", "write_handoff"} | {
+    "build_ledger",
+    "draw_report",
+    "all",
+    "total",
+}
 """Jobs that take a second and may be done again in a copied tree."""
 
 
@@ -105,12 +110,34 @@ def test_a_changed_configuration_is_not_taken_for_the_finished_one(finished: Clo
 
 def test_another_search_and_back_leaves_the_champion_of_the_search_asked_for(finished: Clone, tmp_path: Path) -> None:
     copied = clone(tmp_path, adopt=finished, results=True)
-    copied.snakemake(copied.champion(serving={"top_k": 2}), "--config", "serving={top_k: 2}")
+    wider = ("--config", "serving={top_k: 2}")
+    copied.snakemake("results/champion.json", *wider)
     assert len(copied.records("champion.json")["champion.json"]["measured"]) > 2
-    assert not (copied.root / "results/champion").exists(), "the head of the search before is not handed over as this one's"
+    views = jobs(copied.snakemake("--dry-run", *wider).stdout)
+    assert views["copy_view"] >= 2 and views["hand_over_champion"] == 1, "the head of the search before is not taken for this one's"
     copied.snakemake()
-    for view in ("champion.json", "verdict.json", "champion/manifest.json"):
+    for view in ("champion.json", "verdict.json", "champion/manifest.json", "plan.json"):
         assert copied.records(view) == finished.records(view)
+
+
+def test_snakemake_knows_every_job_that_ran(finished: Clone) -> None:
+    """What it lists of a finished tree is all that is there, and the graph of rules leads from the target to the verdict."""
+    listed = {line.split("\t")[0] for line in finished.snakemake("--summary").stdout.splitlines()}
+    records = {f"results/{path}" for pattern in ("*/rung*.acc", "*/serving.json", "search/*/*.json") for path in finished.records(pattern)}
+    assert records <= listed
+    graph = finished.snakemake("--rulegraph").stdout
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
+    edges = {(names[one], names[other]) for one, other in re.findall(r"(\d+) -> (\d+)", graph)}
+    assert edges >= {("train_target", "train_rung"), ("extract_features", "train_rung"), ("train_rung", "decide_cohort")}
+    assert edges >= {("train_rung", "export_head"), ("export_head", "measure_serving"), ("measure_contest", "give_verdict")}
+
+
+def test_a_record_that_is_gone_is_made_again_by_its_own_job_alone(finished: Clone, tmp_path: Path) -> None:
+    copied = clone(tmp_path, adopt=finished, results=True)
+    (dropped, *_) = (arm for record in finished.records("search/s*/rung*.json").values() for arm in record.get("dropped", {}))
+    (copied.root / f"results/{dropped}/rung0.acc").unlink()
+    planned = jobs(copied.snakemake("--dry-run").stdout)
+    assert planned["train_rung"] == 1 and set(planned) <= {"train_rung", *VIEWS}
 
 
 def test_a_changed_learning_rate_trains_only_new_arms(finished: Clone, tmp_path: Path) -> None:
@@ -160,12 +187,14 @@ def test_a_copy_without_the_resources_trains_and_measures_nothing(finished: Clon
     copied = clone(tmp_path)
     shutil.copytree(finished.root / "results", copied.root / "results")
     assert set(jobs(copied.snakemake("--dry-run").stdout)) <= VIEWS
+    more = jobs(copied.snakemake("--dry-run", "--config", "verdict={seeds: 3}").stdout)
+    assert (more["train_rung"], more["extract_features"], more.get("measure_serving", 0)) == (6, 2, 0), "only what is new"
 
 
 def test_a_job_that_ends_slowly_while_a_checkpoint_is_taken_does_not_cut_the_run_short(finished: Clone, tmp_path: Path) -> None:
     """The standing configuration's job lingers after its files are in place until the last decision is taken.
 
-    With `ancient` inputs Snakemake would then drop all that waits for it, its head first of all, and end in silence.
+    docs/upstream/ancient-drops-dependants.md shows how Snakemake can drop all that waits for it, and end in silence.
     """
     standing = finished.records("champion.json")["champion.json"]["standing"]["arm"]
     one = clone(tmp_path / "clone", adopt=finished)

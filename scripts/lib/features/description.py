@@ -5,6 +5,7 @@ controller needs to name arms and to refuse what does not fit.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -101,20 +102,30 @@ def find_unknown(config: Config) -> tuple[str, ...]:
     return tuple(f"{key}={path} is not on this machine and not described: {end}" for key, path in absent.items())
 
 
-def require_described(config: Config, *, dataset: bool = False) -> None:
-    """Refuse in one line a target, or a `dataset` too, that is mounted here but is not what `manifest` describes.
-
-    For the jobs that read them: names and records rest on what the manifest says. Without a manifest there is nothing to compare.
-    """
-    if config.manifest is None:
-        return
+def fingerprints(config: Config) -> dict[str, tuple[str, str]]:
+    """Return by key the path and the fingerprint of what `manifest` describes; nothing without a manifest that is there."""
+    if config.manifest is None or not Path(config.manifest).is_file():
+        return {}
     described = find_description(config)
-    target = Path(described.target.path)
-    check_target(target)
-    found = {"target.path": (target, described.target.fingerprint, target_fingerprint(target))}
-    if dataset and described.dataset:
-        folder = Path(described.dataset.path)
-        found[KEY] = folder, described.dataset.facts.fingerprint, dataset_fingerprint(folder)
-    for key, (path, told, fingerprint) in found.items():
-        if fingerprint != told:
-            raise UserError(f"{key}={path} is {fingerprint}, but manifest = {config.manifest!r} describes {told}; restore it, or {CURE}")
+    told = {"target.path": (described.target.path, described.target.fingerprint)}
+    if described.dataset:
+        told[KEY] = described.dataset.path, described.dataset.facts.fingerprint
+    return told
+
+
+def require_described(told: Mapping[str, Sequence[str]]) -> None:
+    """Refuse in one line a target or a data set that is mounted here but is not what the manifest describes.
+
+    For the jobs that read them: names and records rest on what the manifest says.
+
+    Args:
+        told: path and fingerprint of the manifest, by key.
+    """
+    for key, (path, fingerprint) in told.items():
+        if key == KEY:
+            found = dataset_fingerprint(Path(path))
+        else:
+            check_target(Path(path))
+            found = target_fingerprint(Path(path))
+        if found != fingerprint:
+            raise UserError(f"{key}={path} is {found}, but the manifest describes {fingerprint}; restore it, or {CURE}")

@@ -11,7 +11,7 @@ from typing import Any
 from lib.records import context as of
 from lib.records.measurement import ProxyRecord, ServingRecord
 from lib.serving.acceptance import measure
-from lib.serving.ceilings import Ceiling, hardware_token, sol_percent
+from lib.serving.ceilings import Ceiling, hardware_token, load_ceiling, sol_percent
 from lib.serving.engine import EngineSettings, Method, Speculation, load_engine
 from lib.serving.workload import Workload
 from lib.target.load import target_fingerprint
@@ -37,6 +37,20 @@ class Bench:
     threads: int
     start_timeout_s: float
     ceiling: Ceiling | None
+
+
+def make_bench(described: dict[str, Any], threads: int, repeats: int | None = None) -> Bench:
+    """Return a bench from its plain description (`lib.experiment.describe_bench`); `repeats` takes the place of those asked for."""
+    named = {name: described[name] for name in ("model", "method", "k", "dataset", "start_timeout_s")}
+    asked, ceiling = described["asked"], described["ceiling"]
+    return Bench(
+        target=Path(described["target"]),
+        workload=Workload({name: Path(path) for name, path in described["subsets"].items()}, **described["workload"]),
+        asked=asked if repeats is None else asked | {"repeats": repeats},
+        threads=threads,
+        ceiling=load_ceiling(ceiling) if ceiling else None,
+        **named,
+    )
 
 
 def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> ServingRecord:

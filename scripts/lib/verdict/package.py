@@ -1,10 +1,10 @@
 """What a verdict hands over: the head to serve in the format vLLM loads, and its card."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lib.files import read_json, whole_directory
+from lib.files import whole_directory
 from lib.manifest import write_manifest
 from lib.records.measurement import ProxyRecord
 from lib.verdict.card import Winner, format_card
@@ -60,12 +60,3 @@ def hand_over(out: Path, winner: Winner | None, verdict: Verdict, prompts: Mappi
             "training": winner.training.model_dump(mode="json") if winner else None,
         }
         write_manifest(folder, facts)
-
-
-def handed_over(folder: Path, verdict: Path, there: Callable[[str], bool]) -> bool:
-    """Return whether a folder holds, with every file, what the verdict that is filed hands over. `there` tells of a file's path."""
-    try:
-        manifest, given = read_json(folder / "manifest.json"), read_json(verdict)
-        return manifest["verdict"] == given["id"] and all(there(str(folder / name)) for name in manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError):  # not there or not whole
-        return False

@@ -14,7 +14,7 @@ from datasets import Dataset
 from lib.config import parse_config
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
-from lib.features.description import Description, describe, require_described
+from lib.features.description import Description, describe, fingerprints, require_described
 from lib.report.plan import format_plan, make_plan
 from lib.serving.bench import engine_settings
 from safetensors.numpy import load_file, save_file
@@ -162,20 +162,21 @@ def test_a_model_whose_own_code_would_run_is_refused_in_one_line_unless_it_is_tr
 
 
 def test_what_is_mounted_is_held_to_the_manifest(volume: Path, values: dict[str, Any], manifest: Path) -> None:
-    config = parse_config(values | {"manifest": str(manifest)})
-    require_described(config, dataset=True)
+    told = fingerprints(parse_config(values | {"manifest": str(manifest)}))
+    of_target = {key: fact for key, fact in told.items() if key == "target.path"}
+    require_described(told)
     states = volume / "data/hidden_states/hs_2.safetensors"
     save_file(load_file(states) | {"hidden_states": np.ones((4, 4, 64), np.float32)}, states)
-    require_described(config)
-    with pytest.raises(UserError, match=r"features\.dataset=\S*/data is \w{12}, but manifest = '\S*' describes \w{12}; restore it, or run"):
-        require_described(config, dataset=True)
+    require_described(of_target)
+    with pytest.raises(UserError, match=r"features\.dataset=\S*/data is \w{12}, but the manifest describes \w{12}; restore it, or run"):
+        require_described(told)
     save_file({"lm_head.weight": np.ones((512, 64), np.float32)}, volume / "model/model.safetensors")
-    require_described(parse_config(values))  # names follow what is there
-    with pytest.raises(UserError, match=r"target\.path=\S*/model is \w{12}, but manifest = '\S*' describes \w{12}; restore it, or run"):
-        require_described(config)
+    assert fingerprints(parse_config(values)) == {}, "without a manifest names follow what is there"
+    with pytest.raises(UserError, match=r"target\.path=\S*/model is \w{12}, but the manifest describes \w{12}; restore it, or run"):
+        require_described(of_target)
     unmount(volume)
     with pytest.raises(UserError, match=r"target\.path=\S*/model is not a directory"):
-        require_described(config)
+        require_described(of_target)
 
 
 def test_a_plan_may_be_made_where_nothing_is_mounted(volume: Path, values: dict[str, Any], tmp_path: Path) -> None:

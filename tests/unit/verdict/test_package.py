@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lib.controller import withdraw
-from lib.files import write_json
 from lib.verdict.card import Winner
 from lib.verdict.contest import Contest, Measurements, make_contest
-from lib.verdict.package import choose_head, hand_over, handed_over
+from lib.verdict.package import choose_head, hand_over
 from lib.verdict.verdict import Verdict
 
 from tests.unit.made_records import ASKED, SERVED, proxy
@@ -88,21 +86,3 @@ def test_a_contest_without_a_head_says_so(tmp_path: Path) -> None:
     folder, given = handed([None, None], [None, None], tmp_path)
     assert "**DRAFT: insufficient data." in (card := (folder / "README.md").read_text()) and given.reason in card
     assert {file.name for file in folder.iterdir()} == {"README.md", "manifest.json"}
-
-
-def is_file(path: str) -> bool:
-    return Path(path).is_file()
-
-
-def test_what_another_verdict_handed_over_or_what_is_not_whole_is_withdrawn(tmp_path: Path) -> None:
-    folder, given = handed(AHEAD, LEVEL, tmp_path)
-    filed = tmp_path / "verdict.json"
-    assert not handed_over(folder, filed, is_file), "no verdict is filed"
-    write_json(filed, {"id": "v000000"})
-    assert not handed_over(folder, filed, is_file), "another verdict is filed"
-    write_json(filed, {"id": given.id})
-    assert handed_over(folder, filed, is_file)
-    (folder / "model.safetensors").unlink()
-    assert not handed_over(folder, filed, is_file)
-    withdraw(folder)
-    assert not folder.exists() and not list(tmp_path.glob(".champion*"))

@@ -1,0 +1,181 @@
+"""A run as Snakemake's process sees it: the checked configuration, where results/ lies, what stands there, and what is said of it."""
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from snakemake.logging import logger
+
+from lib.arm import Arm
+from lib.controller import hold_results
+from lib.dag import let_stand, require_made, retry_always
+from lib.devices import gpus
+from lib.errors import UserError, without_credentials
+from lib.experiment import Experiment, load_experiment, verdict_files
+from lib.files import digest
+from lib.records.layout import VerdictFiles
+from lib.remote import bring_records, carried_files, claimed_home, find_other_home, stream_there
+from lib.report.plan import format_plan, make_plan
+from lib.report.progress import Progress
+from lib.report.terminal import quieten
+from lib.script import CONTROLLER, ENVIRONMENT
+from lib.search.decisions import Decisions
+from lib.search.work import Pace
+from lib.serving.vllm.engine import require_installed
+from lib.standing import Standing
+from lib.target.load import TRUST
+
+
+@dataclass(frozen=True)
+class Session:
+    """One Snakemake process at one configuration.
+
+    `views` are files under names that every configuration has, with where this one files them. `pace` is known after a first measurement.
+    """
+
+    experiment: Experiment
+    filed: VerdictFiles
+    plan: str
+    views: dict[str, str]
+    standing: Standing
+    decisions: Decisions
+    pace: Pace | None
+    progress: Progress
+    gpus: int
+    store: Any
+    prefix: str
+
+    def start(self) -> None:
+        """Take the results tree for this run. Raises UserError when another run holds it or vLLM is missing."""
+        if not self.store:
+            require_installed()
+        hold_results(Path("results"))
+        os.environ[CONTROLLER] = str(os.getpid())
+        print(self.progress.opening(), file=sys.stderr)
+
+    def pull(self) -> None:
+        """Bring what the jobs have left in the bucket, if results/ lies in one."""
+        if self.store:
+            self.store.pull(self.prefix)
+
+    def succeed(self, workflow: Any) -> None:
+        """Say what came out. Raises UserError when something that was asked for is missing."""
+        from lib.report.outcome import last_words  # scipy and pyarrow, which nothing else in this process needs
+
+        self.pull()
+        require_made(workflow)
+        for line in last_words(Path(), self.filed, self.experiment.config.publish):
+            print(line, file=sys.stderr)
+
+    def entry(self, arm: str) -> tuple[Arm, int]:
+        """Return an arm by its id and the rung at which it enters the ladder; the verdict's arms climb it in one go.
+
+        Raises:
+            UserError: no arm of this search, nor of the contest of the champion that is filed.
+        """
+        try:
+            return self.decisions.entry(arm)
+        except UserError:
+            fresh = self.standing.contest().arms if self.standing.there(self.filed.champion) else {}
+            if arm not in fresh:
+                raise
+            return fresh[arm], self.experiment.search.top_rung
+
+    def training_seconds(self, pace: Pace, wildcards: Any) -> float:
+        """Return the device-seconds of a rung, on top of the rung below."""
+        _, first = self.entry(wildcards.arm)
+        rung, caps = int(wildcards.rung), self.experiment.space.rungs.samples
+        return pace.per_job + pace.per_sample * (caps[rung] - (caps[rung - 1] if rung > first else 0))
+
+    def serving_seconds(self, pace: Pace, _: Any) -> float:
+        """Return the device-seconds of one measurement in vLLM."""
+        return pace.per_serving
+
+    def contest_seconds(self, pace: Pace, _: Any) -> float:
+        """Return the device-seconds of the verdict's measurements."""
+        return 2 * self.experiment.config.verdict.seeds * (pace.per_contest or pace.per_serving)
+
+    def takes(self, spends: str, count: int, seconds: Callable[[Pace, Any], float] | None = None) -> dict[str, Any]:
+        """Return the resources of a job.
+
+        Args:
+            spends: what a cluster must be told to allow, `train` or `serve`.
+            count: the GPUs it takes on a machine that has any; on a cluster the profile says what a node gives to which rule.
+            seconds: the device-seconds of a job by pace and wildcards, for the question before it is allowed.
+        """
+
+        def device_hours(wildcards: Any) -> str | None:
+            return f"{seconds(self.pace, wildcards) / 3600:.4g}" if seconds and self.pace else None
+
+        resources: dict[str, Any] = {"spends": spends} | ({"gpu": count} if self.gpus else {})
+        return resources | ({"device_hours": device_hours} if seconds else {})
+
+
+def open_session(workflow: Any, values: dict[str, Any]) -> Session:
+    """Check a configuration and set Snakemake up for it. Nothing is written but the mark of a bucket in results/.
+
+    Args:
+        workflow: Snakemake's, while it reads the Snakefile.
+        values: its configuration; where results/ lies in a bucket it is told where to stream to.
+
+    Raises:
+        UserError: whatever is wrong with configuration, bucket or budget; one line per fault.
+    """
+    main, dry = workflow.is_main_process, workflow.output_settings.dryrun
+    store, prefix = workflow.storage_registry.default_storage_provider, workflow.storage_settings.default_storage_prefix
+    home = Path("results"), without_credentials(prefix, "default-storage-prefix") if store else None  # None: on this disk alone
+    with claimed_home(*home) if main and not dry else nullcontext():
+        if store:
+            bring_records(store, prefix, offline=dry, follow=main)
+    if store and not dry:
+        stream_there(values, prefix)
+    experiment = load_experiment(values, provisional=dry)
+    config, filed = experiment.config, verdict_files(experiment)
+    plan_file = f"results/search/plan-{digest([filed.verdict, config.model_dump(include={'budget', 'cost'})])}.json"
+    pace = None
+    if main:
+        plan = make_plan(experiment, Path())
+        pace = Pace(**plan["pace"]) if plan["pace"] else None
+        if dry:
+            other = find_other_home(*home)
+            lines = [f"A run would be refused: {other}"] if other else []
+            # At the end, where it is read: hundreds of lines of Snakemake's come before.
+            atexit.register(partial(print, "", *lines, *experiment.provisional, format_plan(plan), sep="\n", file=sys.stderr))
+        if store:
+            workflow.configfiles += carried_files(experiment)
+    if config.ack_publish:
+        from lib.publish.publication import require_acknowledged  # pyarrow, which few runs need here
+
+        require_acknowledged(Path(filed.verdict), config.ack_publish)
+    progress = Progress(experiment, filed, Path())
+    if main and not dry and not workflow.output_settings.verbose:
+        quieten(logger, progress)
+    views = {
+        "results/plan.json": plan_file,
+        "results/champion.json": filed.champion,
+        "results/verdict.json": filed.verdict,
+        "results/HANDOFF.md": filed.handoff,
+    }
+    standing = Standing(experiment, filed, views, store.knows if store else lambda path: Path(path).exists())
+    decisions = Decisions(experiment.search, Path())
+    taken = _set_up(workflow, standing)
+    return Session(experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, store, prefix)
+
+
+def _set_up(workflow: Any, standing: Standing) -> int:
+    """Tell Snakemake what jobs need and what stands; return how many GPUs of this machine jobs may take."""
+    os.environ.update(ENVIRONMENT, **{TRUST: str(int(standing.experiment.config.target.trust_remote_code))})
+    retry_always()
+    let_stand(standing)
+    if workflow.resource_settings.nodes:
+        workflow.register_resource("_cores", sys.maxsize)  # jobs run elsewhere: the cores of this machine bound none of them
+    local = 0 if workflow.storage_registry.default_storage_provider else len(gpus())
+    if local and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", local)
+    return local

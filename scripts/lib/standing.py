@@ -1,0 +1,98 @@
+"""What stands in a results tree: made once, of what this configuration asks for, and so not made again whatever happens around it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib.errors import UserError
+from lib.experiment import Experiment
+from lib.files import read_json
+from lib.records import layout
+from lib.records.layout import VerdictFiles
+from lib.records.measurement import read_record
+from lib.verdict.champion import Champion
+from lib.verdict.contest import Contest, make_contest
+
+EVIDENCE = re.compile(r"resources/.+|results/gb[^/]+/.+|results/search/[^/]+/(rung|plan-|contest-)[^/]+\.json")
+"""What is filed under a name that carries its content. Champions and verdicts are too, but follow from it at no cost."""
+
+HANDOVER = "results/champion"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Says of a path whether what lies there stands, as `lib.dag.let_stand` asks.
+
+    `there` tells whether a file or a whole folder is there. `views` are files that every configuration has under the same name, with where
+    this one has filed them.
+    """
+
+    experiment: Experiment
+    filed: VerdictFiles
+    views: dict[str, str]
+    there: Callable[[str], bool]
+    root: Path = field(default_factory=Path)
+
+    def __call__(self, path: str) -> bool | None:
+        """Return True for what stands, False for what is there but of another configuration or head, otherwise None."""
+        if not self.there(path):
+            return None
+        if path in self.views:
+            return self._shown(path)
+        if path == HANDOVER:
+            return self._handed_over()
+        if path == self.filed.measurements:
+            return self._contested()
+        if path.endswith("/serving.json"):
+            return self._measured(path)
+        return True if EVIDENCE.fullmatch(path) else None
+
+    def trained_head(self, arm: str, rung: int) -> str | None:
+        """Return the hash of the head that an arm has trained by a rung, None when it failed or has not trained so far."""
+        return self._read(layout.acc(arm, rung)).get("head_sha256")
+
+    def contest(self) -> Contest:
+        """Return the fresh arms of the standing configuration and of the champion that is filed. Raises UserError when none is."""
+        search = self.experiment.search
+        champion = read_record(self.root / self.filed.champion, Champion).as_arm()
+        return make_contest(champion, search.standing, self.experiment.config.verdict.seeds, search.id)
+
+    def _read(self, path: str) -> dict[str, Any]:
+        try:
+            record = read_json(self.root / path)
+        except (OSError, ValueError):  # not there or not whole
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _shown(self, view: str) -> bool:
+        filed = self.root / self.views[view]
+        return filed.exists() and filed.read_bytes() == (self.root / view).read_bytes()
+
+    def _handed_over(self) -> bool:
+        verdict, manifest = self._read(self.filed.verdict), self._read(f"{HANDOVER}/manifest.json")
+        try:
+            whole = all(self.there(f"{HANDOVER}/{name}") for name in manifest["files"])
+            return whole and manifest["verdict"] == verdict["id"]
+        except (KeyError, TypeError):
+            return False
+
+    def _measured(self, path: str) -> bool:
+        record = self._read(path)
+        head = self.trained_head(Path(path).parent.name, self.experiment.search.top_rung)
+        try:
+            return bool((record["asked"], record["head_sha256"]) == (self.experiment.asked, head))
+        except (KeyError, TypeError):
+            return False
+
+    def _contested(self) -> bool | None:
+        top = self.experiment.search.top_rung
+        try:
+            held = self.contest()
+            measured = [(one["arm"], one["head_sha256"]) for one in self._read(self.filed.measurements)["servings"]]
+        except UserError:
+            return None  # no champion yet
+        except (KeyError, TypeError):
+            return False
+        return measured == [(arm.id, self.trained_head(arm.id, top)) for _, arm in held.order()]
