@@ -72,11 +72,12 @@ def require_made(workflow: Any) -> None:
 
     async def missing() -> list[str]:
         left = [job for job in workflow.dag.needrun_jobs() if job.output]
-        asked = [job for job in workflow.dag.targetjobs]
         return [
             *(str(here(path)) for job in left for path in job.output),
-            *[str(here(path)) for job in asked for path in job.output or job.input if not await path.exists()],
+            *[str(here(path)) for job in workflow.dag.targetjobs for path in job.output or job.input if not await path.exists()],
         ]
 
     if unmade := list(dict.fromkeys(workflow.async_run(missing()))):
-        raise UserError(f"the run ended before {len(unmade)} files were made, {unmade[0]} first; the same command goes on from here")
+        raise UserError(
+            f"the run ended, but {unmade[0]} and {len(unmade) - 1} more files were not made; the same command goes on from here"
+        )

@@ -268,7 +268,9 @@ def test_a_search_under_way_is_held_to_its_samples_and_arms_but_not_to_estimated
     refused = finished.snakemake("--dry-run", "--config", "budget={samples: 100}", check=False)
     assert refused.stdout.strip().splitlines()[-1].startswith("error: budget.samples = 100 is less than the 208 that this search may use")
     let_on = finished.snakemake("--dry-run", "--config", "budget={device_hours: 0.0001}").stdout
-    assert set(jobs(let_on)) <= {"plan", "build_ledger", "draw_report", "all", "total"}, "the plan, which names the budget, and its readers"
+    assert set(jobs(let_on)) <= {"plan", "copy_view", "build_ledger", "draw_report", "all", "total"}, (
+        "the plan, which names the budget, and its readers"
+    )
 
 
 def test_status_tells_a_finished_an_interrupted_and_no_search_apart(finished: Clone, tmp_path: Path) -> None:
