@@ -58,7 +58,7 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         _check_fit(config, space, described)
     if len(set(space.draft.aux_layers)) < len(space.draft.aux_layers):
         raise UserError(f"{config.space}: draft.aux_layers = {list(space.draft.aux_layers)} repeat; list each layer once")
-    ahead = max(space.objective.draft_tokens, space.draft.ttt_steps, space.draft.block_size)
+    ahead = max(space.objective.draft_tokens, space.draft.positions, space.draft.overhang)
     if not config.features.dataset and config.features.response_tokens <= ahead:
         raise UserError(
             f"features.response_tokens = {config.features.response_tokens} leaves no room to draft {ahead} tokens ahead; raise it"
@@ -145,7 +145,7 @@ def describe_bench(experiment: Experiment) -> dict[str, Any]:
     return {
         "target": experiment.target,
         "model": experiment.model,
-        "method": experiment.space.draft.method,
+        "method": experiment.space.draft.served_as,
         "k": experiment.space.objective.draft_tokens,
         "subsets": experiment.subsets,
         "workload": workload.model_dump(exclude={"path"}),

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -50,6 +50,15 @@ def _leaves(annotation: Any) -> Iterator[Any]:
         yield from _leaves(part)
 
 
+def added(value: Any, **options: Any) -> Any:
+    """Return a field that its section got after the first arms were named. `value` is its default, and what all arms before were made with.
+
+    A dump leaves the field out while it has this value. So arms and searches that do not set it keep their ids, and one that sets it has
+    another. A changed default would give an old id another meaning: it takes a new `TRAINING_VERSION`.
+    """
+    return Field(value, exclude_if=lambda given: given == value, **options)
+
+
 def checked(model: type[M], values: dict[str, Any], source: str) -> M:
     """Return `values` as a `model`. Raises UserError, one line per fault, each opening with `source`."""
     try:
@@ -64,19 +73,25 @@ def _faults(model: type[BaseModel], error: ValidationError) -> list[str]:
 
 
 def _fault(model: type[BaseModel], fault: dict[str, Any]) -> str:
-    location = [part for part in fault["loc"] if part not in ("values", "range") or isinstance(part, int)]
+    location, holder = _place(model, fault["loc"])
     key = ".".join(str(part) for part in location)
-    if not location and fault["type"] == "model_type":
-        return "holds no keys; write {key: value}"
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        if not location:
+            return "holds no keys; write {key: value}"
+        example = "[1.0e-3, 3.0e-3] or {low: 1.0e-4, high: 1.0e-2, scale: log}" if location[0] == "parameters" else "{key: value}"
+        return f"{key} = {fault['input']!r} is a single value; write {example}"
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
+        known = list(holder.model_fields)
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         return f"unknown key {key!r}; " + (f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}")
     if fault["type"] == "missing":
         return f"{key} is missing; add it"
-    if fault["type"] == "model_type":
-        example = "[1.0e-3, 3.0e-3] or {low: 1.0e-4, high: 1.0e-2, scale: log}" if location[0] == "parameters" else "{key: value}"
-        return f"{key} = {fault['input']!r} is a single value; write {example}"
+    if fault["type"] == "union_tag_not_found":
+        return f"{key}.{fault['ctx']['discriminator'].strip(chr(39))} is missing; add it"
+    if fault["type"] == "union_tag_invalid":
+        of = fault["ctx"]
+        choices = of["expected_tags"].replace(", ", " or ")
+        return f"{key}.{of['discriminator'].strip(chr(39))} = {of['tag']!r}: input should be {choices}; correct it"
     if fault["type"] in ("tuple_type", "list_type"):
         return f"{key} = {fault['input']!r} is not a list; write [value, value]"
     if fault["type"] == "too_short":
@@ -87,11 +102,29 @@ def _fault(model: type[BaseModel], fault: dict[str, Any]) -> str:
     return f"{key} = {fault['input']!r}: {message[0].lower() + message[1:]}; correct it"
 
 
-def _known_keys(model: type[BaseModel], location: list[Any]) -> list[str]:
+def _place(model: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str | int], type[BaseModel]]:
+    """Return where a fault lies without the tags of unions, and the model that its last key belongs to.
+
+    The tag of a model in a union is its name in lower case, or one of its literals.
+    """
+    keys: list[str | int] = []
+    models = [model]
     for part in location:
-        if part in model.model_fields:
-            model = next(_models_in(model.model_fields[part].annotation), model)
-    return list(model.model_fields)
+        tagged = [one for one in models if len(models) > 1 and part in _tags(one)]
+        if tagged:
+            models = tagged
+            continue
+        if part == "values":  # a plain list, read as {values: list}
+            continue
+        keys.append(part)
+        model = models[0]
+        if field := model.model_fields.get(str(part)):
+            models = list(_models_in(field.annotation)) or models
+    return keys, model
+
+
+def _tags(model: type[BaseModel]) -> list[Any]:
+    return [model.__name__.lower(), *(value for field in model.model_fields.values() for value in get_args(field.annotation))]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -7,9 +7,9 @@ from lib.config import Point
 from lib.records.measurement import ProxyRecord, ServingRecord
 
 CONTEXT: dict[str, Any] = {
-    "model": {"target_fingerprint": "t", "draft": {"method": "eagle3"}},
+    "model": {"target_fingerprint": "t"},
     "hardware": {"device_type": "cpu", "device_name": "EPYC", "host": "one", "devices": 1, "threads": 1},
-    "configuration": {"recipe": {"horizon": 64}, "trial": {"lr": 0.1}},
+    "configuration": {"compute_dtype": "float32"},
     "workload": {"features": "f", "train_samples": 64, "heldout_samples": 8, "heldout_tokens": 640},
     "stack": {"python": "3.11.7", "speculators": "0.9.0", "torch": "2.13.0", "transformers": "5.19.0"},
 }
@@ -139,10 +139,13 @@ def failed(arm: str) -> ServingRecord:
     return serving(arm, status="diverged", reason="loss is nan", context=CONTEXT, **numbers)
 
 
+RECIPE = {"target": "t", "draft": {"method": "eagle3", "aux_layers": [1, 2, 3]}, "training": {}, "rungs": [8, 24]}
+
+
 def arm(lr: float = 1e-3, seed: int = 0) -> Arm:
     """Return an arm."""
     point = Point(global_batch=8, lr=lr, warmup=0.0)
-    return make_arm(point, seed=seed, ranks=1, micro_batch_limit=4, recipe={"target": "t", "rungs": [8, 24]})
+    return make_arm(point, seed=seed, ranks=1, micro_batch_limit=4, recipe=RECIPE)
 
 
 def _counted(length: float, runs: int = 1) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -44,12 +44,10 @@ def named_keys(path: Path) -> list[str]:
 
 
 def is_key(name: str, model: Any) -> bool:
-    for part in name.split("."):
-        fields = getattr(model, "model_fields", {})
-        if part not in fields:
-            return False
-        model = fields[part].annotation
-    return True
+    part, _, rest = name.partition(".")
+    choices = [model, *get_args(model)]  # of a union every model
+    fields = [one.model_fields[part] for one in choices if part in getattr(one, "model_fields", {})]
+    return any(not rest or is_key(rest, field.annotation) for field in fields)
 
 
 def config_arguments(line: str) -> Iterator[list[str]]:

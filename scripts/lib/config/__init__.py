@@ -9,13 +9,13 @@ from lib.config.features import Features
 from lib.config.publish import Publish
 from lib.config.search import STRATEGIES, SearchOptions
 from lib.config.serving import ENGINES, Serving, WorkloadOptions
-from lib.config.space import Draft, Objective, Parameters, Range, Rungs, Space, Values, load_space
+from lib.config.space import Objective, Parameters, Range, Rungs, Space, Values, load_space
 from lib.config.streaming import Streaming
 from lib.config.target import Target, TinyTarget
-from lib.config.training import Training
+from lib.config.training import Recipe, Training, read_recipe
 from lib.config.verdict import VerdictOptions
 from lib.hyperparameters import Point
-from lib.section import Fraction, Positive, Section, checked, schema
+from lib.section import schema
 
 __all__ = [
     "ENGINES",
@@ -24,18 +24,15 @@ __all__ = [
     "Budget",
     "Config",
     "Cost",
-    "Draft",
     "Features",
-    "Fraction",
     "Objective",
     "Parameters",
     "Point",
-    "Positive",
     "Publish",
     "Range",
+    "Recipe",
     "Rungs",
     "SearchOptions",
-    "Section",
     "Serving",
     "Space",
     "Streaming",
@@ -45,8 +42,8 @@ __all__ = [
     "Values",
     "VerdictOptions",
     "WorkloadOptions",
-    "checked",
     "load_space",
     "parse_config",
+    "read_recipe",
     "schema",
 ]

@@ -1,5 +1,7 @@
 """The search space file: hyperparameters, draft head, objective, rungs, standing configuration."""
 
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -7,8 +9,15 @@ from pydantic import Discriminator, Field, Tag, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 from lib.hyperparameters import HYPERPARAMETERS, Point
+from lib.methods import Draft, heads
 from lib.reading import read_yaml
 from lib.section import Positive, Section, checked
+
+if TYPE_CHECKING:
+    AnyDraft = Draft
+else:
+    AnyDraft = Annotated[reduce(or_, heads().values()), Discriminator("method")]
+    """The section of the method that `method` names."""
 
 
 class Values(Section):
@@ -82,25 +91,6 @@ class Parameters(Domains):
         return {name: domain for name in HYPERPARAMETERS if (domain := getattr(self, name)) is not None}
 
 
-class Draft(Section):
-    """The architecture of the draft head."""
-
-    method: Literal["eagle3", "dflash"] = Field(description="kind of draft head")
-    layers: Positive = Field(1, description="decoder layers of the head")
-    aux_layers: Annotated[tuple[int, ...], Field(min_length=1)] = Field(
-        description="target layers whose output the head reads; k is the output of k layers, 0 the embedding"
-    )
-    draft_vocab_size: Positive | None = Field(None, description="tokens the head can propose; empty: the target's whole vocabulary")
-    ttt_steps: Positive = Field(3, description="EAGLE3: positions unrolled in training")
-    block_size: int = Field(4, ge=2, description="DFlash: tokens per block, the first of which is the anchor")
-    anchors: Positive = Field(32, description="DFlash: anchors drawn per sample in training")
-
-    @property
-    def positions(self) -> int:
-        """How many tokens ahead the head is trained and evaluated."""
-        return self.ttt_steps if self.method == "eagle3" else self.block_size - 1
-
-
 class Objective(Section):
     """What the search is for."""
 
@@ -124,7 +114,7 @@ class Rungs(Section):
 class Space(Section):
     """What is searched for one kind of draft head: hyperparameters, objective, proxy, rungs, standing configuration."""
 
-    draft: Draft = Field(description="the draft head")
+    draft: AnyDraft = Field(description="the draft head")
     parameters: Parameters = Field(description="the hyperparameters that are searched")
     objective: Objective = Field(description="what the search is for")
     proxy: Literal["acc0", "chain"] = Field("acc0", description="held-out accuracy by which arms are dropped")
@@ -133,11 +123,12 @@ class Space(Section):
 
     @model_validator(mode="after")
     def _head_can_draft(self) -> "Space":
-        longest = self.draft.block_size - 1 if self.draft.method == "dflash" else self.objective.draft_tokens
-        if self.objective.draft_tokens > longest:
+        needed, _ = self.draft.for_tokens(self.objective.draft_tokens)
+        if needed:
+            key, value = next(iter(needed.items()))
             raise ValueError(
-                f"objective.draft_tokens = {self.objective.draft_tokens} is more than a DFlash block of draft.block_size = "
-                f"{self.draft.block_size} proposes; lower it to {longest}"
+                f"objective.draft_tokens = {self.objective.draft_tokens} is more than the {self.draft.title} head proposes at once; set "
+                f"draft.{key} to {value}, or lower objective.draft_tokens"
             )
         return self
 

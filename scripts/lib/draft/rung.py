@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from lib.arm import Arm, reachable
 from lib.config import Streaming
 from lib.draft.evaluate import HeldOutAccuracy, evaluate_head
-from lib.draft.heads import HeadSpec, compute_dtype
+from lib.draft.heads import compute_dtype
 from lib.draft.memory import out_of_memory, said
 from lib.draft.state import load_state, save_state
 from lib.draft.stream import Stream, forget, recover
-from lib.draft.trainer import Recipe, RungOutcome, Tally, Training, Trial, start_training, train_rung
+from lib.draft.trainer import RungOutcome, Tally, Training, start_training, train_rung
 from lib.errors import UserError
 from lib.features.samples import FeatureSet
 from lib.files import whole_directory, write_json
@@ -113,7 +113,7 @@ def _run_launched_rank(launcher: int, arm: Arm, rung: int, places: Places, strea
 def _run_rank(arm: Arm, rung: int, places: Places, streaming: Streaming, streamed: Path | None) -> None:
     started = time.monotonic()
     features, unseen = FeatureSet(places.train), FeatureSet(places.heldout)
-    training = start_training(head_spec(arm), recipe(arm), trial(arm), places.target, features)
+    training = start_training(arm, places.target, features)
     tally = _resume(training, streamed, places.state)
     seconds_before = tally.seconds
     cap = reachable(arm.recipe["rungs"][rung], arm.point.global_batch)
@@ -143,7 +143,7 @@ def _evaluated(outcome: RungOutcome, training: Training, unseen: FeatureSet) -> 
     if outcome.status != "ok":
         return outcome, None
     try:
-        return outcome, evaluate_head(training.model, training.spec, unseen, EVALUATION_BATCH)
+        return outcome, evaluate_head(training.model, training.draft, unseen, EVALUATION_BATCH)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -165,41 +165,6 @@ def _resume(training: Training, streamed: Path | None, below: Path | None) -> Ta
 
 def _store(arm: Arm, streaming: Streaming) -> Store | None:
     return open_store(f"{streaming.url.rstrip('/')}/{arm.id}") if streaming.url else None
-
-
-def head_spec(arm: Arm) -> HeadSpec:
-    """Return the head an arm trains."""
-    draft = arm.recipe["draft"]
-    return HeadSpec(
-        method=draft["method"],
-        num_layers=draft["layers"],
-        aux_layers=tuple(draft["aux_layers"]),
-        k=draft["ttt_steps"] if draft["method"] == "eagle3" else draft["block_size"] - 1,
-        draft_vocab_size=draft["draft_vocab_size"],
-        ttt_steps=draft["ttt_steps"],
-        block_size=draft["block_size"],
-        max_anchors_per_sample=draft["anchors"],
-    )
-
-
-def recipe(arm: Arm) -> Recipe:
-    """Return the recipe an arm trains by. The horizon is the top of its ladder, whatever rung it stops at.
-
-    A hyperparameter of the name of a key of `training` takes its place.
-    """
-    training = arm.recipe["training"] | arm.point.identity
-    return Recipe(
-        horizon=arm.recipe["rungs"][-1],
-        floor=training["final_lr_fraction"],
-        betas=(training["beta1"], training["beta2"]),
-        weight_decay=training["weight_decay"],
-        grad_clip=training["grad_clip"],
-    )
-
-
-def trial(arm: Arm) -> Trial:
-    """Return what an arm varies."""
-    return Trial(global_batch=arm.point.global_batch, **asdict(arm.layout), lr=arm.point.lr, warmup=arm.point.warmup, seed=arm.seed)
 
 
 def _record(
@@ -237,7 +202,7 @@ def _context(arm: Arm, training: Training, features: FeatureSet, unseen: Feature
     cuda = training.device.type == "cuda"
     dtype = str(compute_dtype(training.device)).removeprefix("torch.")
     return TrainingContext(
-        model=TrainedModel(target_fingerprint=features.target, draft=asdict(training.spec)),
+        model=TrainedModel(target_fingerprint=features.target),
         hardware=TrainingHardware(
             device_type=training.device.type,
             device_name=torch.cuda.get_device_name(training.device) if cuda else platform.processor() or platform.machine(),
@@ -245,7 +210,7 @@ def _context(arm: Arm, training: Training, features: FeatureSet, unseen: Feature
             devices=arm.layout.ranks,
             threads=torch.get_num_threads(),
         ),
-        configuration=TrainingConfiguration(recipe=asdict(training.recipe) | {"compute_dtype": dtype}, trial=asdict(training.trial)),
+        configuration=TrainingConfiguration(compute_dtype=dtype),
         workload=HeldOut(
             features=arm.recipe["features"],
             train_samples=len(features),

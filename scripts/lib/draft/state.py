@@ -16,7 +16,7 @@ from torch import Tensor
 from lib.draft.heads import tensor_hash
 from lib.draft.trainer import Tally, Training
 from lib.errors import UserError
-from lib.files import whole_directory
+from lib.files import flat, whole_directory
 from lib.manifest import read_manifest, write_manifest
 
 _HEAD, _OPTIMIZER = "head/model.safetensors", "optimizer.safetensors"
@@ -64,18 +64,17 @@ def read_state(path: Path) -> State:
 def load_state(path: Path, training: Training) -> Tally:
     """Bring a fresh `training` to where the state in `path` left off; return the tally of the rung in progress, a new one between rungs.
 
-    Raises CorruptState, and UserError naming what differs when the state belongs to another head, recipe, trial or data.
+    Raises CorruptState, and UserError naming what differs when the state belongs to another arm or other data.
     """
     state = read_state(path)
-    asked = training.identity()
+    found, asked = flat(state.identity), flat(training.identity())
     differing = [
-        f"{part}.{key}={state.identity[part].get(key)!r} (asked for {asked[part].get(key)!r})"
-        for part in asked
-        for key in sorted(asked[part].keys() | state.identity[part].keys())
-        if asked[part].get(key) != state.identity[part].get(key)
+        f"{key}={found.get(key)!r} (asked for {asked.get(key)!r})"
+        for key in sorted(asked.keys() | found.keys())
+        if asked.get(key) != found.get(key)
     ]
     if differing:
-        raise UserError(f"state {path} is of another training: {', '.join(differing)}; resume with its settings or start at sample 0")
+        raise UserError(f"state {path} is of another training: {', '.join(differing)}; resume with its settings or delete it")
     training.model.load_state_dict(state.head, strict=False)
     moments = {
         index: {moment: state.optimizer[f"{moment}.{name}"] for moment in _MOMENTS}

@@ -1,6 +1,6 @@
 """Train one draft head from the samples it has seen to a cap, a rung of its ladder.
 
-Whatever happens at a sample is a pure function of the trial and of how many samples came before: the order, the learning rate, DFlash's
+Whatever happens at a sample is a pure function of the arm and of how many samples came before: the order, the learning rate, the
 anchors. So a run may stop after any step and go on elsewhere, and there is no random state to keep.
 
 On several ranks each holds the whole head, takes its share of every global batch, and adds up gradients once per step, whatever the
@@ -17,7 +17,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +25,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from lib.draft.heads import HeadSpec, Pack, build_head, head_hash, pack_samples, run_head
+from lib.arm import Arm
+from lib.config import Recipe, read_recipe
+from lib.draft.heads import build_head, head_hash, loss_options, pack_samples, run_head
 from lib.draft.memory import out_of_memory, said, together
 from lib.errors import UserError
 from lib.features.samples import FeatureSet
+from lib.methods import Draft, Pack, read_draft
 from lib.target.load import target_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -39,62 +41,13 @@ _PROGRESS_SECONDS = 5.0
 _EXPLODED = 3.0  # times the loss of a head that knows nothing, see `divergence`
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What the arms of a search share. The loss options are speculators' own and bear its names.
-
-    `horizon`: samples at which the schedule ends; it belongs to the arm, never to a rung.
-    `floor`: where the decay ends, as a share of the peak learning rate.
-    """
-
-    horizon: int
-    schedule: Literal["cosine", "linear"] = "cosine"
-    floor: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    grad_clip: float = 1.0
-    loss_fn: str = "kl_div"
-    ttt_step_loss_decay: float = 1.0
-    per_position_loss_weight: Literal["fixed-exp-decay", "dpace"] = "fixed-exp-decay"
-    dflash_decay_gamma: float = 4.0
-    dpace_alpha: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise UserError(f"recipe.horizon={self.horizon} must be at least one sample")
-        if self.schedule not in ("cosine", "linear"):
-            raise UserError(f"recipe.schedule={self.schedule!r} is unknown; choose cosine or linear")
-        if self.per_position_loss_weight == "dpace" and self.loss_fn != "ce":
-            raise UserError(f"recipe.loss_fn={self.loss_fn!r} does not go with per_position_loss_weight=dpace; set ce")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What an arm varies. `lr`: peak learning rate; `warmup`: share of the horizon over which it rises linearly."""
-
-    global_batch: int
-    ranks: int
-    micro_batch: int
-    accumulation: int
-    lr: float
-    warmup: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.ranks * self.micro_batch * self.accumulation != self.global_batch:
-            split = f"ranks={self.ranks} x micro_batch={self.micro_batch} x accumulation={self.accumulation}"
-            raise UserError(f"trial.global_batch={self.global_batch} is not {split}; change one of them")
-        if not self.lr > 0 or not 0 <= self.warmup < 1:
-            raise UserError(f"trial.lr={self.lr} must be positive and trial.warmup={self.warmup} within [0, 1)")
-
-
 @dataclass
 class Training:
     """A head in training: what it is, what it learns from, and how far it has come."""
 
-    spec: HeadSpec
+    arm: Arm
+    draft: Draft
     recipe: Recipe
-    trial: Trial
     features: FeatureSet
     model: Any
     optimizer: torch.optim.AdamW
@@ -106,6 +59,11 @@ class Training:
         device: torch.device = self.model.device
         return device
 
+    @property
+    def horizon(self) -> int:
+        """Return the samples at which the schedule ends: the top of the arm's ladder, whatever rung it stops at."""
+        return int(self.arm.recipe["rungs"][-1])
+
     @cached_property
     def longest(self) -> int:
         """Return the length of the longest sample."""
@@ -114,8 +72,7 @@ class Training:
     def identity(self) -> dict[str, dict[str, Any]]:
         """Return, as plain JSON values, what must be equal for a saved state to be one of this training."""
         features = {"target": self.features.target, "samples": len(self.features), "sha256": self.features.sha256}
-        parts = {"spec": asdict(self.spec), "recipe": asdict(self.recipe), "trial": asdict(self.trial), "features": features}
-        plain: dict[str, dict[str, Any]] = json.loads(json.dumps(parts))
+        plain: dict[str, dict[str, Any]] = json.loads(json.dumps({"arm": self.arm.record(), "features": features}))
         return plain
 
 
@@ -149,30 +106,33 @@ class RungOutcome:
     head: str
 
 
-def start_training(spec: HeadSpec, recipe: Recipe, trial: Trial, target: Path, features: FeatureSet) -> Training:
-    """Return a training at sample 0, on this rank's GPU if there is one. With `trial.ranks` > 1 it joins the group that torchrun started.
+def start_training(arm: Arm, target: Path, features: FeatureSet) -> Training:
+    """Return a training at sample 0, on this rank's GPU if there is one. An arm of several ranks joins the group that torchrun started.
 
     Raises UserError when the features are not the target's, the group has another size, or this rank has no GPU where others have.
     """
+    ranks = arm.layout.ranks
+    draft, recipe = read_draft(arm.recipe["draft"]), read_recipe(arm.recipe["training"], arm.point)
     if features.target != (fingerprint := target_fingerprint(target)):
         found = f"features {features.path} are those of target {features.target}"
         raise UserError(f"target.path={target} is {fingerprint}, {found}; extract them again")
-    if (world := int(os.environ.get("WORLD_SIZE", "1"))) != trial.ranks:
-        raise UserError(f"trial.ranks={trial.ranks} but WORLD_SIZE={world}; start the job with torchrun --nproc-per-node={trial.ranks}")
+    if (world := int(os.environ.get("WORLD_SIZE", "1"))) != ranks:
+        raise UserError(f"training.ranks={ranks} but WORLD_SIZE={world}; start the job with torchrun --nproc-per-node={ranks}")
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if (gpus := torch.cuda.device_count()) < trial.ranks:
-            raise UserError(f"training.ranks={trial.ranks} but this machine has {gpus} GPUs; lower it or ask for more")
+        if (gpus := torch.cuda.device_count()) < ranks:
+            raise UserError(f"training.ranks={ranks} but this machine has {gpus} GPUs; lower it or ask for more")
         torch.cuda.set_device(device)
-    if trial.ranks > 1 and not dist.is_initialized():
+    if ranks > 1 and not dist.is_initialized():
         # NCCL connects now, not when a rank that is out of memory has to say so.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
-    model = build_head(spec, target, features, trial.seed).to(device)
+    model = build_head(draft, target, features, arm.seed).to(device)
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=trial.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
-    return Training(spec, recipe, trial, features, model, optimizer)
+    betas = (recipe.beta1, recipe.beta2)
+    optimizer = torch.optim.AdamW(trained, lr=arm.point.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
+    return Training(arm, draft, recipe, features, model, optimizer)
 
 
 def train_rung(
@@ -184,10 +144,10 @@ def train_rung(
     to. `after_step` is told of every step that went well, except the one that reaches the cap.
     Raises UserError for a cap that global batches do not hit, that lies behind, or that is beyond the horizon.
     """
-    trial, recipe = training.trial, training.recipe
-    if cap % trial.global_batch or not training.samples <= cap <= recipe.horizon:
-        bounds = f"from {training.samples}, already consumed, to recipe.horizon={recipe.horizon}"
-        raise UserError(f"cap={cap} must be a multiple of global_batch={trial.global_batch} {bounds}")
+    batch = training.arm.point.global_batch
+    if cap % batch or not training.samples <= cap <= training.horizon:
+        bounds = f"from {training.samples}, already consumed, to {training.horizon}, the last rung"
+        raise UserError(f"cap={cap} must be a multiple of global_batch={batch} {bounds}")
     clock = _Clock()
     progress = _Progress(training.samples, cap)
     tally = tally or Tally()
@@ -195,7 +155,7 @@ def train_rung(
     reason, lr = "", 0.0
     try:
         while training.samples < cap and status == "ok":
-            lr = learning_rate(recipe, trial, training.samples)
+            lr = learning_rate(training, training.samples)
             loss = _gradients(training, clock)
             with clock("update"), together(training.device):
                 norm = float(torch.nn.utils.get_total_norm([parameter.grad for parameter in _trained(training)]))
@@ -206,7 +166,7 @@ def train_rung(
             else:
                 tally.loss += loss
                 tally.steps += 1
-            training.samples += trial.global_batch
+            training.samples += batch
             progress.report(training.samples, loss, lr)
             if after_step and status == "ok" and training.samples < cap:
                 after_step(training, tally)
@@ -214,12 +174,12 @@ def train_rung(
         if not out_of_memory(error):
             raise
         status, reason = "oom", said(error)
-        training.samples += trial.global_batch
+        training.samples += batch
     return RungOutcome(
         status=status,
         reason=reason,
         samples=training.samples,
-        steps=training.samples // trial.global_batch,
+        steps=training.samples // batch,
         lr=lr,
         train_loss=tally.loss / tally.steps if tally.steps else None,
         seconds=clock.seconds(),
@@ -228,17 +188,18 @@ def train_rung(
     )
 
 
-def learning_rate(recipe: Recipe, trial: Trial, samples: int) -> float:
+def learning_rate(training: Training, samples: int) -> float:
     """Return the learning rate of the step that starts after `samples`: linear warm-up, then decay.
 
     The warm-up counts the step's own batch, so the first step already learns; the floor belongs to the horizon, where no step starts.
     """
-    warmup = trial.warmup * recipe.horizon
-    if samples + trial.global_batch < warmup:
-        return trial.lr * (samples + trial.global_batch) / warmup
-    done = max(0.0, samples - warmup) / (recipe.horizon - warmup)
-    left = (1 + math.cos(math.pi * done)) / 2 if recipe.schedule == "cosine" else 1 - done
-    return trial.lr * (recipe.floor + (1 - recipe.floor) * left)
+    point, horizon, floor = training.arm.point, training.horizon, training.recipe.final_lr_fraction
+    warmup = point.warmup * horizon
+    if samples + point.global_batch < warmup:
+        return point.lr * (samples + point.global_batch) / warmup
+    done = max(0.0, samples - warmup) / (horizon - warmup)
+    left = (1 + math.cos(math.pi * done)) / 2 if training.recipe.schedule == "cosine" else 1 - done
+    return point.lr * (floor + (1 - floor) * left)
 
 
 def divergence(training: Training, loss: float, grad_norm: float) -> str:
@@ -249,10 +210,8 @@ def divergence(training: Training, loss: float, grad_norm: float) -> str:
     """
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         return f"loss {loss:.4g}, gradient norm {grad_norm:.4g}"
-    spec = training.spec
-    positions = spec.ttt_steps if spec.method == "eagle3" else spec.block_size - 1
-    bound = _EXPLODED * positions * math.log(training.model.draft_vocab_size)
-    warm = training.samples >= training.trial.warmup * training.recipe.horizon
+    bound = _EXPLODED * training.draft.positions * math.log(training.model.draft_vocab_size)
+    warm = training.samples >= training.arm.point.warmup * training.horizon
     return f"loss {loss:.4g} above {bound:.4g}" if warm and loss > bound else ""
 
 
@@ -267,25 +226,19 @@ def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray[Any, np.dtype[
     return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
-def _draw_anchors(loss_mask: Tensor, spec: HeadSpec, seed: int, position: int) -> Tensor:
-    """Return sorted block starts within a sample, from the places that speculators' `select_anchors` draws from."""
-    starts = loss_mask[: max(0, len(loss_mask) - spec.block_size)].nonzero().squeeze(1)
-    drawn = np.random.default_rng((seed, 1, position)).permutation(len(starts))[: spec.max_anchors_per_sample]
-    return starts[torch.from_numpy(np.sort(drawn))]
-
-
 def _micro_batches(training: Training) -> Iterator[Pack]:
     """Yield this rank's share of the next global batch."""
-    spec, trial, features = training.spec, training.trial, training.features
-    for turn in range(trial.accumulation):
-        first = training.samples + (turn * trial.ranks + _rank()) * trial.micro_batch
-        positions = range(first, first + trial.micro_batch)
-        samples = [features.sample(sample_at(position, trial.seed, len(features))) for position in positions]
-        anchors = None
-        if spec.method == "dflash":
+    arm, draft, features = training.arm, training.draft, training.features
+    layout, seed = arm.layout, arm.seed
+    for turn in range(layout.accumulation):
+        first = training.samples + (turn * layout.ranks + _rank()) * layout.micro_batch
+        positions = range(first, first + layout.micro_batch)
+        samples = [features.sample(sample_at(position, seed, len(features))) for position in positions]
+        starts = None
+        if draft.max_anchors:
             masks = [sample["loss_mask"] for sample in samples]
-            anchors = [_draw_anchors(mask, spec, trial.seed, position) for mask, position in zip(masks, positions, strict=True)]
-        yield pack_samples(spec, samples, anchors, training.longest, training.device)
+            starts = [draft.anchors_in(mask, (seed, 1, position)) for mask, position in zip(masks, positions, strict=True)]
+        yield pack_samples(draft, samples, starts, training.longest, training.device)
 
 
 def _gradients(training: Training, clock: "_Clock") -> float:
@@ -294,24 +247,23 @@ def _gradients(training: Training, clock: "_Clock") -> float:
     The loss is a mean over the targets of the whole global batch: a pack's mean counts by its targets, whatever pack and rank they are in.
     """
     sums = torch.zeros(2, device=training.device)  # loss, targets
-    options = _loss_options(training)
-    counted = "full_acc_0_total" if training.spec.method == "eagle3" else "full_acc_total"
+    layout, options = training.arm.layout, loss_options(training.draft, training.model)
     packs = _micro_batches(training)
     with together(training.device):
-        for _ in range(training.trial.accumulation):
+        for _ in range(layout.accumulation):
             with clock("data"):
                 pack = next(packs)
             with clock("forward_backward"):
-                loss, metrics = run_head(training.model, pack, **options)
-                targets = metrics[counted]
+                loss, metrics = run_head(training.draft, training.model, pack, **options)
+                targets = metrics[training.draft.counted]
                 torch.autograd.backward(loss * targets)
                 sums += torch.stack([loss.detach() * targets, targets])
     with clock("update"):
-        if training.trial.ranks > 1:
+        if layout.ranks > 1:
             dist.all_reduce(sums)
         targets = sums[1].clamp(min=1)
         for parameter in _trained(training):
-            if training.trial.ranks > 1:
+            if layout.ranks > 1:
                 dist.all_reduce(parameter.grad)
             parameter.grad /= targets
         return float(sums[0] / targets)
@@ -327,18 +279,6 @@ def _update(training: Training, lr: float, norm: float) -> None:
 def _trained(training: Training) -> list[Any]:
     trained: list[Any] = training.optimizer.param_groups[0]["params"]
     return trained
-
-
-def _loss_options(training: Training) -> dict[str, Any]:
-    implementation = "fused" if training.device.type == "cuda" else "eager"
-    try:
-        options, _ = training.model.get_trainer_kwargs(
-            **asdict(training.recipe), ttt_steps=training.spec.ttt_steps, loss_implementation=implementation
-        )
-    except ValueError as error:
-        raise UserError(f"recipe.loss_fn={training.recipe.loss_fn!r}: {error}") from None
-    options.pop("max_anchors", None)  # DFlash's anchors come with the pack
-    return dict(options)
 
 
 def _rank() -> int:

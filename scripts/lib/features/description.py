@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from lib.config import Config, Section
+from lib.config import Config
 from lib.errors import UserError
 from lib.features.dataset import KEY, DatasetFacts, dataset_fingerprint, read_dataset
 from lib.reading import read_json
+from lib.section import Section
 from lib.target.load import TargetFacts, check_target, find_code, target_fingerprint
 from lib.target.weights import is_dense
 

@@ -15,7 +15,7 @@ from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
 from lib.files import read_whole_json
 from lib.next.finding import Finding, Found, Proposal
-from lib.next.levers import accumulation, common, draft_tokens, edge, method, ranking, training_length
+from lib.next.levers import common, draft_tokens, edge, method, ranking, training_length
 from lib.publish.baseline import bench_of
 from lib.records import layout
 from lib.records.context import Record
@@ -29,7 +29,6 @@ FINDERS: dict[str, Callable[[Finding], Found]] = {
     "proxy": ranking.find,
     "method": method.find,
     "common values": common.find,
-    "accumulation": accumulation.find,
 }
 """What is looked for, by the name under which it is passed over."""
 

@@ -9,7 +9,6 @@ from lib.errors import UserError
 from lib.files import read_whole_json, whole_file, write_json
 from lib.next.finding import Finding
 from lib.next.frontier import Frontier, Lever, frontier, propose, space_yaml
-from lib.next.levers.method import TITLES
 from lib.records import layout
 from lib.search.work import Pace
 
@@ -125,7 +124,7 @@ def _setting(finding: Finding) -> str:
     prompts = sum(subset["num_prompts"] for subset in workload["subsets"].values())
     device = f"{context['parallelism']['workers']} x {identity['device_name']}"
     return (
-        f"Champion of search `{search.id}`: {finding.point} (`{finding.champion['arm']}`), {TITLES[finding.space.draft.method]} head for "
+        f"Champion of search `{search.id}`: {finding.point} (`{finding.champion['arm']}`), {finding.space.draft.title} head for "
         f"target {identity['model']}. Measured at k = {finding.draft_tokens} on {device}, vLLM {context['stack']['vllm']}, {prompts} "
         f"prompts, {workload['output_tokens']} output tokens each, temperature {workload['temperature']:g}."
     )

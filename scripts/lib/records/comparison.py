@@ -1,21 +1,17 @@
 """Which measurements may be compared: those whose contexts agree in everything but what names the arm itself."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lib.errors import UserError
 from lib.files import differing_keys
-from lib.hyperparameters import IDENTITY
-from lib.records.measurement import Measurement
+from lib.records.measurement import Measurement, ProxyRecord
 
 OF_THE_ARM = {
-    "proxy": (
-        *("configuration.trial.", *(f"configuration.recipe.{name}." for name in IDENTITY)),
-        *("hardware.host.", "hardware.threads."),
-    ),
+    "proxy": ("hardware.host.", "hardware.threads."),
     "serving": ("identity.head.", "grounding.mean.", "grounding.std.", "grounding.node.", "grounding.sol_percent."),
 }
-"""Context keys in which arms differ by right: their trial, and what it has in place of the recipe's. Host and threads change a proxy by
-rounding alone, the kind of device does not."""
+"""Context keys in which arms differ by right. Host and threads change a proxy by rounding alone, the kind of device does not."""
 
 
 def require_comparable(records: Sequence[Measurement]) -> None:
@@ -25,7 +21,7 @@ def require_comparable(records: Sequence[Measurement]) -> None:
         UserError: two files with the keys in which they differ, and the cure.
     """
     sound = [record for record in records if record.status == "ok"]
-    contexts = [record.context.model_dump(mode="json") for record in sound]
+    contexts = [_compared(record) for record in sound]
     for record, context in zip(sound[1:], contexts[1:], strict=True):
         differing = [key for key in differing_keys(contexts[0], context) if not f"{key}.".startswith(OF_THE_ARM[record.kind])]
         if differing:
@@ -33,3 +29,9 @@ def require_comparable(records: Sequence[Measurement]) -> None:
                 f"{sound[0].file} and {record.file} were measured in different contexts ({', '.join(differing)}); "
                 f"delete results/{sound[0].arm}/ or results/{record.arm}/, whichever is older: the next run trains and measures it again"
             )
+
+
+def _compared(record: Measurement) -> dict[str, Any]:
+    """Return what two measurements must share: their context, and of arms in training the recipe too."""
+    recipe = {"recipe": record.configuration.get("recipe")} if isinstance(record, ProxyRecord) else {}
+    return record.context.model_dump(mode="json") | recipe

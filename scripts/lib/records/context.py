@@ -1,6 +1,6 @@
 """The context of a measurement: everything a number depends on. Every field must be given; None is a statement, not an omission."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -91,7 +91,7 @@ class Workload(Record):
 class Regime(Record):
     """In what state the engine was measured."""
 
-    start: Literal["warm", "cold"] = Field(description="warm: at least one request was answered before anything was counted")
+    start: Literal["warm"] = Field(description="at least one request was answered before anything was counted")
     tier: Literal["latency", "throughput"] = Field(description="latency: one request in flight; throughput: several")
 
 
@@ -111,12 +111,12 @@ class ServingStack(Record):
 class Grounding(Record):
     """How well the number is founded.
 
-    Levels: L1 one run of one training; L2 several runs of one training; L3 several trainings with fresh seeds; L4 as L3, beside the
-    baseline, interleaved on one node.
+    Levels: L1 one run of one training; L2 several runs of one training; L4 several trainings with fresh seeds, beside the baseline,
+    interleaved on one node.
     """
 
-    level: Literal["L1", "L2", "L3", "L4"]
-    n: int = Field(ge=1, description="replicates: runs for L1 and L2, training seeds for L3 and L4")
+    level: Literal["L1", "L2", "L4"]
+    n: int = Field(ge=1, description="replicates: runs for L1 and L2, training seeds for L4")
     mean: float = Field(description="acceptance length over the replicates")
     std: float | None = Field(description="standard deviation over the replicates; None for a single one")
     node: str = Field(description="host that served")
@@ -146,10 +146,9 @@ class ServingContext(Record):
 
 
 class TrainedModel(Record):
-    """The target and the head that was trained for it."""
+    """What the head was trained for."""
 
     target_fingerprint: str
-    draft: dict[str, Any] = Field(min_length=1, description="architecture of the head")
 
 
 class TrainingHardware(Record):
@@ -163,10 +162,9 @@ class TrainingHardware(Record):
 
 
 class TrainingConfiguration(Record):
-    """What an arm trained by: the recipe of all arms, and its own trial."""
+    """How an arm was trained, besides what it stands for."""
 
-    recipe: dict[str, Any] = Field(min_length=1)
-    trial: dict[str, Any] = Field(min_length=1)
+    compute_dtype: str = Field(description="of forward and backward pass; weights and moments are fp32")
 
 
 class HeldOut(Record):

@@ -1,7 +1,9 @@
 """What numbers depend on, in words: no number of the report stands without its model, hardware, configuration, workload, stack and n."""
 
+import json
 from typing import Any
 
+from lib.methods import title_of
 from lib.report.story import Story
 
 
@@ -11,9 +13,10 @@ def trained(story: Story) -> str:
         return "Nothing has been trained yet."
     row = story.proxies.iloc[0]
     context = {name.removeprefix("context."): row[name] for name in row.index if name.startswith("context.")}
+    method = json.loads(row["recipe"])["draft"]["method"]
     seeds = sorted(int(seed) for seed in story.proxies["seed"].unique())
     return (
-        f"{context['model.draft.method'].upper()} head for target {target(story)}; trained on {context['hardware.devices']:g} x "
+        f"{title_of(method)} head for target {target(story)}; trained on {context['hardware.devices']:g} x "
         f"{context['hardware.device_name']}, {context['hardware.threads']:g} thread(s), torch {context['stack.torch']}, speculators "
         f"{context['stack.speculators']}; {context['workload.train_samples']:g} training and {context['workload.heldout_samples']:g} "
         f"held-out samples; n = {story.proxies['arm'].nunique()} arms, one training each (seed {', '.join(map(str, seeds))})."
@@ -29,7 +32,7 @@ def served(context: dict[str, Any] | None) -> str:
     lengths = sum(subset["num_prompts"] * subset["input_tokens_mean"] for subset in workload["subsets"].values()) / prompts
     sampling = "".join(f", {name} {workload[name]:g}" for name in ("temperature", "top_p", "top_k") if workload[name] is not None)
     return (
-        f"{identity['model']}, {identity['dtype'].removeprefix('torch.')}, {engine['method'].upper()} head, k = "
+        f"{identity['model']}, {identity['dtype'].removeprefix('torch.')}, {title_of(engine['method'])} head, k = "
         f"{engine['num_speculative_tokens']}; {context['parallelism']['workers']} x {identity['device_name']} "
         f"({context['parallelism']['strategy']}); vLLM {stack['vllm']}, torch {stack['torch']}, up to {engine['max_num_seqs']} sequences; "
         f"{prompts} prompts of {lengths:.0f} tokens in {len(workload['subsets'])} subset(s), {workload['dataset']}; "

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from lib.arm import lay_out, reachable
-from lib.config import FIRST_FRESH_SEED, Point, Positive, Section, Space, Training, checked
+from lib.config import FIRST_FRESH_SEED, Point, Space, Training
 from lib.errors import UserError
 from lib.files import differing_keys
 from lib.hyperparameters import HYPERPARAMETERS, Hyperparameter
 from lib.reading import read_json
 from lib.search.proxy import proxy_value
+from lib.section import Positive, Section, checked
 from lib.space import infeasible
 
 Accuracy = Annotated[float, Field(ge=0, le=1)]

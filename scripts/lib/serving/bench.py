@@ -12,7 +12,7 @@ from lib.records import context as of
 from lib.records.measurement import ProxyRecord, ServingRecord
 from lib.serving.acceptance import measure
 from lib.serving.ceilings import Ceiling, hardware_token, load_ceiling, sol_percent
-from lib.serving.engine import EngineSettings, Method, Speculation, load_engine
+from lib.serving.engine import EngineSettings, Speculation, load_engine
 from lib.serving.workload import Workload
 from lib.target.load import target_fingerprint
 
@@ -24,12 +24,13 @@ IMAGE = "SPEC_DECODE_TUNE_IMAGE"
 class Bench:
     """What every arm of a comparison is measured with.
 
-    `model`: name of the target. `k`: tokens proposed per step. `asked`: the serving settings as the configuration names them.
+    `model`: name of the target. `method`: as vLLM names it. `k`: tokens proposed per step. `asked`: the serving settings as the
+    configuration names them.
     """
 
     target: Path
     model: str
-    method: Method
+    method: str
     k: int
     workload: Workload
     dataset: str

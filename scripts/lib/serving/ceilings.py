@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import Field
 
-from lib.config import Section, checked
 from lib.errors import UserError
 from lib.reading import read_yaml
+from lib.section import Section, checked
 from lib.target.weights import weight_bytes
 
 CEILINGS = Path("config/sol-ceilings.yaml")

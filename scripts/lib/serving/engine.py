@@ -1,18 +1,15 @@
 """What a serving engine is to a measurement. Each engine is a folder of this package that holds a module `engine`, known by its name."""
 
 import importlib
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from lib.config import ENGINES
 from lib.errors import UserError
 from lib.serving.counters import SpeculationCounters
 from lib.serving.workload import Workload
-
-Method = Literal["eagle3", "dflash", "draft_model"]
 
 
 class EngineError(RuntimeError):
@@ -23,7 +20,7 @@ class EngineError(RuntimeError):
 class Speculation:
     """What proposes tokens: an exported head (or, for `draft_model`, a whole model) at `path`, `k` tokens at a time."""
 
-    method: Method
+    method: str
     path: Path
     k: int
 
@@ -32,17 +29,15 @@ class Speculation:
 class EngineSettings:
     """How the engine runs. None leaves the choice to the engine.
 
-    `dtype`: as PyTorch names it. `max_model_len`, `max_num_batched_tokens`: tokens. `max_num_seqs`: requests in one batch.
+    `dtype`: as PyTorch names it. `max_model_len`: tokens. `max_num_seqs`: requests in one batch.
     `gpu_memory_utilization`: fraction of the device's memory (on CPU of the machine's) for weights and cache; `kv_cache_gib`: the cache
     alone, GiB, which replaces the fraction and, on CPU, spares zeroing gigabytes at start. `threads`: CPU threads of the engine.
-    `trust_remote_code`: code of the target's directory may run. `extra_args`, `extra_env`: further command-line arguments and environment
-    variables of the server.
+    `trust_remote_code`: code of the target's directory may run.
     """
 
     dtype: str
     max_model_len: int
     max_num_seqs: int
-    max_num_batched_tokens: int | None = None
     enforce_eager: bool = False
     prefix_caching: bool = False
     tensor_parallel_size: int = 1
@@ -51,8 +46,6 @@ class EngineSettings:
     seed: int = 0
     trust_remote_code: bool = False
     threads: int | None = None
-    extra_args: tuple[str, ...] = ()
-    extra_env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

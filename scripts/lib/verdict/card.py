@@ -4,15 +4,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lib.arm import Arm
+from lib.config import read_recipe
 from lib.files import flat
 from lib.hyperparameters import HYPERPARAMETERS
+from lib.methods import read_draft, title_of
 from lib.records.context import ServingContext
 from lib.records.measurement import ProxyRecord, ServingRecord
 from lib.serving.bench import engine_settings
-from lib.serving.engine import Method, Speculation, load_engine
+from lib.serving.engine import Speculation, load_engine
 from lib.verdict.contest import Side
 from lib.verdict.gate import mean_interval
 from lib.verdict.verdict import Contestant, Verdict
@@ -60,7 +62,7 @@ def serve_command(winner: Winner, folder: Path) -> str:
     It is for the root of the working tree, and of its own environment.
     """
     engine, asked = winner.context.configuration, winner.serving.asked
-    speculation = Speculation(cast("Method", engine.method), folder, engine.num_speculative_tokens)
+    speculation = Speculation(engine.method, folder, engine.num_speculative_tokens)
     words = load_engine(asked["engine"]).serve_command(PYTHON, Path(winner.context.identity.hf_path), speculation, engine_settings(asked))
     first, *rest = ["SPEC_DECODE_TUNE=1", *words] if winner.context.stack.repairs else words
     lines = [first]
@@ -76,7 +78,7 @@ def _opening(winner: Winner, verdict: Verdict) -> Iterator[str]:
     method, target = winner.context.configuration.method, winner.context.identity
     yield from ("---", f"base_model: {json.dumps(target.hf_path)}", "library_name: vllm")
     yield from (f"tags: [speculative-decoding, {method}, spec-decode-tune]", "---")
-    yield from (f"# {method.upper()} draft head for {target.model}", "", _said(verdict), "", _whose(winner, verdict), "")
+    yield from (f"# {title_of(method)} draft head for {target.model}", "", _said(verdict), "", _whose(winner, verdict), "")
     yield from (
         "Of that configuration's fresh trainings it is the first. Which one is handed over was settled before any was measured, so its",
         "number is not flattered by having chosen it, as that of the arm is by which the search found its champion.",
@@ -170,8 +172,8 @@ def _made(winner: Winner, verdict: Verdict, records: Sequence[str]) -> Iterator[
         }
     )
     for title, keys in (
-        ("Recipe", trained["configuration"]["recipe"]),
-        ("Head", trained["model"]["draft"]),
+        ("Recipe", dict(read_recipe(arm.recipe["training"], arm.point)) | {"rungs": arm.recipe["rungs"]} | trained["configuration"]),
+        ("Head", dict(read_draft(arm.recipe["draft"]))),
         ("Data", trained["workload"]),
         ("Hardware and stack of the training", trained["hardware"] | trained["stack"]),
     ):
@@ -193,7 +195,7 @@ def _made(winner: Winner, verdict: Verdict, records: Sequence[str]) -> Iterator[
 def _table(values: Mapping[str, Any]) -> Iterator[str]:
     yield from ("| | |", "|---|---|")
     for name, value in flat(dict(values)).items():
-        yield _row(name, ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value))
+        yield _row(name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else "none" if value is None else str(value))
     yield ""
 
 

@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from lib.draft.heads import HeadSpec
+from lib.arm import Layout
 from lib.draft.rung import Places
-from lib.draft.trainer import Recipe, Training, Trial, start_training
+from lib.draft.trainer import Training, start_training
 from lib.features.extract import extract_features
 from lib.features.samples import FeatureSet
+from lib.methods import Draft, heads
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.unit.draft.rungs import make_arm, make_head
 
 VOCAB_SIZE = 256
 AUX_LAYERS = (1, 2, 3)
@@ -77,32 +80,25 @@ def places(target: Path, features: FeatureSet, heldout: FeatureSet, tmp_path: Pa
     return at
 
 
-SPECS = [HeadSpec(method, 1, AUX_LAYERS, k=3, block_size=4, max_anchors_per_sample=6, mask_token_id=2) for method in ("eagle3", "dflash")]
-
-
-@pytest.fixture(params=SPECS, ids=lambda spec: spec.method)
-def spec(request: pytest.FixtureRequest) -> HeadSpec:
-    chosen: HeadSpec = request.param
-    return chosen
-
-
-@pytest.fixture
-def both_specs() -> list[HeadSpec]:
-    return SPECS
+@pytest.fixture(params=heads())
+def draft(request: pytest.FixtureRequest) -> Draft:
+    """Return a head of every method in turn."""
+    return make_head(request.param)
 
 
 @pytest.fixture
 def start_head(target: Path, features: FeatureSet) -> Callable[..., Training]:
-    """Start a training of any head, 2 x 2 samples to a global batch of 4 unless the trial is told otherwise."""
+    """Start a training of any head, 2 x 2 samples to a global batch of 4 unless told otherwise."""
 
-    def start(head: HeadSpec, horizon: int = 960, **changes: Any) -> Training:
-        plain = {"global_batch": 4, "ranks": 1, "micro_batch": 2, "accumulation": 2, "lr": 2e-3, "warmup": 0.05, "seed": 0}
-        return start_training(head, Recipe(horizon=horizon), Trial(**(plain | changes)), target, features)
+    def start(head: Draft, horizon: int = 960, **changes: Any) -> Training:
+        layout = Layout(*(changes.pop(name, plain) for name, plain in (("ranks", 1), ("micro_batch", 2), ("accumulation", 2))))
+        arm = make_arm(layout, draft=head, rungs=(horizon,), **{"warmup": 0.05} | changes)
+        return start_training(arm, target, features)
 
     return start
 
 
 @pytest.fixture
-def start(spec: HeadSpec, start_head: Callable[..., Training]) -> Callable[..., Training]:
-    """Start a training of `spec`."""
-    return partial(start_head, spec)
+def start(draft: Draft, start_head: Callable[..., Training]) -> Callable[..., Training]:
+    """Start a training of `draft`."""
+    return partial(start_head, draft)

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch.distributed as dist
 from lib.arm import Arm, Layout
-from lib.config import Draft, Point, Streaming, Training
+from lib.config import Point, Recipe, Streaming
 from lib.draft.rung import Places, run_rung
+from lib.methods import Draft, read_draft
 from lib.records.measurement import ProxyRecord, read_record
 
 ALONE, TWO_RANKS = Layout(1, 2, 2), Layout(2, 2, 1)
@@ -34,16 +35,32 @@ with running(places.log):
 """
 
 
-def make_arm(layout: Layout, lr: float = 2e-3, method: str = "eagle3", rungs: tuple[int, ...] = (10, 24)) -> Arm:
+def make_head(method: str, **options: Any) -> Draft:
+    """Return a head for the tiny target, DFlash with few anchors."""
+    own = {"anchors": 6, "mask_token_id": 2} if method == "dflash" else {}
+    return read_draft({"method": method, "aux_layers": (1, 2, 3), **own, **options})
+
+
+def make_arm(
+    layout: Layout,
+    lr: float = 2e-3,
+    method: str = "eagle3",
+    rungs: tuple[int, ...] = (10, 24),
+    *,
+    draft: Draft | None = None,
+    training: Recipe | None = None,
+    warmup: float = 0.0,
+    seed: int = 0,
+) -> Arm:
     recipe = {
         "features": "f",
         "target": "t",
-        "draft": Draft(method=method, aux_layers=(1, 2, 3), anchors=6).model_dump(mode="json"),
-        "training": Training().model_dump(mode="json", exclude={"ranks", "micro_batch_limit"}),
+        "draft": (draft or make_head(method)).model_dump(mode="json"),
+        "training": (training or Recipe()).model_dump(mode="json"),
         "rungs": list(rungs),
     }
     global_batch = layout.ranks * layout.micro_batch * layout.accumulation
-    return Arm(Point(global_batch=global_batch, lr=lr, warmup=0.0, accum=layout.accumulation), 0, layout, recipe)
+    return Arm(Point(global_batch=global_batch, lr=lr, warmup=warmup, accum=layout.accumulation), seed, layout, recipe)
 
 
 def run(arm: Arm, rung: int, places: Places, streaming: Streaming | None = None) -> ProxyRecord:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lib.draft.heads import HeadSpec, build_head
+from lib.draft.heads import build_head
 from lib.features.samples import FeatureSet
+from lib.methods import Draft
 from lib.serving.vllm.driver import load_driver
 from lib.target.load import TRUST, find_code, load_target, load_tokenizer
 from transformers import dynamic_module_utils
@@ -53,8 +54,8 @@ def change(file: Path, **keys: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | keys))
 
 
-def test_no_call_runs_it(planted: Path, spec: HeadSpec, features: FeatureSet) -> None:
-    for call in (load_tokenizer, load_target, lambda folder: build_head(spec, folder, features, seed=0)):
+def test_no_call_runs_it(planted: Path, draft: Draft, features: FeatureSet) -> None:
+    for call in (load_tokenizer, load_target, lambda folder: build_head(draft, folder, features, seed=0)):
         with pytest.raises(ValueError, match="trust_remote_code"):
             call(planted)
     assert not (planted.parent / "ran").exists()
@@ -64,23 +65,23 @@ def test_no_call_runs_it(planted: Path, spec: HeadSpec, features: FeatureSet) ->
     assert not (planted.parent / "ran").exists()
 
 
-def test_a_target_that_transformers_knows_is_loaded_without_its_code(planted: Path, spec: HeadSpec, features: FeatureSet) -> None:
+def test_a_target_that_transformers_knows_is_loaded_without_its_code(planted: Path, draft: Draft, features: FeatureSet) -> None:
     change(planted / "config.json", model_type="llama", architectures=["LlamaForCausalLM"])
     change(planted / "tokenizer_config.json", auto_map={}, tokenizer_class="PreTrainedTokenizerFast")
     assert type(load_target(planted)[0]).__module__.startswith("transformers.")
-    build_head(spec, planted, features, seed=0)
+    build_head(draft, planted, features, seed=0)
     assert not (planted.parent / "ran").exists()
 
 
 def test_where_it_is_trusted_every_call_takes_it(
-    planted: Path, spec: HeadSpec, features: FeatureSet, monkeypatch: pytest.MonkeyPatch
+    planted: Path, draft: Draft, features: FeatureSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TRUST, "1")
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("a library asks"))
     model, tokenizer = load_target(planted)
     assert (type(model).__name__, type(tokenizer).__name__) == ("EvilForCausalLM", "EvilTokenizer")
     assert (planted.parent / "ran").exists()
-    build_head(spec, planted, features, seed=0)
+    build_head(draft, planted, features, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -2,27 +2,26 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from lib.draft.export import export_head
-from lib.draft.heads import HeadSpec, head_hash
+from lib.draft.heads import head_hash
 from lib.draft.state import save_state
 from lib.draft.trainer import Training, train_rung
 from lib.errors import UserError
 from lib.manifest import CorruptState
+from lib.methods import Draft
 from safetensors import safe_open
 from speculators import SpeculatorModel
 
 
 @pytest.mark.parametrize("draft_vocab_size", [None, 100])
 def test_speculators_loads_the_trained_head(
-    draft_vocab_size: int | None, spec: HeadSpec, start_head: Callable[..., Training], target: Path, tmp_path: Path
+    draft_vocab_size: int | None, draft: Draft, start_head: Callable[..., Training], target: Path, tmp_path: Path
 ) -> None:
-    spec = replace(spec, draft_vocab_size=draft_vocab_size)
-    training = start_head(spec)
+    training = start_head(draft.model_copy(update={"draft_vocab_size": draft_vocab_size}))
     outcome = train_rung(training, 16)
     save_state(tmp_path / "state", training)
     export_head(tmp_path / "state", target, tmp_path / "head")
@@ -35,10 +34,10 @@ def test_speculators_loads_the_trained_head(
 
     config = json.loads((tmp_path / "head" / "config.json").read_text())
     assert "auto_map" not in config and not [*tmp_path.rglob("*.py")], "a head holds no code"
-    assert config["speculators_model_type"] == spec.method
+    assert config["speculators_model_type"] == draft.served_as
     assert config["draft_vocab_size"] == (draft_vocab_size or 256)
     assert config["speculators_config"]["proposal_methods"][0]["speculative_tokens"] == 3
-    if spec.method == "eagle3":
+    if draft.served_as == "eagle3":
         assert config["norm_before_residual"] is True
         assert config["eagle_aux_hidden_state_layer_ids"] == [1, 2, 3]
     else:

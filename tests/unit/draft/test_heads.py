@@ -2,7 +2,6 @@
 
 import operator
 from collections import Counter
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,26 @@ from typing import Any
 import pytest
 import torch
 from lib.draft.evaluate import evaluate_head
-from lib.draft.heads import HeadSpec, build_head, frequent_vocabulary, head_hash, head_tensors, pack_samples, run_head
+from lib.draft.heads import build_head, frequent_vocabulary, head_hash, head_tensors, loss_options, pack_samples, run_head
 from lib.draft.trainer import train_rung
 from lib.errors import UserError
 from lib.features.samples import FeatureSet
+from lib.methods import Draft
 from lib.target.load import load_target
 from safetensors.torch import load_file
 
 CPU = torch.device("cpu")
 
 
-def test_weights_are_a_function_of_the_seed_alone(spec: HeadSpec, target: Path, features: FeatureSet) -> None:
+def test_weights_are_a_function_of_the_seed_alone(draft: Draft, target: Path, features: FeatureSet) -> None:
     before = torch.random.get_rng_state()
-    first, again, other = (head_hash(build_head(spec, target, features, seed)) for seed in (0, 0, 1))
+    first, again, other = (head_hash(build_head(draft, target, features, seed)) for seed in (0, 0, 1))
     assert first == again != other
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_the_target_s_own_weights_are_taken_over_and_frozen(spec: HeadSpec, target: Path, features: FeatureSet) -> None:
-    model = build_head(spec, target, features, seed=0)
+def test_the_target_s_own_weights_are_taken_over_and_frozen(draft: Draft, target: Path, features: FeatureSet) -> None:
+    model = build_head(draft, target, features, seed=0)
     weights = load_file(target / "model.safetensors")
     assert torch.equal(model.embed_tokens.weight, weights["model.embed_tokens.weight"])
     assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])
@@ -52,61 +52,50 @@ def test_a_reduced_vocabulary_keeps_the_most_frequent_answers(features: FeatureS
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "medusa"}, "head.method='medusa'"),
-        ({"num_layers": 0}, "head.num_layers=0"),
-        ({"method": "dflash", "k": 4}, "head.k=4 must be below head.block_size=4"),
-        ({"aux_layers": (1, 2)}, "head.aux_layers=[1, 2] but features"),
-        ({"draft_vocab_size": 257}, "head.draft_vocab_size=257 must be within 1..256"),
+        ({"aux_layers": (1, 2)}, "draft.aux_layers=[1, 2] but features"),
+        ({"draft_vocab_size": 257}, "draft.draft_vocab_size=257 must be within 1..256"),
     ],
 )
 def test_a_head_that_does_not_fit_is_refused(
-    change: dict[str, Any], message: str, spec: HeadSpec, target: Path, features: FeatureSet
+    change: dict[str, Any], message: str, draft: Draft, target: Path, features: FeatureSet
 ) -> None:
     with pytest.raises(UserError) as refusal:
-        build_head(replace(spec, **change), target, features, seed=0)
+        build_head(draft.model_copy(update=change), target, features, seed=0)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("layers", [(1, 2, 5), (-1, 2, 3), (1, 1, 2), ()])
-def test_layers_that_the_target_lacks_are_refused(layers: tuple[int, ...], spec: HeadSpec, target: Path, features: FeatureSet) -> None:
+def test_layers_that_the_target_lacks_are_refused(layers: tuple[int, ...], draft: Draft, target: Path, features: FeatureSet) -> None:
     extracted = FeatureSet(features.path)
     extracted.aux_layers = list(layers)
-    with pytest.raises(UserError, match=r"head\.aux_layers=.* must be distinct ids within 0\.\.4"):
-        build_head(replace(spec, aux_layers=layers), target, extracted, seed=0)
+    with pytest.raises(UserError, match=r"draft\.aux_layers=.* must be distinct ids within 0\.\.4"):
+        build_head(draft.model_copy(update={"aux_layers": layers}), target, extracted, seed=0)
 
 
-def test_a_sample_s_loss_does_not_depend_on_its_neighbours(spec: HeadSpec, target: Path, features: FeatureSet) -> None:
+def test_a_sample_s_loss_does_not_depend_on_its_neighbours(draft: Draft, target: Path, features: FeatureSet) -> None:
     """Not even when a neighbour is an answer from its first token on, which speculators' packs let leak into the sample before."""
-    model = build_head(spec, target, features, seed=0)
+    model = build_head(draft, target, features, seed=0)
     samples = [features.sample(index) for index in range(3)]
     samples[1]["loss_mask"] = torch.ones_like(samples[1]["loss_mask"])
     starts = [torch.tensor([10, 14]), torch.tensor([3]), torch.tensor([11, 12, 20])]
-    options = _training_options(model, spec)
+    options = loss_options(draft, model)
 
     def summed(chosen: list[int]) -> tuple[float, float]:
-        anchors = [starts[index] for index in chosen] if spec.method == "dflash" else None
-        loss, metrics = run_head(model, pack_samples(spec, [samples[index] for index in chosen], anchors, 32, CPU), **options)
-        targets = metrics["full_acc_0_total" if spec.method == "eagle3" else "full_acc_total"]
+        anchors = [starts[index] for index in chosen] if draft.max_anchors else None
+        loss, metrics = run_head(draft, model, pack_samples(draft, [samples[index] for index in chosen], anchors, 32, CPU), **options)
+        targets = metrics[draft.counted]
         return float(loss.detach() * targets), float(targets)
 
     together, alone = summed([0, 1, 2]), [summed([index]) for index in range(3)]
     assert together == pytest.approx(tuple(map(sum, zip(*alone, strict=True))), rel=1e-5)
 
 
-def _training_options(model: Any, spec: HeadSpec) -> dict[str, Any]:
-    options, _ = model.get_trainer_kwargs(
-        loss_fn="kl_div", loss_implementation="eager", ttt_steps=spec.ttt_steps, ttt_step_loss_decay=1.0, dflash_decay_gamma=4.0
-    )
-    options.pop("max_anchors", None)
-    return dict(options)
-
-
 def test_evaluation_depends_on_nothing_but_the_head(start: Any, heldout: FeatureSet) -> None:
     training = start()
     train_rung(training, 96)
     before, weights = torch.random.get_rng_state(), head_hash(training.model)
-    scores = [evaluate_head(training.model, training.spec, heldout, batch) for batch in (1, 5, 12)]
+    scores = [evaluate_head(training.model, training.draft, heldout, batch) for batch in (1, 5, 12)]
     assert scores[0] == scores[1] == scores[2]
     assert training.model.training
     assert torch.equal(before, torch.random.get_rng_state())
@@ -117,7 +106,7 @@ def test_evaluation_agrees_with_drafting_one_start_at_a_time(start: Any, target:
     """Against the whole target's greedy choice, each start drafted alone over the text up to it."""
     training = start()
     train_rung(training, 320)
-    spec, model = training.spec, training.model.eval()
+    draft, model = training.draft, training.model.eval()
     llama, _ = load_target(target)
     runs = []
     for index in range(len(heldout)):
@@ -125,14 +114,14 @@ def test_evaluation_agrees_with_drafting_one_start_at_a_time(start: Any, target:
         tokens = sample["input_ids"]
         choice = llama(tokens[None]).logits[0].argmax(-1)
         answer = int(sample["loss_mask"].nonzero()[0])
-        starts = torch.arange(answer, len(tokens) - spec.k)
-        if spec.method == "dflash":
+        starts = torch.arange(answer, len(tokens) - draft.positions)
+        if draft.max_anchors:
             starts = starts[torch.linspace(0, len(starts) - 1, 6).long()]
         for begin in starts.tolist():
-            drafted = _draft_alone(model, spec, sample, begin)
-            hits = [drafted[ahead] == int(choice[begin + ahead]) for ahead in range(spec.k)]
+            drafted = _draft_alone(model, draft, sample, begin)
+            hits = [drafted[ahead] == int(choice[begin + ahead]) for ahead in range(draft.positions)]
             runs.append((*hits, False).index(False))
-    score = evaluate_head(model, spec, heldout, 4)
+    score = evaluate_head(model, draft, heldout, 4)
     assert score.starts == len(runs)
     assert score.acc0 == pytest.approx(sum(run > 0 for run in runs) / len(runs))
     assert score.accuracies[1] == pytest.approx(sum(run > 1 for run in runs) / max(1, sum(run > 0 for run in runs)))
@@ -140,20 +129,20 @@ def test_evaluation_agrees_with_drafting_one_start_at_a_time(start: Any, target:
 
 
 @torch.no_grad()
-def _draft_alone(model: Any, spec: HeadSpec, sample: dict[str, torch.Tensor], begin: int) -> list[int]:
-    """Draft `k` tokens after position `begin`. EAGLE3 sees the text before, then the answer's own tokens; DFlash one block."""
-    if spec.method == "eagle3":
-        upto = begin + spec.k  # forward reads the tokens that it is fed in later steps off the input
+def _draft_alone(model: Any, draft: Draft, sample: dict[str, torch.Tensor], begin: int) -> list[int]:
+    """Draft `positions` tokens after position `begin`. EAGLE3 sees the text before, then the answer's own tokens; DFlash one block."""
+    if not draft.max_anchors:
+        upto = begin + draft.positions  # forward reads the tokens that it is fed in later steps off the input
         steps = model(
             hidden_states=sample["hidden_states"][None, :upto],
             input_ids=sample["input_ids"][None, 1 : upto + 1],
             document_ids=torch.zeros(1, upto, dtype=torch.long),
             position_ids=torch.arange(1, upto + 1)[None],
-            ttt_steps=spec.k,
+            ttt_steps=draft.positions,
         )
         return [int(step[0, begin - 1]) for step in steps]
     seen: list[torch.Tensor] = []
     hook = model.lm_head.register_forward_hook(lambda _module, _inputs, logits: seen.append(logits[0].argmax(-1)))
-    run_head(model, pack_samples(spec, [sample], [torch.tensor([begin])], 32, CPU), **_training_options(model, spec))
+    run_head(draft, model, pack_samples(draft, [sample], [torch.tensor([begin])], 32, CPU), **loss_options(draft, model))
     hook.remove()
-    return seen[0][1 : spec.k + 1].tolist()
+    return seen[0][1 : draft.positions + 1].tolist()

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 from lib.arm import Arm
-from lib.config import Streaming
-from lib.draft.rung import FAILURE, Places, recipe
+from lib.config import Streaming, read_recipe
+from lib.draft.rung import FAILURE, Places
 from lib.files import read_json
 from lib.manifest import read_manifest
 
@@ -39,14 +39,15 @@ def test_a_searched_weight_decay_makes_arms_that_train_by_it(domain: object) -> 
     shared = make_arm(ALONE).recipe
     one = make_search(parameters=SPACE["parameters"] | {"weight_decay": domain}, recipe=shared)
     arms = [one.arm(point) for proposal in one.foreseen.values() for point in proposal.values()]
-    trained = {arm.id: recipe(arm).weight_decay for arm in arms}
+    trained = {arm.id: read_recipe(arm.recipe["training"], arm.point).weight_decay for arm in arms}
     assert len(set(trained.values())) > 1
     for arm in arms:
         assert "-wd" in arm.id and trained[arm.id] == arm.point.weight_decay
         assert Arm.from_record(arm.record()) == arm
     point = arms[0].point
     assert len({one.arm(point.model_copy(update={"weight_decay": decay})).id for decay in (None, 0.0, 0.01)}) == 3
-    assert recipe(one.standing).weight_decay == shared["training"]["weight_decay"] and "weight_decay" not in one.standing.record()
+    standing = read_recipe(one.standing.recipe["training"], one.standing.point)
+    assert standing.weight_decay == shared["training"]["weight_decay"] and "weight_decay" not in one.standing.record()
 
 
 def test_a_diverged_arm_leaves_a_record_and_no_state(places: At) -> None:

@@ -9,30 +9,31 @@ from pathlib import Path
 
 import pytest
 import torch
-from lib.draft.heads import HeadSpec, head_hash
+from lib.draft.heads import head_hash
 from lib.draft.state import load_state, optimizer_hash, read_state, save_state
-from lib.draft.trainer import Recipe, Training, start_training, train_rung
+from lib.draft.trainer import Training, start_training, train_rung
 from lib.errors import UserError
 from lib.features.samples import FeatureSet, seal_features
 from lib.manifest import CorruptState
+from lib.methods import heads
 from safetensors.torch import load_file, save_file
+
+from tests.unit.draft.rungs import make_head
 
 Start = Callable[..., Training]
 
 GO_ON = """
 import sys
 from pathlib import Path
+from lib.arm import Arm
 from lib.features.samples import FeatureSet
-from lib.draft.heads import HeadSpec
 from lib.draft.state import load_state, read_state, save_state
-from lib.draft.trainer import Recipe, Trial, start_training, train_rung
+from lib.draft.trainer import start_training, train_rung
 
 target, features = map(Path, sys.argv[1:3])
 for folder in map(Path, sys.argv[3:]):
-    identity = read_state(folder / "part").identity
-    spec, recipe, trial = identity["spec"], identity["recipe"], Trial(**identity["trial"])
-    spec, recipe = HeadSpec(**{**spec, "aux_layers": tuple(spec["aux_layers"])}), Recipe(**{**recipe, "betas": tuple(recipe["betas"])})
-    training = start_training(spec, recipe, trial, target, FeatureSet(features))
+    arm = Arm.from_record(read_state(folder / "part").identity["arm"])
+    training = start_training(arm, target, FeatureSet(features))
     load_state(folder / "part", training)
     train_rung(training, 112)
     save_state(folder / "resumed", training)
@@ -47,12 +48,10 @@ def saved(start: Start, tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def test_a_fresh_process_goes_on_bit_for_bit(
-    both_specs: list[HeadSpec], start_head: Start, target: Path, features: FeatureSet, tmp_path: Path
-) -> None:
-    folders = [tmp_path / spec.method for spec in both_specs]
-    for spec, folder in zip(both_specs, folders, strict=True):
-        training = start_head(spec)
+def test_a_fresh_process_goes_on_bit_for_bit(start_head: Start, target: Path, features: FeatureSet, tmp_path: Path) -> None:
+    folders = [tmp_path / method for method in heads()]
+    for folder in folders:
+        training = start_head(make_head(folder.name))
         train_rung(training, 40)
         save_state(folder / "part", training)
         train_rung(training, 112)
@@ -111,25 +110,27 @@ def test_another_arm_s_state_is_refused_by_what_differs(start: Start, saved: Pat
     with pytest.raises(UserError) as refusal:
         load_state(saved, start(lr=1e-3, horizon=480, micro_batch=1, accumulation=4))
     message = str(refusal.value)
-    for difference in ("recipe.horizon=960 (asked for 480)", "trial.lr=0.002 (asked for 0.001)", "trial.micro_batch=2 (asked for 1)"):
+    for difference in (
+        "arm.recipe.rungs=[960] (asked for [480])",
+        "arm.lr=0.002 (asked for 0.001)",
+        "arm.layout.micro_batch=2 (asked for 1)",
+    ):
         assert difference in message
     assert "seed" not in message
 
 
-def test_a_state_trained_on_other_data_is_refused(
-    spec: HeadSpec, start: Start, saved: Path, target: Path, features: FeatureSet, tmp_path: Path
-) -> None:
+def test_a_state_trained_on_other_data_is_refused(start: Start, saved: Path, target: Path, features: FeatureSet, tmp_path: Path) -> None:
     """Equal data in another place is the same data; one changed token makes it other data, whatever its size."""
     copied = Path(shutil.copytree(features.path, tmp_path / "copied"))
-    trial = start().trial
-    load_state(saved, start_training(spec, Recipe(horizon=960), trial, target, FeatureSet(copied)))
+    arm = start().arm
+    load_state(saved, start_training(arm, target, FeatureSet(copied)))
     file = copied / "hidden_states/hs_5.safetensors"
     stored = load_file(file)
     stored["token_ids"][-1] ^= 1
     save_file(stored, file)
     seal_features(copied, target=features.target, aux_layers=features.aux_layers, hidden_size=features.hidden_size)
     with pytest.raises(UserError, match=r"another training: features\.sha256=\S+ \(asked for \S+\); resume") as refusal:
-        load_state(saved, start_training(spec, Recipe(horizon=960), trial, target, FeatureSet(copied)))
+        load_state(saved, start_training(arm, target, FeatureSet(copied)))
     assert features.sha256 in str(refusal.value)
 
 

@@ -13,7 +13,7 @@ from lib.files import write_json
 from lib.next.finding import Finding, Proposal
 from lib.next.frontier import FINDERS, NOT_CARRIED, Frontier, changed_words, decide, propose
 from lib.next.handoff import format_handoff, format_next, hand_off
-from lib.next.levers import accumulation, common, draft_tokens, edge, method, ranking, training_length
+from lib.next.levers import common, draft_tokens, edge, method, ranking, training_length
 from snakemake.cli import parse_config as parse_words
 from snakemake.utils import update_config
 
@@ -170,10 +170,6 @@ def test_warmups_between_the_few_that_were_searched_are_proposed(tmp_path: Path)
     assert isinstance(common.find(finding(space=close, point={"warmup": 0.06}, folder=tmp_path)), list)
     between = {"parameters": {"warmup": [0.1, 0.2]}}
     assert isinstance(common.find(finding(space=between, point={"warmup": 0.2}, folder=tmp_path)), str)
-
-
-def test_accumulation_is_no_lever_and_the_reason_is_said() -> None:
-    assert "not what is learned" in str(accumulation.find(finding()))
 
 
 def test_levers_are_ranked_by_gain_an_hour_and_unknown_gains_follow(tmp_path: Path) -> None:

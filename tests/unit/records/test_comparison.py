@@ -1,22 +1,25 @@
 """Numbers are compared in one context or not at all."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from lib.errors import UserError
 from lib.records.comparison import OF_THE_ARM, require_comparable
 
-from tests.unit.made_records import CONTEXT, SERVED, proxy, serving
+from tests.unit.made_records import CONTEXT, SERVED, arm, proxy, serving
 from tests.unit.records.test_measurement import changed, leaves
 
 OTHER = {
-    ("regime", "start"): "cold",
     ("regime", "tier"): "latency",
-    ("grounding", "level"): "L3",
+    ("grounding", "level"): "L4",
     ("grounding", "sol_ceiling"): None,
     ("grounding", "n"): None,  # only with its standard deviation
 }
 """Values for fields that take but a few."""
+
+FIXED = ("regime", "start")
+"""Takes one value alone."""
 
 
 def other(value: Any) -> Any:
@@ -44,7 +47,7 @@ def free(kind: str, path: tuple[str, ...]) -> bool:
     return f"{'.'.join(path)}.".startswith(OF_THE_ARM[kind])
 
 
-@pytest.mark.parametrize("path", [path for path in fields(SERVED) if not free("serving", path)], ids=".".join)
+@pytest.mark.parametrize("path", [path for path in fields(SERVED) if not free("serving", path) and path != FIXED], ids=".".join)
 def test_measurements_that_differ_in_any_one_field_are_not_compared(path: tuple[str, ...]) -> None:
     value = value_at(SERVED, path)
     if path in OTHER and OTHER[path] is None:
@@ -80,15 +83,19 @@ def test_proxies_that_differ_in_any_one_field_are_not_compared(path: tuple[str, 
     )
 
 
-def test_arms_differ_in_their_trial_and_may_train_on_another_host_of_the_same_kind() -> None:
-    require_comparable([proxy("a"), proxy("b", configuration={"trial": {"lr": 0.2}}, hardware={"host": "two", "threads": 2})])
+def test_arms_differ_in_their_point_and_may_train_on_another_host_of_the_same_kind() -> None:
+    require_comparable([proxy(arm(lr=1e-3)), proxy(arm(lr=2e-3), hardware={"host": "two", "threads": 2})])
 
 
-def test_arms_differ_in_the_keys_of_the_recipe_that_their_hyperparameters_replace() -> None:
-    decays = [proxy(f"wd{decay}", configuration={"recipe": {"weight_decay": decay}}) for decay in (0.0, 0.1)]
-    require_comparable(decays)
-    with pytest.raises(UserError, match=r"configuration\.recipe\.grad_clip"):
-        require_comparable([decays[0], proxy("clipped", configuration={"recipe": {"weight_decay": 0.0, "grad_clip": 2.0}})])
+def test_arms_differ_in_the_key_of_the_recipe_that_a_hyperparameter_replaces() -> None:
+    decaying = replace(arm(), point=arm().point.model_copy(update={"weight_decay": 0.1}))
+    require_comparable([proxy(arm()), proxy(decaying)])
+
+
+def test_arms_of_another_recipe_are_not_compared() -> None:
+    other_recipe = replace(arm(), recipe=arm().recipe | {"training": {"weight_decay": 0.1}})
+    with pytest.raises(UserError, match=r"different contexts \(recipe\.training\.weight_decay\)"):
+        require_comparable([proxy(arm()), proxy(other_recipe)])
 
 
 def test_a_failed_arm_is_compared_with_nobody() -> None:

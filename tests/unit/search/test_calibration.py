@@ -20,7 +20,7 @@ def rows(
     point = dict.fromkeys(CONFIGURATION, math.nan) | {"global_batch": 8, "lr": lr, "warmup": 0.0, "accumulation": 2, "seed": seed}
     same = names | point | {"context.stack.vllm": "1"} | context
     below = same | {"kind": "proxy", "rung": 0, "accuracies": [0.0, 0.0, 0.0]}
-    top = same | {"kind": "proxy", "rung": 1, "accuracies": accuracies, "context.configuration.trial.lr": lr}
+    top = same | {"kind": "proxy", "rung": 1, "accuracies": accuracies, "context.hardware.host": str(lr)}
     head = {"context.identity.head.path": names["arm"]}
     return [below, top, same | head | {"kind": "serving", "acceptance_length": length, "asked": {"draft_tokens": draft_tokens}}]
 

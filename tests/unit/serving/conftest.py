@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lib.draft.heads import HeadSpec, assemble_head, pack_samples, run_head
+from lib.draft.heads import assemble_head, loss_options, pack_samples, run_head
+from lib.methods import Draft
 from lib.serving.vllm.engine import EngineSettings
 from lib.serving.workload import Workload, find_subsets
 from lib.target.corpus import split_documents, stdlib_documents
@@ -63,7 +64,7 @@ def workload(target: Path, serving_prompts: list[list[int]]) -> Workload:
 
 
 @pytest.fixture(scope="session")
-def make_head(target: Path, prompts: list[list[int]]) -> Callable[[HeadSpec, int], Path]:
+def make_head(target: Path, prompts: list[list[int]]) -> Callable[[Draft, int], Path]:
     """Export a head after so many steps of training on what the target answers to its prompts."""
     verifier = LlamaForCausalLM.from_pretrained(target, dtype=torch.float32)
     with torch.no_grad():
@@ -85,24 +86,24 @@ def make_head(target: Path, prompts: list[list[int]]) -> Callable[[HeadSpec, int
             "position_ids": torch.arange(len(mask)),
         }
 
-    def export(spec: HeadSpec, steps: int) -> Path:
+    def export(draft: Draft, steps: int) -> Path:
         torch.set_num_threads(1)
-        model = assemble_head(spec, target, None, seed=0)
-        options, _ = model.get_trainer_kwargs(loss_fn="ce", loss_implementation="eager", ttt_steps=spec.ttt_steps, ttt_step_loss_decay=1.0)
-        options.pop("max_anchors", None)
+        model = assemble_head(draft, target, None, seed=0)
+        options = loss_options(draft, model)
         optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=5e-3)
         for step in range(steps):
             rows = [sample((step * 8 + row) % len(answers)) for row in range(8)]
-            starts = step % 4 + torch.arange(spec.max_anchors_per_sample) * (len(mask) // spec.max_anchors_per_sample)
-            anchors = [starts] * len(rows) if spec.method == "dflash" else None
-            loss, _ = run_head(model, pack_samples(spec, rows, anchors, len(mask), torch.device("cpu")), **options)
+            anchors = None
+            if draft.max_anchors:
+                anchors = [step % 4 + torch.arange(draft.max_anchors) * (len(mask) // draft.max_anchors)] * len(rows)
+            loss, _ = run_head(draft, model, pack_samples(draft, rows, anchors, len(mask), torch.device("cpu")), **options)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         for index, layer in enumerate(model.layers):
-            if spec.method == "dflash":  # so that using the first layer's norm for all shows in the counters
+            if draft.served_as == "dflash":  # so that using the first layer's norm for all shows in the counters
                 layer.self_attn.k_norm.weight.data *= 1 + index
-        out = target.parent / f"{spec.method}-{steps}"
+        out = target.parent / f"{draft.method}-{steps}"
         model.save_pretrained(out)
         return out
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from lib.draft.heads import HeadSpec
+from lib.methods import Draft, read_draft
 from lib.serving.acceptance import measure
 from lib.serving.counters import SpeculationCounters
 from lib.serving.engine import EngineError, EngineSettings, Speculation
@@ -29,17 +29,17 @@ from tests.independent.speculative import Counts, speculate_greedily, speculate_
 
 pytestmark = pytest.mark.slow
 
-EAGLE3 = HeadSpec("eagle3", num_layers=1, aux_layers=(1, 2, 3), k=3)
-DFLASH = HeadSpec("dflash", num_layers=2, aux_layers=(1, 2, 3), k=3, block_size=4, max_anchors_per_sample=12)
+EAGLE3 = read_draft({"method": "eagle3", "aux_layers": (1, 2, 3), "loss_fn": "ce"})
+DFLASH = read_draft({"method": "dflash", "layers": 2, "aux_layers": (1, 2, 3), "anchors": 12, "loss_fn": "ce"})
 
 FOREIGN = "the-key-of-another"
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-MakeHead = Callable[[HeadSpec, int], Path]
+MakeHead = Callable[[Draft, int], Path]
 
 
 @pytest.mark.parametrize(
-    ("spec", "steps", "at_least", "at_most"),
+    ("draft", "steps", "at_least", "at_most"),
     [
         pytest.param(EAGLE3, 50, 1.4, 4, id="EAGLE3"),
         pytest.param(DFLASH, 60, 1.2, 4, id="DFlash of two layers"),
@@ -53,16 +53,16 @@ def test_counters_equal_an_independent_simulation(
     settings: EngineSettings,
     make_head: MakeHead,
     tmp_path: Path,
-    spec: HeadSpec,
+    draft: Draft,
     steps: int,
     at_least: float,
     at_most: float,
 ) -> None:
     """Of each prompt, and of each head although one process measures them all."""
-    head = make_head(spec, steps)
-    by_prompt = [speculate_greedily(target, head, [prompt], workload.output_tokens, spec.k) for prompt in serving_prompts]
+    head = make_head(draft, steps)
+    by_prompt = [speculate_greedily(target, head, [prompt], workload.output_tokens, draft.positions) for prompt in serving_prompts]
     expected = {"code": by_prompt[:6], "qa": by_prompt[6:]}
-    record = measure(engine, target, Speculation(spec.method, head, spec.k), settings, workload, 2, tmp_path / "log")
+    record = measure(engine, target, Speculation(draft.served_as, head, draft.positions), settings, workload, 2, tmp_path / "log")
     assert _counted(record) == _expected(by_prompt * 2)
     for repeat in record["repeats"]:
         assert _counted(repeat) == _expected(by_prompt)
@@ -73,7 +73,7 @@ def test_counters_equal_an_independent_simulation(
     assert record["prompt_acceptance"] == {name: [one.acceptance_length for one in counts] for name, counts in expected.items()}
     assert at_least <= record["acceptance_length"] <= at_most
     assert [subset["input_tokens_mean"] for subset in record["workload"]["subsets"].values()] == [16, 16]
-    assert record["context"]["method"] == spec.method
+    assert record["context"]["method"] == draft.served_as
     assert record["context"]["dtype"] == "torch.float32"
     assert record["context"]["prefix_caching"] is False
     assert "rms_norm with one weight per layer" in record["context"]["repairs"]

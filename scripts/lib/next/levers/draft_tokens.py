@@ -1,7 +1,5 @@
 """Another number of drafted tokens (k): more where the last position is still accepted, fewer where it never is."""
 
-from typing import Any
-
 from lib.next.finding import Finding, Found, Proposal
 
 NEAR_ZERO = 0.05
@@ -31,12 +29,7 @@ def find(finding: Finding) -> Found:
     conditional, gain = next_position(rates)
     if gain < finding.smallest_effect:
         return f"another drafted token would gain about {gain:.3f} at most, smallest effect {finding.smallest_effect:g} (DRAFT)"
-    draft = finding.space.draft
-    trained = "; the head was not trained for that position" if draft.method == "eagle3" and k >= draft.ttt_steps else ""
-    space: dict[str, Any] = {"objective": {"draft_tokens": k + 1}}
-    if draft.method == "dflash" and k + 1 > draft.block_size - 1:
-        space["draft"] = {"block_size": k + 2}
-        trained = f"; DFlash needs a block of {k + 2} for that, so heads are trained anew"
+    options, known = finding.space.draft.for_tokens(k + 1)
     return [
         Proposal(
             name="draft-more",
@@ -45,9 +38,9 @@ def find(finding: Finding) -> Found:
             expected=gain,
             at_most=rates[-1],
             how=f"{rates[-1]:.2f} of the drafts reach position {k + 1}, about {conditional:.2f} of these would be accepted by the trend of "
-            f"the positions before{trained}",
+            f"the positions before{known and f'; {known}'}",
             needs=finding.smallest_effect,
-            space=finding.changed(**space),
+            space=finding.changed(draft=options, objective={"draft_tokens": k + 1}),
         )
     ]
 

@@ -164,14 +164,12 @@ def command_line(target: Path, speculation: Speculation | None, settings: Engine
         *("--middleware", MIDDLEWARE),
         *("--uvicorn-log-level", "warning"),
         *(() if speculation is None else COUNT_BY_REQUEST),
-        *settings.extra_args,
     ]
 
 
 def engine_arguments(target: Path, speculation: Speculation | None, settings: EngineSettings) -> list[str]:
     """Return the server's arguments on which its answers, its counters and its speed depend."""
     optional = {
-        "--max-num-batched-tokens": settings.max_num_batched_tokens,
         "--gpu-memory-utilization": settings.gpu_memory_utilization,
         "--kv-cache-memory-bytes": None if settings.kv_cache_gib is None else int(settings.kv_cache_gib * 2**30),
         "--speculative-config": None
@@ -221,7 +219,6 @@ def environment(settings: EngineSettings) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         **threads,
-        **settings.extra_env,
     }
 
 

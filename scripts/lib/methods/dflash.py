@@ -1,0 +1,102 @@
+"""DFlash: drafts a block at once, from an anchor token and masks behind it; trained on blocks drawn from a sample."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from lib.methods import Draft, Pack
+from lib.section import Positive, added
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DFlash(Draft):
+    """A DFlash head."""
+
+    method: Literal["dflash"] = Field(description="DFlash: drafts a block of tokens at once")
+    block_size: int = Field(4, ge=2, description="tokens per block, the first of which is the anchor")
+    anchors: Positive = Field(32, description="anchors drawn per sample in training")
+    mask_token_id: int | None = added(
+        None, ge=0, description="token that stands for what is to be drafted; empty: the tokenizer's mask token or an unused one"
+    )
+    per_position_loss_weight: Literal["fixed-exp-decay", "dpace"] = added(
+        "fixed-exp-decay", description="how the positions of a block are weighted in the loss; dpace wants loss_fn: ce"
+    )
+    dflash_decay_gamma: float = added(4.0, gt=0, description="fixed-exp-decay: positions over which the weight falls to 1/e")
+    dpace_alpha: float = added(0.5, ge=0, description="dpace: smoothing constant")
+
+    title = "DFlash"
+    served_as = "dflash"
+    decoder = "qwen3"
+    counted = "full_acc_total"
+
+    @model_validator(mode="after")
+    def _weights_go_with_the_loss(self) -> "DFlash":
+        if self.per_position_loss_weight == "dpace" and self.loss_fn != "ce":
+            raise ValueError(f"loss_fn = {self.loss_fn!r} does not go with per_position_loss_weight = 'dpace'; set ce")
+        return self
+
+    @property
+    def positions(self) -> int:
+        """The tokens of a block behind its anchor."""
+        return self.block_size - 1
+
+    @property
+    def max_anchors(self) -> int:
+        """As many as are drawn."""
+        return self.anchors
+
+    @property
+    def overhang(self) -> int:
+        """A block may start at the end of the last sample and reach beyond it."""
+        return self.block_size
+
+    def for_tokens(self, tokens: int) -> tuple[dict[str, int], str]:
+        """Return the block that is needed."""
+        if tokens < self.block_size:
+            return {}, ""
+        return {"block_size": tokens + 1}, f"DFlash needs a block of {tokens + 1} for that, so heads are trained anew"
+
+    def build(self, layers: Any, told: dict[str, Any]) -> Any:
+        """Return a model with block and mask token."""
+        from speculators import DFlashDraftModel
+        from speculators.train.utils import resolve_mask_token_id
+
+        mask_token_id = resolve_mask_token_id(
+            told["verifier_name_or_path"], layers.vocab_size, self.mask_token_id, trust_remote_code=told["trust_remote_code"]
+        )
+        # Every layer attends to its whole block in training. vLLM reads this one flag, and without it would serve them causal.
+        own: dict[str, Any] = {"block_size": self.block_size, "mask_token_id": mask_token_id, "sliding_window_non_causal": True}
+        return DFlashDraftModel.from_training_args(layers, **told, **own)
+
+    def anchors_in(self, loss_mask: "Tensor", seed: tuple[int, ...]) -> "Tensor":
+        """Draw from the places that speculators' `select_anchors` draws from, which would use the global random state."""
+        import numpy as np
+        import torch
+
+        starts = loss_mask[: max(0, len(loss_mask) - self.block_size)].nonzero().squeeze(1)
+        drawn = np.random.default_rng(seed).permutation(len(starts))[: self.anchors]
+        return starts[torch.from_numpy(np.sort(drawn))]
+
+    def evaluated(self, starts: "Tensor") -> "Tensor":
+        """Return `anchors` evenly spaced starts."""
+        import torch
+
+        return starts if len(starts) <= self.anchors else starts[torch.linspace(0, len(starts) - 1, self.anchors).long()]
+
+    def forward(self, model: Any, pack: Pack, options: dict[str, Any]) -> Any:
+        """Let blocks start at the pack's anchors: the forward's own choice draws from the global random state and over the whole pack."""
+        from speculators.models.dflash import core
+
+        module: Any = core  # it exports nothing by name
+        draw = module.select_anchors
+        module.select_anchors = lambda *_: (pack.anchors.clamp(min=0), pack.anchors >= 0)
+        try:
+            return model(**pack.inputs, **options | {"max_anchors": len(pack.anchors)})
+        finally:
+            module.select_anchors = draw
+
+    def hits(self, calls: "list[Tensor]", pack: Pack) -> "list[Tensor]":
+        """Return the agreement within the blocks in use; slot 0 of a block is the start itself."""
+        return list(calls[0].view(-1, self.block_size)[pack.anchors >= 0, 1:].T)

@@ -1,0 +1,63 @@
+"""EAGLE3: drafts token by token, fed with its own hidden states; trained by unrolling as many steps."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from lib.methods import Draft, Pack
+from lib.section import Positive, added
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Eagle3(Draft):
+    """An EAGLE3 head."""
+
+    method: Literal["eagle3"] = Field(description="EAGLE3: drafts token by token")
+    ttt_steps: Positive = Field(3, description="positions unrolled in training")
+    ttt_step_loss_decay: float = added(1.0, gt=0, le=1, description="weight of a position's loss, as a fraction of that of the one before")
+    norm_before_residual: bool = added(True, description="the first layer's residual is taken after its norm")
+    norm_before_fc: bool = added(True, description="the target's hidden states are normalised before the first projection")
+    norm_output: bool = added(True, description="a step hands its normalised hidden state to the next one")
+
+    title = "EAGLE3"
+    served_as = "eagle3"
+    decoder = "llama"
+    counted = "full_acc_0_total"
+
+    @property
+    def positions(self) -> int:
+        """The steps unrolled."""
+        return self.ttt_steps
+
+    def for_tokens(self, tokens: int) -> tuple[dict[str, int], str]:
+        """Return that any number can be drafted, beyond the steps unrolled untrained."""
+        return {}, "" if tokens <= self.ttt_steps else "the head was not trained for that position"
+
+    def build(self, layers: Any, told: dict[str, Any]) -> Any:
+        """Return a model with the norms and steps asked for."""
+        from speculators import Eagle3DraftModel
+
+        own: dict[str, Any] = {name: getattr(self, name) for name in ("ttt_steps", "norm_before_residual", "norm_before_fc", "norm_output")}
+        return Eagle3DraftModel.from_training_args(layers, **told, **own)
+
+    def shifted(self, sample: "dict[str, Tensor]") -> "dict[str, Tensor]":
+        """Pair hidden states with the token behind them, and drop the first `ttt_steps` - 1 targets.
+
+        Step t pairs a draft with the target t positions on, which for the end of one sample is the start of the next in the pack.
+        """
+        from speculators.models.eagle3.data import shift_batch
+
+        row: dict[str, Tensor] = shift_batch(sample)
+        row["loss_mask"] = row["loss_mask"].clone()
+        row["loss_mask"][: self.ttt_steps - 1] = 0
+        return row
+
+    def evaluation(self) -> dict[str, Any]:
+        """Return the number of steps."""
+        return {"ttt_steps": self.positions}
+
+    def hits(self, calls: "list[Tensor]", pack: Pack) -> "list[Tensor]":
+        """Return each step's agreement at the starts."""
+        return [step[pack.starts] for step in calls]
