@@ -1,6 +1,5 @@
 """The GPUs of this machine, each lent to one job at a time."""
 
-import fcntl
 import logging
 import os
 import stat
@@ -9,13 +8,14 @@ import time
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
 
 from lib.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PAUSE = 5.0  # seconds
-_held: dict[str, TextIO] = {}
+_held: dict[str, FileLock] = {}
 logger = logging.getLogger(__name__)
 
 
@@ -39,26 +39,25 @@ def hold_gpus(count: int) -> None:
     wanted = min(count, len(names))  # whoever needs more than there are says so in better words
     if not wanted:
         return
-    while len(taken := {name: handle for name in names if (handle := _try(name))}) < wanted:
+    while len(taken := {name: lock for name in names if (lock := _try(name))}) < wanted:
         logger.info("waiting for %d of %d GPUs: %d are free", wanted, len(names), len(taken))
-        for handle in taken.values():
-            handle.close()
+        for lock in taken.values():
+            lock.release()
         time.sleep(_PAUSE)
     for name in list(taken)[wanted:]:
-        taken.pop(name).close()
+        taken.pop(name).release()
     _held.update(taken)
     os.environ[VISIBLE] = ",".join(taken)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_private_folder() / "inductor"))  # PyTorch runs code that it finds there
 
 
-def _try(name: str) -> TextIO | None:
-    handle = (_private_folder() / f"gpu-{name}").open("a")
+def _try(name: str) -> FileLock | None:
+    lock = FileLock(_private_folder() / f"gpu-{name}")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.close()
+        lock.acquire(blocking=False)
+    except Timeout:
         return None
-    return handle
+    return lock
 
 
 def _private_folder() -> Path:

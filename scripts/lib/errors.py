@@ -22,8 +22,7 @@ def without_credentials(url: str, key: str) -> str:
     if redacted(url) != url:
         raise UserError(
             f"{key} holds a password or a key in its URL, and configurations are printed and filed; take it out, and set "
-            "SNAKEMAKE_STORAGE_S3_EXPERIMENT_ACCESS_KEY and _SECRET_KEY, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the variables of "
-            "the store's package instead"
+            "SNAKEMAKE_STORAGE_S3_EXPERIMENT_ACCESS_KEY and _SECRET_KEY, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
         )
     return url
 

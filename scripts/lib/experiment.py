@@ -19,6 +19,7 @@ from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
 from lib.serving.ceilings import load_ceiling
 from lib.serving.workload import find_subsets
+from lib.storage import check_url
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,10 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         )
     if config.ack_publish:
         check_folder(Path(config.publish.baselines), "publish.baselines")
-    if config.publish.lake:
-        from lib.publish.lake import check_lake  # pyarrow, which few configurations need here
-
-        check_lake(config.publish.lake)
+    if config.publish.lake and (folder := check_url(config.publish.lake, "publish.lake")):
+        check_folder(folder, "publish.lake")
     if config.streaming.url:
-        from lib.store import check_store  # fsspec, which few configurations need here
-
-        check_store(config.streaming.url, "streaming.url")
+        check_url(config.streaming.url, "streaming.url")
     priors, refused = load_priors(Path(config.seed_from), space, config.training, recipe) if config.seed_from and not unknown else ((), ())
     search = Search(
         space=space,

@@ -4,23 +4,38 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError
+
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp", re.DOTALL)
+"""Names of files and directories that are not whole yet."""
+
+ABANDONED_AFTER_S = 3600
+"""Seconds after which a temporary file that nobody writes to belongs to no living writer."""
 
 _WHOLE_BYTES = 64 * 2**20
 _BLOCKS, _BLOCK_BYTES = 64, 64 * 2**10
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on a clean exit it replaces `path` atomically, otherwise it is removed."""
-    temporary = _temporary(path)
+def whole_file(path: Path, shared: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on a clean exit it replaces `path` atomically, otherwise it is removed.
+
+    A path has one writer at a time unless `shared` is set. Temporary files of killed writers are removed, of `path` alone and at once, or
+    where writers share a folder, all that are old enough.
+    """
+    if shared:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path.parent)
+    temporary = _neighbour(path) if shared else _temporary(path)
     try:
         yield temporary
         with temporary.open("rb") as handle:
@@ -60,6 +75,13 @@ def _temporary(path: Path) -> Path:
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return _neighbour(path)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for leftover in filter(lambda path: TEMPORARY.fullmatch(path.name), folder.iterdir()):
+        with suppress(FileNotFoundError):  # its writer has renamed it meanwhile
+            if time.time() - leftover.stat().st_mtime > ABANDONED_AFTER_S:
+                leftover.unlink()
 
 
 def _neighbour(path: Path) -> Path:

@@ -39,7 +39,7 @@ def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> No
     without_credentials(store.settings.endpoint_url or "", "storage-s3-experiment-endpoint-url")
     for name in ("endpoint_url", "region", "access_key", "secret_key", "token"):
         if value := getattr(store.settings, name):
-            os.environ[f"SNAKEMAKE_STORAGE_S3_EXPERIMENT_{name.upper()}"] = value  # where `lib.store` looks, and what jobs start
+            os.environ[f"SNAKEMAKE_STORAGE_S3_EXPERIMENT_{name.upper()}"] = value  # where `lib.storage` looks, and what jobs start
     if offline:
         store.go_offline(prefix)
         return

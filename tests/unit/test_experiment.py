@@ -83,3 +83,11 @@ def test_what_is_too_long_for_the_target_is_named(target: str, change: dict, lin
     with pytest.raises(UserError) as refusal:
         load_experiment({"target": {"path": target}} | change)
     assert str(refusal.value) == line
+
+
+@pytest.mark.parametrize("section", [{"streaming": {"url": "s3:/bucket"}}, {"publish": {"lake": "s3:/bucket"}}])
+def test_a_url_that_names_no_bucket_is_refused_by_its_key(section: dict) -> None:
+    [(name, options)] = section.items()
+    with pytest.raises(UserError, match=rf"^{name}\.{next(iter(options))} = 's3:/bucket' is neither a local path nor"):
+        load_experiment(section)
+    assert load_experiment({name: {key: "s3://bucket/folder" for key in options}})

@@ -33,7 +33,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         (["serving={sol_ceiling: GB300}"], "error: serving.sol_ceiling = 'GB300': with serving.workload.concurrency = 8 decoding is not"),
         (["baseline=absent.json"], "error: absent.json: no such file; name a file that a verdict promoted"),
         (["publish={lake: README.md}"], "error: publish.lake = "),
-        (["publish={lake: nope://x}"], "error: publish.lake = nope://x: Protocol not known: nope; name a local path or a URL"),
+        (["publish={lake: nope://x}"], "error: publish.lake = 'nope://x' is neither a local path nor the URL of a bucket; write"),
         (["publish={lake: 's3://AKIA:hush/4711@bucket/lake'}"], "error: publish.lake holds a password or a key in its URL"),
         (["publish=https://me:hush4711@host/lake"], "error: configuration: publish = 'https://***@host/lake' is a single value"),
         (["ack_publish=v12345"], "error: ack_publish = 'v12345', but this configuration has no verdict yet; run without it first"),

@@ -28,6 +28,7 @@ from snakemake_interface_storage_plugins.storage_provider import ExampleQuery, Q
 from snakemake_storage_plugin_s3 import StorageObject as S3Object
 from snakemake_storage_plugin_s3 import StorageProvider as S3Provider
 from snakemake_storage_plugin_s3 import StorageProviderSettings
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
 from .refusal import AwayError, judging
 
@@ -204,25 +205,24 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         Raises:
             WorkflowError: the bucket refuses, at once, or has not answered for `PATIENCE` seconds.
         """
-        pause = 0.5
-        while True:
-            try:
-                with judging(bucket, self.settings.endpoint_url):
+
+        def is_given_up(state: RetryCallState) -> bool:
+            if self.away_since is None:
+                self.away_since = time.monotonic()
+                self.logger.warning(f"{state.outcome and state.outcome.exception()}; will ask again for up to {PATIENCE} s")
+            return time.monotonic() - self.away_since > PATIENCE
+
+        pauses = wait_exponential(0.5, max=10)
+        try:
+            for attempt in Retrying(retry=retry_if_exception_type(AwayError), stop=is_given_up, wait=pauses, reraise=True):
+                with attempt, judging(bucket, self.settings.endpoint_url):
                     answer = question()
-            except AwayError as error:
-                if self.away_since is None:
-                    self.away_since = time.monotonic()
-                    self.logger.warning(f"{error}; will ask again for up to {PATIENCE} s")
-                left = self.away_since + PATIENCE - time.monotonic()
-                if left <= 0:
-                    raise WorkflowError(f"{error}; given up after {PATIENCE} s") from None
-                time.sleep(min(pause, left))
-                pause = min(2 * pause, 10)
-            else:
-                if self.away_since is not None:
-                    self.away_since = None
-                    self.logger.warning(f"bucket {bucket} answers again")
-                return answer
+        except AwayError as error:
+            raise WorkflowError(f"{error}; given up after {PATIENCE} s") from None
+        if self.away_since is not None:
+            self.away_since = None
+            self.logger.warning(f"bucket {bucket} answers again")
+        return answer
 
     def follow(self, prefix: str, seconds: float) -> None:
         """Pull again and again from a thread, for as long as this process lives. The bucket may be away meanwhile."""

@@ -9,4 +9,6 @@ class Publish(Section):
     """Where an improvement is recorded, once `ack_publish` names it."""
 
     baselines: str = Field("baselines", min_length=1, description="folder of standing baselines")
-    lake: str | None = Field(None, min_length=1, description="perf lake: path or fsspec URL of a Parquet data set; empty: none")
+    lake: str | None = Field(
+        None, min_length=1, description="perf lake: folder or URL (s3://bucket/folder) of a Parquet data set; empty: none"
+    )

@@ -30,7 +30,7 @@ from lib.files import whole_directory, write_json
 from lib.records.context import HeldOut, TrainedModel, TrainingConfiguration, TrainingContext, TrainingHardware, TrainingStack
 from lib.records.measurement import ProxyRecord, write_record
 from lib.script import die_with, log_to
-from lib.store import Store, open_store
+from lib.storage import Storage, open_storage
 
 FAILURE = "failure.json"
 """In place of a state: why an arm that diverged or ran out of memory has none."""
@@ -163,8 +163,8 @@ def _resume(training: Training, streamed: Path | None, below: Path | None) -> Ta
     return load_state(below, training) if below else Tally()
 
 
-def _store(arm: Arm, streaming: Streaming) -> Store | None:
-    return open_store(f"{streaming.url.rstrip('/')}/{arm.id}") if streaming.url else None
+def _store(arm: Arm, streaming: Streaming) -> Storage | None:
+    return open_storage(f"{streaming.url.rstrip('/')}/{arm.id}", "streaming.url") if streaming.url else None
 
 
 def _record(

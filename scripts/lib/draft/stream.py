@@ -23,7 +23,7 @@ from lib.draft.trainer import Tally, Training
 from lib.errors import UserError
 from lib.files import whole_directory
 from lib.manifest import MANIFEST, CorruptState, read_manifest
-from lib.store import Store, sift
+from lib.storage import Storage, sift
 
 KEPT = 2
 """States kept of a rung in progress."""
@@ -34,7 +34,7 @@ PATIENCE_S = 60.0
 logger = logging.getLogger(__name__)
 
 
-def recover(folder: Path, store: Store | None) -> Path | None:
+def recover(folder: Path, store: Storage | None) -> Path | None:
     """Return the newest whole state of a rung in `folder`, fetched from `store` if that has a newer one; None when there is none.
 
     Whatever is damaged or half written is removed, here and there. Raises UserError when the store or the folder cannot be read, for they
@@ -54,7 +54,7 @@ def recover(folder: Path, store: Store | None) -> Path | None:
     return None
 
 
-def forget(folder: Path, store: Store | None) -> None:
+def forget(folder: Path, store: Storage | None) -> None:
     """Remove the states of a rung that a higher one starts from. Its logs in the store stay."""
     shutil.rmtree(folder, ignore_errors=True)
     with _not_vital(f"remove the states of {folder.name}"):
@@ -70,7 +70,7 @@ class Stream:
     """
 
     def __init__(
-        self, folder: Path, log: Path, every_s: float, store: Store | None, seconds: float, patience_s: float = PATIENCE_S
+        self, folder: Path, log: Path, every_s: float, store: Storage | None, seconds: float, patience_s: float = PATIENCE_S
     ) -> None:
         """Count `seconds` of earlier attempts to what the rung takes; at its end wait `patience_s` for what is still being copied."""
         self._folder, self._log, self._every_s, self._store, self._patience_s = folder, log, every_s, store, patience_s
@@ -120,7 +120,8 @@ class Stream:
                 name = f"{self._folder.name}/{state.name}"
                 _remove(self._store, [self._store.names(name)])
                 for file in sorted(filter(Path.is_file, state.rglob("*")), key=lambda file: file.name == MANIFEST):
-                    self._store.put(file, f"{name}/{file.relative_to(state).as_posix()}")
+                    with file.open("rb") as content:
+                        self._store.put(content, f"{name}/{file.relative_to(state).as_posix()}")
                 stored = _states(self._store.names(self._folder.name))
                 _remove(self._store, [stored[old] for old in sorted(stored, reverse=True)[KEPT:]])
                 logger.info("%s copied to streaming.url in %.1f s", name, time.monotonic() - started)
@@ -129,8 +130,8 @@ class Stream:
 
     def _copy_log(self) -> None:
         if self._store and self._log.exists():
-            with _not_vital("copy the log to streaming.url"):
-                self._store.put(self._log, self._log_name)
+            with _not_vital("copy the log to streaming.url"), self._log.open("rb") as content:
+                self._store.put(content, self._log_name)
 
 
 def _states(names: Iterable[str]) -> dict[str, list[str]]:
@@ -147,7 +148,7 @@ def _in_state(name: str) -> str:
     return name.split("/", 2)[2]
 
 
-def _remove(store: Store, states: Iterable[list[str]]) -> None:
+def _remove(store: Storage, states: Iterable[list[str]]) -> None:
     for names in states:
         store.remove(names)
 
@@ -166,7 +167,7 @@ def _is_whole(state: Path) -> bool:
     return True
 
 
-def _fetch(state: Path, names: list[str], store: Store) -> bool:
+def _fetch(state: Path, names: list[str], store: Storage) -> bool:
     """Copy a state from the store and return whether it is whole there; remove it there when it is not."""
     started = time.monotonic()
     what = f"streaming.url: {state.parent.name}/{state.name} cannot be fetched to {state}"

@@ -3,30 +3,24 @@
     <lake>/target=<name>/draft_kind=<kind>/hardware=<name>/<digest of the row>.parquet
 
 One file holds one measurement and is named by its content. Writing it again, from two runs at once or after a kill, writes the same file:
-every measurement is there exactly once. The lake is a local path or the URL of any store that fsspec knows.
+every measurement is there exactly once. The lake is a local path or s3://bucket/folder.
 """
 
 import io
 import json
 import math
-import os
 import re
-import time
-import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
-from lib.errors import UserError, without_credentials
+from lib.errors import UserError
 from lib.files import digest, flat
 from lib.hyperparameters import HYPERPARAMETERS
-from lib.publish.baseline import check_folder
+from lib.storage import open_storage
 
 PARTITIONS = ("target", "draft_kind", "hardware")
 """Keys of a row that become folders, outermost first. As Hive has it, they are not columns of the files."""
@@ -65,15 +59,12 @@ COLUMNS = {
 SCHEMA = pa.schema({"id": _TEXT, **{name: kind for name, (_, kind) in COLUMNS.items()}, "record": _TEXT})
 """Of every file, whatever is null in it. `id` is the digest of the row, `record` the whole row as JSON."""
 
-ABANDONED_AFTER_S = 3600
-"""A temporary file this old, in seconds, belongs to no living writer: a measurement is written in milliseconds."""
-
 
 def append(url: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Add measurements to the lake, those already there excepted.
 
     Args:
-        url: the lake, a local path or an fsspec URL.
+        url: the lake, a local path or s3://bucket/folder.
         rows: nested dictionaries of JSON values. `COLUMNS` tells which values become columns; nothing of a row is lost.
 
     Returns:
@@ -84,77 +75,16 @@ def append(url: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     """
     files = [_file(row) for row in rows]
     contents = [_parquet(row) for row in rows]
-    _filesystem_class(url)
+    storage = open_storage(url, "publish.lake")
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
         for file, content in zip(files, contents, strict=True):
-            _put(filesystem, f"{root.rstrip('/')}/{file}", content)
-    except Exception as error:  # every store raises exceptions of its own
+            if storage.size(file) != len(content):  # not there, or cut short
+                storage.put(io.BytesIO(content), file)
+    except Exception as error:  # boto3 raises exceptions of its own
         raise UserError(
             f"publish.lake = {url} cannot be written ({type(error).__name__}: {error}); mend that and run again, or name another place"
         ) from error
     return files
-
-
-def check_lake(url: str) -> None:
-    """Refuse a lake that certainly cannot be written. Asks no network: whether a remote store lets us in shows at the first append.
-
-    Raises:
-        UserError: it holds credentials; the protocol is unknown or its package not installed; a file is in the way; the folder is not
-            writable.
-    """
-    without_credentials(url, "publish.lake")
-    if not issubclass(_filesystem_class(url), LocalFileSystem):
-        return
-    check_folder(Path(LocalFileSystem._strip_protocol(url)), "publish.lake")
-
-
-def _filesystem_class(url: str) -> Any:
-    """Return the fsspec class of a URL's protocol without connecting to anything."""
-    try:
-        return fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
-    except ValueError as error:
-        raise UserError(f"publish.lake = {url}: {error}; name a local path or a URL that fsspec knows, such as s3://bucket/lake") from None
-    except ImportError as error:
-        raise UserError(f"publish.lake = {url}: its package is not installed ({error}); do so, or name a local path") from None
-
-
-def _put(filesystem: Any, path: str, content: bytes) -> None:
-    """Write one file whole. One of the right size is there already and left alone; one cut short is written again."""
-    if filesystem.isfile(path) and filesystem.size(path) == len(content):
-        return
-    if isinstance(filesystem, LocalFileSystem):
-        _put_local(Path(path), content)
-    else:
-        filesystem.pipe_file(path, content)  # an object store knows no folders and shows a put when it is whole: nothing to rename
-
-
-def _put_local(path: Path, content: bytes) -> None:
-    """Write under a name that no reader takes for data, then rename.
-
-    Unlike `whole_file` a path may have several writers here, so a temporary is taken for a leftover by its age alone.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(".*.tmp"):
-        if time.time() - _modified(leftover) > ABANDONED_AFTER_S:
-            leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("xb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _modified(path: Path) -> float:
-    """Return when a file was modified (seconds since the epoch), infinity if its writer has renamed it meanwhile."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return math.inf
 
 
 def _file(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from lib.config import Streaming
@@ -19,7 +19,7 @@ from lib.draft.stream import Stream, forget, recover
 from lib.draft.trainer import Tally, Training, train_rung
 from lib.errors import UserError
 from lib.records.measurement import ProxyRecord, read_record
-from lib.store import Store, open_store
+from lib.storage import Storage, open_storage
 
 from tests.s3 import BUCKET, S3Server, s3_server  # noqa: F401 - a fixture
 from tests.unit.draft.rungs import ALONE, TWO_RANKS, make_arm, on_ranks, run, start, wait_until
@@ -69,11 +69,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store"))
+def store(tmp_path: Path) -> Storage:
+    return open_storage(str(tmp_path / "store"), "streaming.url")
 
 
-def keep(training: Training, samples: list[int], folder: Path, store: Store | None) -> Tally:
+def keep(training: Training, samples: list[int], folder: Path, store: Storage | None) -> Tally:
     """Train on, and keep a state at each of the `samples`."""
     tally = Tally(first=training.samples)
     (folder.parent).mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def elsewhere(folder: Path) -> Path:
     return folder.parent.with_name("elsewhere") / folder.name
 
 
-def test_two_states_are_kept_and_the_newest_comes_back(start: Start, folder: Path, store: Store) -> None:
+def test_two_states_are_kept_and_the_newest_comes_back(start: Start, folder: Path, store: Storage) -> None:
     training = start()
     tally = keep(training, [4, 8, 12], folder, store)
     assert [path.name for path in sorted(folder.iterdir())] == ["000000000008", "000000000012"]
@@ -103,7 +103,7 @@ def test_two_states_are_kept_and_the_newest_comes_back(start: Start, folder: Pat
 
 
 def test_of_what_is_planted_in_a_store_nothing_but_the_files_of_states_is_fetched(
-    start: Start, folder: Path, store: Store, tmp_path: Path
+    start: Start, folder: Path, store: Storage, tmp_path: Path
 ) -> None:
     keep(start(), [4], folder, store)
     stored, state = tmp_path / "store" / folder.name, "000000000004"
@@ -137,7 +137,7 @@ def damage_head(state: Path) -> None:
 )
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_damaged_state_is_passed_over_for_the_one_before(
-    damage: Callable[[Path], None], stored: bool, start: Start, folder: Path, store: Store, tmp_path: Path
+    damage: Callable[[Path], None], stored: bool, start: Start, folder: Path, store: Storage, tmp_path: Path
 ) -> None:
     training = start()
     keep(training, [4, 8], folder, store if stored else None)
@@ -152,7 +152,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     assert recover(place, store if stored else None) == place / "000000000008"
 
 
-def test_without_a_whole_state_there_is_none(start: Start, folder: Path, store: Store) -> None:
+def test_without_a_whole_state_there_is_none(start: Start, folder: Path, store: Storage) -> None:
     assert recover(folder, store) is None
     keep(start(), [4], folder, None)
     damage_head(folder / "000000000004")
@@ -170,7 +170,7 @@ def test_a_state_of_another_training_is_passed_over(places: At, start_head: Star
 
 def test_a_store_that_is_gone_does_not_stop_training_but_starting(start: Start, folder: Path, tmp_path: Path, caplog) -> None:
     (tmp_path / "file").write_text("no folder")
-    broken = open_store(str(tmp_path / "file/states"))
+    broken = open_storage(str(tmp_path / "file/states"), "streaming.url")
     with caplog.at_level(logging.WARNING):
         keep(start(), [4], folder, broken)
     assert "could not copy the state to streaming.url (" in caplog.text
@@ -187,7 +187,7 @@ def test_a_store_that_is_gone_does_not_stop_training_but_starting(start: Start, 
     )
 
 
-def test_what_fails_on_this_machine_is_not_laid_to_the_store(start: Start, folder: Path, store: Store) -> None:
+def test_what_fails_on_this_machine_is_not_laid_to_the_store(start: Start, folder: Path, store: Storage) -> None:
     keep(start(), [4], folder, store)
     place = elsewhere(folder)
     place.parent.mkdir(parents=True)
@@ -203,21 +203,21 @@ def test_what_fails_on_this_machine_is_not_laid_to_the_store(start: Start, folde
 class Slow:
     """A local store that keeps what it is given waiting until it is let go."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Storage) -> None:
         self._store, self.let_go, self.asked = store, threading.Event(), threading.Event()
 
-    def put(self, file: Path, name: str) -> None:
+    def put(self, content: BinaryIO, name: str) -> None:
         """Store a log at once, a file of a state when it is let go."""
         if "/logs/" not in name:
             self.asked.set()
             self.let_go.wait()
-        self._store.put(file, name)
+        self._store.put(content, name)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
 
-def test_a_slow_copy_holds_up_neither_the_states_here_nor_itself(start: Start, folder: Path, store: Store) -> None:
+def test_a_slow_copy_holds_up_neither_the_states_here_nor_itself(start: Start, folder: Path, store: Storage) -> None:
     """The state that is being copied stays until it is; a state that comes meanwhile is not copied, the one after it is."""
     training, slow, tally = start(), Slow(store), Tally()
     stream = Stream(folder, folder.parent / "log", 1e-9, slow, 0.0)
@@ -244,12 +244,12 @@ def wait_for(there: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def test_a_copy_that_never_ends_is_given_up_and_the_process_ends(start: Start, folder: Path, store: Store) -> None:
+def test_a_copy_that_never_ends_is_given_up_and_the_process_ends(start: Start, folder: Path, store: Storage) -> None:
     on_ranks(1, _copy_for_ever, start, folder, store)
     assert recover(folder, None)
 
 
-def _copy_for_ever(start: Start, folder: Path, store: Store) -> None:
+def _copy_for_ever(start: Start, folder: Path, store: Storage) -> None:
     training, tally = start(), Tally()
     stream = Stream(folder, folder.parent / "log", 1e-9, Slow(store), 0.0, patience_s=0.2)
     train_rung(training, 4, tally)
@@ -259,7 +259,7 @@ def _copy_for_ever(start: Start, folder: Path, store: Store) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_no_rank_waits_for_a_slow_store(places: At, store: Store) -> None:
+def test_no_rank_waits_for_a_slow_store(places: At, store: Storage) -> None:
     """The other one is done, evaluation included, while the first still hopes for its copy and has written its results."""
     at = places("slow")
     on_ranks(2, _run_against_a_slow_store, at, store)
@@ -268,13 +268,13 @@ def test_no_rank_waits_for_a_slow_store(places: At, store: Store) -> None:
     assert ended[0] - ended[1] > 3
 
 
-def _run_against_a_slow_store(at: Places, store: Store) -> None:
+def _run_against_a_slow_store(at: Places, store: Storage) -> None:
     rung.Stream, rung._store = partial(Stream, patience_s=4.0), lambda *_: Slow(store)
     rung._run_rank(make_arm(TWO_RANKS), 1, at, Streaming(every_s=1e-9), None)
     (at.acc_out.parent / f"rank{os.environ['RANK']}").write_text(str(time.monotonic()))
 
 
-def test_states_below_are_forgotten_and_logs_are_not(start: Start, folder: Path, store: Store) -> None:
+def test_states_below_are_forgotten_and_logs_are_not(start: Start, folder: Path, store: Storage) -> None:
     keep(start(), [4], folder, store)
     forget(folder, store)
     assert not folder.exists()

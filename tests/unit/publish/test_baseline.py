@@ -1,6 +1,7 @@
 """A baseline stands until a verdict replaces it, and none is lost."""
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from lib.errors import UserError
-from lib.publish.baseline import context_key, promote, read_baseline, require_same_context
+from lib.publish.baseline import check_folder, context_key, promote, read_baseline, require_same_context
 
 from tests.unit.publish.writers import start
 
@@ -199,6 +200,18 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "baselines").write_text("")
     with pytest.raises(UserError, match=r"cannot be written .*; make .*baselines a writable folder$"):
         promote(tmp_path / "baselines", KEY, entry("v1"), CONTEXT)
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_refused_and_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file/lake"):
+        with pytest.raises(UserError, match=rf"^publish.lake = {folder}: {tmp_path}/file is not a folder; move it away"):
+            check_folder(folder, "publish.lake")
+    check_folder(tmp_path / "new/lake", "publish.lake")
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match=rf"{tmp_path} is not writable; change its permissions"):
+        check_folder(tmp_path / "new/lake", "publish.lake")
 
 
 def test_a_number_that_is_not_finite_is_never_promoted(tmp_path: Path) -> None:

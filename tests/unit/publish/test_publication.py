@@ -10,14 +10,15 @@ from lib.publish.baseline import read_baseline
 from lib.publish.publication import baseline_key, publish, would_publish
 from lib.verdict.contest import make_contest
 
+from tests.s3 import S3Server, s3_server  # noqa: F401 - a fixture
 from tests.unit.verdict.test_verdict import CHAMPION, STANDING, measured, verdict
 
 AHEAD, LEVEL = ([2.5, 2.52, 2.51], [2.0, None, 1.99]), ([2.0, 2.01, 1.99], [2.0, 2.01, 1.99])
 
 
-def recorded(sides: tuple[list, list], folder: Path) -> dict:
+def recorded(sides: tuple[list, list], folder: Path, lake: str | None = None) -> dict:
     contest = make_contest(CHAMPION, STANDING, 3, "s")
-    options = Publish(baselines=str(folder / "baselines"), lake=str(folder / "lake"))
+    options = Publish(baselines=str(folder / "baselines"), lake=lake or str(folder / "lake"))
     given = verdict(*sides)
     said = would_publish(given, options)
     done = publish(given, measured(contest, *sides), list(contest.arms.values()), options)
@@ -45,6 +46,13 @@ def test_an_improvement_is_the_new_baseline_and_its_sound_measurements_are_in_th
     assert {(row["target"], row["draft_kind"], row["hardware"], row["isl"], row["osl"]) for row in rows} == {
         ("tiny-llama", "eagle3", "cpu", 32.0, 64)
     }
+
+
+def test_the_lake_may_be_in_a_bucket(tmp_path: Path, s3_server: S3Server) -> None:  # noqa: F811
+    for summary in ("now stands for", "knows"):
+        done = recorded(AHEAD, tmp_path, s3_server.store.url("lake"))
+        assert summary in done["summary"] and "5 measurements are in s3://bucket/lake" in done["summary"]
+        assert sorted(s3_server.store.read()) == sorted(f"lake/{file}" for file in done["lake"])
 
 
 @pytest.mark.parametrize("sides", [LEVEL, (AHEAD[1], AHEAD[0]), ([2.5, None, None], AHEAD[1])], ids=["level", "regression", "too few"])

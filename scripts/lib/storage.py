@@ -1,0 +1,163 @@
+"""Files by name in a local folder or in an S3 bucket: one API for streamed states, logs and the perf lake."""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from lib.errors import UserError, without_credentials
+from lib.files import TEMPORARY, whole_file
+
+_BUCKET = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)(?:/([^?#]*))?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_PREFIX = "SNAKEMAKE_STORAGE_S3_EXPERIMENT_"
+_PATIENCE = {"retries": {"mode": "standard", "total_max_attempts": 14}, "connect_timeout": 10, "read_timeout": 30}
+"""Of one request, so that no file is sent again for one part of it. It outlasts about a minute without the server."""
+
+logger = logging.getLogger(__name__)
+
+
+class Storage(Protocol):
+    """Where files go. A file appears under its name when it is whole. Methods raise OSError, or for a bucket exceptions of boto3."""
+
+    def put(self, content: BinaryIO, name: str) -> None:
+        """Store a seekable stream as `name`, in place of what was there."""
+
+    def get(self, name: str, file: Path) -> None:
+        """Fetch `name` to a local file whose folder exists."""
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of `name`, None when it is not there."""
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of all files below `folder`, sorted; empty when there is nothing. None of them leads elsewhere."""
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files that are there."""
+
+
+def check_url(url: str, key: str) -> Path | None:
+    """Return the path of a local folder, None for a bucket, without connecting to anything.
+
+    Raises:
+        UserError: `url`, the value of the configuration key `key`, holds credentials, or is neither a local path nor s3://bucket or
+            s3://bucket/folder.
+    """
+    without_credentials(url, key)
+    if not _SCHEME.match(url):
+        return Path(url).expanduser()
+    if not _BUCKET.fullmatch(url):
+        raise UserError(f"{key} = {url!r} is neither a local path nor the URL of a bucket; write a path or s3://bucket/folder")
+    return None
+
+
+def open_storage(url: str, key: str) -> Storage:
+    """Return the storage at `url` without connecting to anything. Raises UserError as `check_url` does."""
+    folder = check_url(url, key)
+    return _Folder(folder) if folder else _Bucket(url)
+
+
+def sift(names: Iterable[str], wanted: Callable[[str], object]) -> list[str]:
+    """Return the names that are wanted, sorted. The others, which somebody has put into a store, are named once, in one line."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for name in sorted(names):
+        found[bool(wanted(name))].append(name)
+    if left := found[False]:
+        _warn(f"not taken from the store: {', '.join(map(ascii, left[:3]))}{f' and {len(left) - 3} more' if len(left) > 3 else ''}")
+    return found[True]
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name is one relative path that leads nowhere but below its folder, in characters that print."""
+    return name.isprintable() and not {"", ".", ".."} & set(name.split("/"))
+
+
+@cache
+def _warn(line: str) -> None:
+    logger.warning(line)
+
+
+class _Folder:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put(self, content: BinaryIO, name: str) -> None:
+        with whole_file(self._root / name, shared=True) as fresh, fresh.open("xb") as file:
+            shutil.copyfileobj(content, file)
+
+    def get(self, name: str, file: Path) -> None:
+        shutil.copyfile(self._root / name, file)
+
+    def size(self, name: str) -> int | None:
+        path = self._root / name
+        return path.stat().st_size if path.is_file() else None
+
+    def names(self, folder: str) -> list[str]:
+        found = os.walk(self._root / folder, onerror=_unless_missing)
+        files = (Path(parent, file) for parent, _, files in found for file in files if not TEMPORARY.fullmatch(file))
+        return sift((file.relative_to(self._root).as_posix() for file in files), is_plain)
+
+    def remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            (self._root / name).unlink()
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+class _Bucket:
+    """A folder of a bucket. Endpoint and keys come from the variables of the storage plugin s3-experiment, else from where boto3 looks.
+
+    pyarrow's S3FileSystem is not used: when it removes a file, it puts an empty object in the bucket for the folder.
+    """
+
+    def __init__(self, url: str) -> None:
+        found = _BUCKET.fullmatch(url)
+        assert found, "check_url has let it pass"
+        self._bucket, folder = found[1], (found[2] or "").strip("/")
+        self._root = f"{folder}/" if folder else ""
+
+    @cached_property
+    def _client(self) -> Any:
+        import boto3  # few configurations need it
+        from botocore.config import Config
+
+        settings = {
+            "endpoint_url": "ENDPOINT_URL",
+            "region_name": "REGION",
+            "aws_access_key_id": "ACCESS_KEY",
+            "aws_secret_access_key": "SECRET_KEY",
+            "aws_session_token": "TOKEN",
+        }
+        told = {option: os.environ[_PREFIX + name] for option, name in settings.items() if os.environ.get(_PREFIX + name)}
+        # Some servers return the checksum of the whole object for a part of it as well, and pyarrow then refuses to read.
+        config = Config(request_checksum_calculation="when_required", **_PATIENCE)
+        return boto3.client("s3", config=config, **told)
+
+    def put(self, content: BinaryIO, name: str) -> None:
+        from boto3.s3.transfer import TransferConfig
+
+        # Threads of boto3 would hold up the end of a process whose server does not answer.
+        self._client.upload_fileobj(content, self._bucket, self._root + name, Config=TransferConfig(use_threads=False))
+
+    def get(self, name: str, file: Path) -> None:
+        self._client.download_file(self._bucket, self._root + name, str(file))
+
+    def size(self, name: str) -> int | None:
+        page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root + name, MaxKeys=1)
+        return next((item["Size"] for item in page.get("Contents", []) if item["Key"] == self._root + name), None)
+
+    def names(self, folder: str) -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"{self._root}{folder}/")
+        found = (item["Key"].removeprefix(self._root) for page in pages for item in page.get("Contents", []))
+        return sift((name for name in found if not name.endswith("/")), is_plain)  # consoles show folders by objects that end so
+
+    def remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._client.delete_object(Bucket=self._bucket, Key=self._root + name)
