@@ -45,6 +45,7 @@ def cluster() -> Iterator[Cluster]:
             pytest.exit(f"the cluster of {real.GIVEN}: {error}", returncode=1)
     else:
         cluster = emulator = Emulator()
+        emulator.security = "restricted"
         emulator.environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
     yield cluster
     cluster.close()

@@ -14,6 +14,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 KINDS = {"jobs": ("batch/v1", "Job"), "pods": ("v1", "Pod"), "secrets": ("v1", "Secret"), "leases": ("coordination.k8s.io/v1", "Lease")}
+KINDS["events"] = ("v1", "Event")
+OWNED = ("jobs", "pods", "secrets", "leases")  # what a run leaves; events go by themselves
 ROUTE = re.compile(r"/(?:api|apis/[^/]+)/v1/namespaces/(?P<namespace>[^/]+)/(?P<kind>\w+)(?:/(?P<name>[^/]+))?(?:/(?P<part>status|log))?")
 
 Object = dict[str, Any]
@@ -41,6 +43,7 @@ class Request:
     body: Object | None
     namespace: str = ""
     part: str = ""  # /log
+    token: str = ""
     at: float = field(default_factory=time.monotonic)
     status: int = 0
 
@@ -121,7 +124,7 @@ class Cluster(ABC):
 
     def left(self) -> list[str]:
         """Return what is there."""
-        return [f"{kind}/{item['metadata']['name']}" for kind in KINDS for item in self.items(kind)]
+        return [f"{kind}/{item['metadata']['name']}" for kind in OWNED for item in self.items(kind)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -147,6 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         named = name or ((body or {}).get("metadata") or {}).get("name", "")
         where = (route["namespace"], "/log" if route["part"] == "log" else "") if route else ("", "")
         request = Request(verb, kind, named, split.path, query, body, *where)
+        request.token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         self.cluster.requests.append(request)
         try:
             for fault in list(self.cluster.faults):
@@ -178,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, request: Request) -> tuple[int, Any]:
         cluster, kind = self.cluster, request.kind
-        if self.headers.get("Authorization", "").removeprefix("Bearer ") != cluster.token:
+        if request.token != cluster.token:
             raise Refusal(401, "Unauthorized", "Unauthorized")
         if kind not in KINDS:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
