@@ -402,28 +402,10 @@ def test_a_request_that_hangs_is_made_again(cluster: Emulator, reach: api.Cluste
     assert cluster.left() == ["secrets/s"]
 
 
-PLUGIN = """
-import json, pathlib, sys
-here = pathlib.Path(__file__).parent
-with (here / "runs").open("a") as runs:
-    runs.write("x")
-if (here / "broken").exists():
-    sys.exit("the SSO session has expired")
-token = (here / "token").read_text()
-print(json.dumps({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": token}}))
-"""
-
-
 @pytest.fixture
 def plugin(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of a kubeconfig whose credentials a plugin brings, as on EKS and GKE; the file `broken` there makes it fail."""
-    kubeconfig = server.write_kubeconfig(tmp_path / "kubeconfig")
-    content = json.loads(kubeconfig.read_text())
-    (tmp_path / "plugin.py").write_text(PLUGIN)
-    (tmp_path / "token").write_text(server.cluster.token)
-    command = {"command": sys.executable, "args": [str(tmp_path / "plugin.py")], "interactiveMode": "Never"}
-    content["users"] = [{"name": "user", "user": {"exec": {"apiVersion": "client.authentication.k8s.io/v1"} | command}}]
-    kubeconfig.write_text(json.dumps(content))
+    kubeconfig = server.write_kubeconfig(tmp_path / "kubeconfig", plugin=True)
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
     monkeypatch.setattr(api.time, "sleep", lambda _seconds: None)
     return tmp_path

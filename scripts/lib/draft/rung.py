@@ -102,8 +102,9 @@ def _run_ranks(arm: Arm, rung: int, places: Places, streaming: Streaming, stream
 def _run_launched_rank(launcher: int, arm: Arm, rung: int, places: Places, streaming: Streaming, streamed: Path | None) -> None:
     log_to(places.log, "a")
     die_with(launcher)
-    if not _is_first_rank():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first keeps the state, which takes all of them, and ends
+    asked_to_end = []
+    if not _is_first_rank():  # the first keeps the state, which takes all of them, and leaves them
+        signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))
     torch.set_num_threads(max(1, torch.get_num_threads() // arm.layout.ranks))
     try:
         _run_rank(arm, rung, places, streaming, streamed)
@@ -111,6 +112,8 @@ def _run_launched_rank(launcher: int, arm: Arm, rung: int, places: Places, strea
         logger.error("error: %s", error)
         sys.exit(1)
     except Exception:
+        if asked_to_end:
+            sys.exit(128 + signal.SIGTERM)
         logger.exception("unexpected failure")
         raise
     torch.distributed.destroy_process_group()
