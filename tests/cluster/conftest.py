@@ -10,7 +10,7 @@ import pytest
 from kubernetes.config import ConfigException
 
 from tests.cluster import real
-from tests.cluster.controller import Controller
+from tests.cluster.controller import HERE_AS_WELL, Controller
 from tests.cluster.emulator import Emulator
 from tests.cluster.front import Cluster, Refusal, Server
 from tests.s3 import Store, s3_server  # noqa: F401 - a fixture
@@ -46,7 +46,10 @@ def cluster() -> Iterator[Cluster]:
     else:
         cluster = emulator = Emulator()
         emulator.security = "restricted"
-        emulator.environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
+        emulator.environment = HERE_AS_WELL | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
     yield cluster
     cluster.close()
 
