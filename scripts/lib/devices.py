@@ -1,7 +1,8 @@
-"""The GPUs of this machine, each lent to one job at a time."""
+"""What this machine is called, and its GPUs, each lent to one job at a time."""
 
 import logging
 import os
+import socket
 import stat
 import tempfile
 import time
@@ -17,6 +18,11 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PAUSE = 5.0  # seconds
 _held: dict[str, FileLock] = {}
 logger = logging.getLogger(__name__)
+
+
+def node() -> str:
+    """Return the name of this machine; in a pod, whose own name says nothing, that of its node."""
+    return os.environ.get("SPEC_DECODE_TUNE_NODE") or socket.gethostname()
 
 
 def gpus() -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from kubernetes.config import ConfigException
 
 from tests.cluster import real
-from tests.cluster.controller import Controller
+from tests.cluster.controller import HERE_AS_WELL, Controller
 from tests.cluster.emulator import Emulator
 from tests.cluster.front import Cluster, Refusal, Server
 from tests.s3 import Store, s3_server  # noqa: F401 - a fixture
@@ -45,7 +45,11 @@ def cluster() -> Iterator[Cluster]:
             pytest.exit(f"the cluster of {real.GIVEN}: {error}", returncode=1)
     else:
         cluster = emulator = Emulator()
-        emulator.environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
+        emulator.security = "restricted"
+        emulator.environment = HERE_AS_WELL | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
     yield cluster
     cluster.close()
 

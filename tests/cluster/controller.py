@@ -14,6 +14,9 @@ from tests.s3 import Store
 
 RUN = ["--kubernetes-experiment-run-id", "r1", "--kubernetes-experiment-workstream", "tests"]
 ACKNOWLEDGED = ["--kubernetes-experiment-ack-train", "r1", "--kubernetes-experiment-ack-serve", "r1"]
+HERE_AS_WELL = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+"""What of the tests' own environment controllers and emulated pods get: where the sources are that are tested, if not installed."""
+
 LEASE = "snakemake_executor_plugin_kubernetes_experiment.lease"
 
 
@@ -25,12 +28,16 @@ class Controller:
         self.work = work
         self.store = store
         self.kubeconfig = kubeconfig
-        self.environment = store.environment | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(work),
-            "KUBECONFIG": str(kubeconfig),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        self.environment = (
+            store.environment
+            | HERE_AS_WELL
+            | {
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "HOME": str(work),
+                "KUBECONFIG": str(kubeconfig),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            }
+        )
         self.process: subprocess.Popen[str] | None = None
         self.printed = work / "controller.out"
 

@@ -33,6 +33,7 @@ from tests.cluster.front import KINDS, Cluster, Object, Refusal, Request, api_gr
 
 VERSION = "1.36.0"
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 QUANTITY = re.compile(r"([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)")
 
@@ -92,9 +93,13 @@ class Emulator(Cluster):
         self.version = 100
         self.compacted = 0  # versions up to this have been forgotten
         self.pod_fault: Callable[[Object], str | None] = lambda _pod: None
+        self.forbids: Callable[[Object], str | None] = lambda _pod: None  # admission of pods: what it says of one
+        self.capacity: int | None = None  # pods that nodes have room for at once
+        self.security = ""  # the level of Pod Security that the namespace enforces
         self.environment: dict[str, str] = {}  # what images bring
         self.root: Path = Path(tempfile.mkdtemp(prefix="cluster-"))
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._faults: dict[str, str | None] = {}  # of pods that were not bound to a node yet
         self._uids = itertools.count(1)
         self._due: list[tuple[float, int, str]] = []
         self._timer: threading.Thread | None = None
@@ -135,6 +140,8 @@ class Emulator(Cluster):
             item["metadata"] |= {"namespace": self.namespace, "creationTimestamp": now(), "uid": f"uid-{next(self._uids)}"}
             if kind == "jobs":
                 self._default_job(item)
+                if QUEUE in item["metadata"].get("labels", {}):
+                    item["spec"]["suspend"] = True  # Kueue's webhook
             self.objects[kind][name] = item
             self._record("ADDED", kind, item)
             if kind == "jobs":
@@ -213,7 +220,8 @@ class Emulator(Cluster):
         metadata = spec["template"].setdefault("metadata", {})
         metadata["labels"] = metadata.get("labels", {}) | own
         pod = spec["template"]["spec"]
-        pod |= {"dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler", "terminationGracePeriodSeconds": 30}
+        pod |= {"dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler"}
+        pod.setdefault("terminationGracePeriodSeconds", 30)
         pod.setdefault("securityContext", {})
         for container in pod["containers"]:
             container.setdefault("imagePullPolicy", "IfNotPresent")
@@ -266,10 +274,19 @@ class Emulator(Cluster):
                     self._remove_pod(pod)
             elif kind == "pods":
                 self._remove_pod(name)
+                self._settle()
                 return deepcopy(item)
             self.objects[kind].pop(name)
             self._record("DELETED", kind, item)
+            self._collect(item["metadata"]["uid"])
+            self._settle()
             return deepcopy(item)
+
+    def _collect(self, owner: str) -> None:
+        """Delete what has an owner that is gone, as the garbage collector does."""
+        for name, item in list(self.objects["secrets"].items()):
+            if owner in [each["uid"] for each in item["metadata"].get("ownerReferences", [])]:
+                self.delete("secrets", name)
 
     def _finish_foreground(self, name: str, pods: list[str]) -> None:
         with self.lock:
@@ -297,7 +314,41 @@ class Emulator(Cluster):
     # --- Job controller and kubelet ---
 
     def _start(self, job: Object) -> None:
-        job["status"] = {"active": 1, "ready": 0, "startTime": now(), "terminating": 0, "uncountedTerminatedPods": {}}
+        """Give a Job its pod, unless it is suspended."""
+        job["status"] = {"terminating": 0, "uncountedTerminatedPods": {}, "ready": 0}
+        if job["spec"]["suspend"]:
+            condition = {"type": "Suspended", "status": "True", "reason": "JobSuspended", "message": "Job suspended"}
+            job["status"]["conditions"] = [condition | {"lastProbeTime": now(), "lastTransitionTime": now()}]
+            self._record("MODIFIED", "jobs", job)
+            return
+        job["status"]["startTime"] = now()
+        self._create_pod(job)
+
+    def suspend(self, name: str, suspend: bool = True) -> None:
+        """Suspend a Job, which takes its pod away, or let it go on: what Kueue does to preempt and to admit."""
+        with self.lock:
+            job = self.objects["jobs"][name]
+            job["spec"]["suspend"] = suspend
+            for pod in self._pods_of(name):
+                if process := self._processes.pop(pod, None):
+                    _kill(process)
+                self._remove_pod(pod)
+            self._start(job)
+
+    def _pods_of(self, job: str) -> list[str]:
+        return [name for name, pod in self.objects["pods"].items() if pod["metadata"]["labels"].get("job-name") == job]
+
+    def _settle(self) -> None:
+        """Try once more what quotas and nodes had no room for."""
+        for job in list(self.objects["jobs"].values()):
+            started = "startTime" in job["status"] and not job["status"].get("conditions")
+            if started and not self._pods_of(job["metadata"]["name"]):
+                self._create_pod(job)
+        for name, pod in list(self.objects["pods"].items()):
+            if name in self._faults and self._faults[name] is None:
+                self._bind(job_name(pod), name)
+
+    def _create_pod(self, job: Object) -> None:
         name = job["metadata"]["name"]
         template = job["spec"]["template"]
         pod: Object = {
@@ -316,17 +367,57 @@ class Emulator(Cluster):
             "status": {"phase": "Pending", "conditions": [], "qosClass": "Burstable"},
         }
         pod_name = pod["metadata"]["name"]
+        if refused := self.forbids(pod) or violation(pod, self.security):
+            self._event(job, "FailedCreate", f"Error creating: {refused.replace('POD', pod_name)}")
+            job["status"].pop("active", None)
+            self._record("MODIFIED", "jobs", job)
+            return
+        job["status"]["active"] = 1
         self.objects["pods"][pod_name] = pod
         self._record("ADDED", "pods", pod)
         self._record("MODIFIED", "jobs", job)
         if deadline := job["spec"].get("activeDeadlineSeconds"):
             self._later(deadline, f"deadline:{name}")
-        fault = self.pod_fault(pod)
-        if fault == "unschedulable":
+        self._faults[pod_name] = self.pod_fault(pod)
+        self._bind(name, pod_name)
+
+    def _event(self, job: Object, reason: str, message: str) -> None:
+        """Record an event of the Job controller; the same one again counts up."""
+        about = {"apiVersion": "batch/v1", "kind": "Job"} | {key: job["metadata"][key] for key in ("name", "namespace", "uid")}
+        name = f"{job['metadata']['name']}.{next(self._uids):016x}"
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": self.namespace, "creationTimestamp": now(), "uid": name},
+            "involvedObject": about | {"resourceVersion": job["metadata"]["resourceVersion"]},
+            "reason": reason,
+            "message": message,
+            "type": "Warning",
+            "source": {"component": "job-controller"},
+            "reportingComponent": "job-controller",
+            "reportingInstance": "",
+            "firstTimestamp": now(),
+            "lastTimestamp": now(),
+            "eventTime": None,
+            "count": 1,
+        }
+        self.objects["events"][name] = event
+        self._record("ADDED", "events", event)
+
+    def _bind(self, name: str, pod_name: str) -> None:
+        """Let a node run a pod, if there is one with room."""
+        pod = self.objects["pods"][pod_name]
+        fault = self._faults[pod_name]
+        full = self.capacity is not None and self._bound() >= self.capacity
+        if fault == "unschedulable" or full:
             message = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) had untolerated taint(s)."
             condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-            self.update("pods", pod_name, lambda item: item["status"]["conditions"].append(condition | {"lastTransitionTime": now()}))
+            if not pod["status"]["conditions"]:
+                self.update("pods", pod_name, lambda item: item["status"]["conditions"].append(condition | {"lastTransitionTime": now()}))
             return
+        del self._faults[pod_name]
+        pod["spec"]["nodeName"] = "node-1"
+        pod["status"]["conditions"] = []
         image = pod["spec"]["containers"][0]["image"]
         if fault == "image_pull":
             self._waiting(pod_name, "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: pull access denied')
@@ -338,6 +429,8 @@ class Emulator(Cluster):
             return
         self.started.append(name)
         self._set_container(pod_name, "Running", {"running": {"startedAt": now()}})
+        if deadline := pod["spec"].get("activeDeadlineSeconds"):
+            self._later(deadline, f"pod-deadline:{pod_name}")
         if not self.processes:
             self._later(self.virtual_seconds, f"end:{pod_name}")
             return
@@ -356,11 +449,24 @@ class Emulator(Cluster):
         self._processes[pod_name] = process
         threading.Thread(target=self._follow, args=(pod_name, process, fault), daemon=True).start()
 
+    def _bound(self) -> int:
+        return sum("nodeName" in pod["spec"] and pod["status"]["phase"] == "Running" for pod in self.objects["pods"].values())
+
+    def terminate(self, pod: str, grace: float) -> None:
+        """End a pod as a kubelet does: its first process is asked to by SIGTERM, and after its grace period all of them are killed."""
+        process = self._processes[pod]
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+        _kill(process)
+
     def _environment(self, pod: Object) -> dict[str, str]:
         environment = dict(self.environment)
         for variable in pod["spec"]["containers"][0].get("env", []):
             if "value" in variable:
                 environment[variable["name"]] = variable["value"]
+            elif variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath") == "spec.nodeName":
+                environment[variable["name"]] = pod["spec"]["nodeName"]
             elif source := variable.get("valueFrom", {}).get("secretKeyRef"):
                 secret = self.find("secrets", source["name"])
                 environment[variable["name"]] = base64.b64decode(secret["data"][source["key"]]).decode()
@@ -393,6 +499,7 @@ class Emulator(Cluster):
             self._fail_job(job, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
         else:
             self._complete_job(job)
+        self._settle()
 
     def _oom(self, pod: str) -> None:
         with self.lock:
@@ -401,6 +508,16 @@ class Emulator(Cluster):
     def _exceed(self, pod: str) -> None:
         job = self.objects["pods"].pop(pod)["metadata"]["labels"]["job-name"]
         self._fail_job(job, "DeadlineExceeded", "Job was active longer than specified deadline")
+
+    def _exceed_in_pod(self, pod: str) -> None:
+        """End a pod that has taken longer than its own deadline."""
+        if self.objects["pods"].get(pod, {"status": {}})["status"].get("phase") != "Running":
+            return
+        if process := self._processes.pop(pod, None):
+            _kill(process)
+        told = {"reason": "DeadlineExceeded", "message": "Pod was active on the node longer than the specified deadline"}
+        self.update("pods", pod, lambda item: item["status"].update(told))
+        self._end(pod, 137)
 
     def _vanish(self, pod: str) -> None:
         self.delete("jobs", self.objects["pods"][pod]["metadata"]["labels"]["job-name"])
@@ -487,6 +604,8 @@ class Emulator(Cluster):
                     if what == "end":
                         if name in self.objects["pods"]:
                             self._end(name, 0)
+                    elif what == "pod-deadline":
+                        self._exceed_in_pod(name)
                     elif what == "ttl":
                         if name in self.objects["jobs"]:
                             self.delete("jobs", name)
@@ -515,9 +634,10 @@ class Emulator(Cluster):
                 return 200, {"apiVersion": version, "kind": f"{singular}List", "metadata": {"resourceVersion": "1"}, "items": []}
             raise Refusal(404, "NotFound", f'{full_name(kind)} "{name}" not found', **details(kind, name))
         selector = query.get("labelSelector", "")
+        wanted = dict(term.split("=", 1) for term in query.get("fieldSelector", "").split(",") if term)
         match request.verb:
             case "list":
-                return 200, self.page(kind, selector, int(query.get("limit", 0)), query.get("continue", ""))
+                return 200, self.page(kind, selector, int(query.get("limit", 0)), query.get("continue", ""), wanted)
             case "watch":
                 since = int(query.get("resourceVersion", 0))
                 return 200, self.watch(kind, selector, since, float(query.get("timeoutSeconds", 60)))
@@ -542,7 +662,7 @@ class Emulator(Cluster):
                         self.delete(kind, item["metadata"]["name"])
                 return 200, doomed
 
-    def page(self, kind: str, selector: str, limit: int, token: str) -> Object:
+    def page(self, kind: str, selector: str, limit: int, token: str, fields: dict[str, str] | None = None) -> Object:
         """Return a page of the objects that match."""
         with self.lock:
             after = ""
@@ -556,7 +676,8 @@ class Emulator(Cluster):
             more = ""
             for name in names:
                 item = self.objects[kind][name]
-                if matches(item["metadata"].get("labels", {}), selector):
+                fits = all(_at(item, path) == value for path, value in (fields or {}).items())
+                if fits and matches(item["metadata"].get("labels", {}), selector):
                     if limit and len(items) == limit:
                         last = items[-1]["metadata"]["name"]
                         more = base64.b64encode(json.dumps({"rv": self.version, "start": last}).encode()).decode()
@@ -614,6 +735,40 @@ class Emulator(Cluster):
                 _kill(process)
             self._processes.clear()
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def job_name(pod: Object) -> str:
+    """Return the Job of a pod."""
+    return str(pod["metadata"]["labels"].get("job-name", ""))
+
+
+def violation(pod: Object, level: str) -> str | None:
+    """Return how a server that enforces a level of Pod Security refuses a pod, None when it does not."""
+    if level != "restricted":
+        return None
+    spec = pod["spec"]
+    of_pod = spec.get("securityContext") or {}
+    found = []
+    for container in spec["containers"]:
+        own, name = container.get("securityContext") or {}, container["name"]
+        both = of_pod | own
+        if own.get("allowPrivilegeEscalation") is not False:
+            must = f'container "{name}" must set securityContext.allowPrivilegeEscalation=false'
+            found.append(f"allowPrivilegeEscalation != false ({must})")
+        if (own.get("capabilities") or {}).get("drop") != ["ALL"]:
+            found.append(f'unrestricted capabilities (container "{name}" must set securityContext.capabilities.drop=["ALL"])')
+        if both.get("runAsNonRoot") is not True:
+            found.append(f'runAsNonRoot != true (pod or container "{name}" must set securityContext.runAsNonRoot=true)')
+        if (both.get("seccompProfile") or {}).get("type") not in ("RuntimeDefault", "Localhost"):
+            must = f'pod or container "{name}" must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"'
+            found.append(f"seccompProfile ({must})")
+    return f'pods "POD" is forbidden: violates PodSecurity "{level}:latest": {", ".join(found)}' if found else None
+
+
+def _at(item: Object, path: str) -> Any:
+    for key in path.split("."):
+        item = item.get(key, {})
+    return item
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -14,7 +14,21 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 KINDS = {"jobs": ("batch/v1", "Job"), "pods": ("v1", "Pod"), "secrets": ("v1", "Secret"), "leases": ("coordination.k8s.io/v1", "Lease")}
+KINDS["events"] = ("v1", "Event")
+OWNED = ("jobs", "pods", "secrets", "leases")  # what a run leaves; events go by themselves
 ROUTE = re.compile(r"/(?:api|apis/[^/]+)/v1/namespaces/(?P<namespace>[^/]+)/(?P<kind>\w+)(?:/(?P<name>[^/]+))?(?:/(?P<part>status|log))?")
+
+PLUGIN = """
+import json, pathlib, sys
+here = pathlib.Path(__file__).parent
+with (here / "runs").open("a") as runs:
+    runs.write("x")
+if (here / "broken").exists():
+    sys.exit("the SSO session has expired")
+token = (here / "token").read_text()
+print(json.dumps({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": token}}))
+"""
+"""A credential plugin as those of EKS and GKE, in the folder of its kubeconfig. The file `broken` there makes it fail."""
 
 Object = dict[str, Any]
 
@@ -41,6 +55,7 @@ class Request:
     body: Object | None
     namespace: str = ""
     part: str = ""  # /log
+    token: str = ""
     at: float = field(default_factory=time.monotonic)
     status: int = 0
 
@@ -121,7 +136,7 @@ class Cluster(ABC):
 
     def left(self) -> list[str]:
         """Return what is there."""
-        return [f"{kind}/{item['metadata']['name']}" for kind in KINDS for item in self.items(kind)]
+        return [f"{kind}/{item['metadata']['name']}" for kind in OWNED for item in self.items(kind)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -147,6 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         named = name or ((body or {}).get("metadata") or {}).get("name", "")
         where = (route["namespace"], "/log" if route["part"] == "log" else "") if route else ("", "")
         request = Request(verb, kind, named, split.path, query, body, *where)
+        request.token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         self.cluster.requests.append(request)
         try:
             for fault in list(self.cluster.faults):
@@ -178,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, request: Request) -> tuple[int, Any]:
         cluster, kind = self.cluster, request.kind
-        if self.headers.get("Authorization", "").removeprefix("Bearer ") != cluster.token:
+        if request.token != cluster.token:
             raise Refusal(401, "Unauthorized", "Unauthorized")
         if kind not in KINDS:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
@@ -237,13 +253,19 @@ class Server:
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
-    def write_kubeconfig(self, path: Path) -> Path:
-        """Write a kubeconfig with the token that is asked for."""
+    def write_kubeconfig(self, path: Path, plugin: bool = False) -> Path:
+        """Write a kubeconfig with the token that is asked for, or with a plugin that brings it from the file `token` beside."""
+        user: Object = {"token": self.cluster.token}
+        if plugin:
+            (path.parent / "plugin.py").write_text(PLUGIN)
+            (path.parent / "token").write_text(self.cluster.token)
+            command = {"command": sys.executable, "args": [str(path.parent / "plugin.py")], "interactiveMode": "Never"}
+            user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1"} | command}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "front", "cluster": {"server": self.url}}],
-            "users": [{"name": "user", "user": {"token": self.cluster.token}}],
+            "users": [{"name": "user", "user": user}],
             "contexts": [{"name": "front", "context": {"cluster": "front", "user": "user", "namespace": self.cluster.namespace}}],
             "current-context": "front",
         }

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes import config
 
-from tests.cluster.front import KINDS, Cluster, Object, Refusal, Request, details, full_name
+from tests.cluster.front import KINDS, OWNED, Cluster, Object, Refusal, Request, details, full_name
 from tests.s3 import Store
 
 GIVEN = "SPEC_DECODE_TUNE_TEST_KUBECONFIG"
@@ -80,7 +80,7 @@ class Real(Cluster):
         if there:
             raise Taken(
                 f"namespace {self.namespace} holds {there[0]}, of another run of these tests or not theirs, and nothing was touched; see "
-                f"kubectl -n {self.namespace} get {','.join(KINDS)} -l 'experiment in ({','.join(RUNS)})' --show-labels"
+                f"kubectl -n {self.namespace} get {','.join(OWNED)} -l 'experiment in ({','.join(RUNS)})' --show-labels"
             )
         threading.Thread(target=self._follow, daemon=True).start()
 
@@ -178,7 +178,7 @@ class Real(Cluster):
         while time.monotonic() < end:
             jobs = {job["metadata"]["name"] for job in self.items("jobs")}
             going = [pod for pod in self.items("pods") if pod["metadata"]["labels"].get("job-name") not in jobs]
-            if not going and not any("deletionTimestamp" in item["metadata"] for kind in KINDS for item in self.items(kind)):
+            if not going and not any("deletionTimestamp" in item["metadata"] for kind in OWNED for item in self.items(kind)):
                 break
             time.sleep(1)
         return super().left()
@@ -197,7 +197,7 @@ class Real(Cluster):
         if self._closed.is_set():
             return
         self._closed.set()
-        for kind in KINDS:
+        for kind in OWNED:
             for item in filter(is_ours, self.items(kind)):
                 try:
                     self.delete(kind, item["metadata"]["name"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.controller import HERE_AS_WELL
 from tests.cluster.front import Cluster, Server
 from tests.s3 import Store
 from tests.workflow.clones import Clone, clone, decisions, heads
@@ -56,12 +57,16 @@ def controller(cluster: Cluster, server: Server, store: Store, tmp_path: Path) -
     (one.root / "gb300/pod.yaml").write_text("spec: {containers: [{name: snakemake, env: [{name: OMP_NUM_THREADS, value: '1'}]}]}\n")
     for command in (["init", "-q"], ["add", "-A"]):
         subprocess.run(["git", *command], cwd=one.root, check=True)
-    environment = store.environment | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(one.root),
-        "KUBECONFIG": str(server.write_kubeconfig(tmp_path / "kubeconfig")),
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = (
+        store.environment
+        | HERE_AS_WELL
+        | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(one.root),
+            "KUBECONFIG": str(server.write_kubeconfig(tmp_path / "kubeconfig")),
+            "OMP_NUM_THREADS": "1",
+        }
+    )
     return Controller(one, environment)
 
 

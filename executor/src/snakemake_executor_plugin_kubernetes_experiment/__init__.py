@@ -5,8 +5,9 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ from .patch import read_patch
 from .spending import SPENDING, oversize, refusal
 from .status import CONTAINER, Limits, Outcome, judge
 
+LOG_PATIENCE = 10  # seconds for which the logs of pods are waited for
+
 
 @dataclass
 class ExecutorSettings(StockSettings):  # type: ignore[misc]
@@ -42,13 +45,16 @@ class ExecutorSettings(StockSettings):  # type: ignore[misc]
     ack_serve: str = field(default="", metadata={"help": "The run id, to let jobs run whose resource spends is serve."})
     gpus_per_node: int = field(default=0, metadata={"help": "GPUs of a node: a job that asks for more is refused; 0: not known."})
     active_deadline: int = field(
-        default=0, metadata={"help": "Seconds a Job may take; a rule's resource runtime (minutes) goes first; 0: no end."}
+        default=0, metadata={"help": "Seconds a pod may take on its node; a rule's resource runtime (minutes) goes first; 0: no end."}
     )
     ttl: int = field(
         default=86400, metadata={"help": "Seconds after which the cluster drops a finished Job that no controller has collected."}
     )
     image_pull_grace: int = field(
         default=300, metadata={"help": "Seconds for which an image that cannot be pulled is waited for; 0: for ever."}
+    )
+    forbidden_limit: int = field(
+        default=600, metadata={"help": "Seconds for which a pod that the cluster forbids is waited for; 0: for ever."}
     )
     pending_limit: int = field(
         default=14400, metadata={"help": "Seconds for which a pod that cannot be scheduled is waited for; 0: for ever."}
@@ -100,7 +106,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         self.container_image = image
         self.log_path = self.workflow.persistence.aux_path / "kubernetes-logs"
         self._image = None if image == get_container_image() else image
-        self._limits = Limits(settings.image_pull_grace, settings.pending_limit)
+        self._limits = Limits(settings.image_pull_grace, settings.pending_limit, settings.forbidden_limit)
         self._ending = threading.Event()
         self._submitted = False
         self._interrupted = False  # by a signal
@@ -118,10 +124,10 @@ class Executor(StockExecutor):  # type: ignore[misc]
             self._lease = Lease(self._cluster, self.experiment, self._lose, self.logger.warning)
             self._list_jobs()  # refuses another's run id before anything is written
             self._lease.acquire()
-            atexit.register(self._lease.release)
-            self._claim_storage()
+            atexit.register(lambda: self._lease.release(keep=bool(self._left)))
             self._find_left()
-        self.run_namespace = f"{self.experiment.prefix}-env"  # the Secret's name, in the stock executor's words
+            self._claim_storage()
+        self.run_namespace = self.experiment.secret  # in the stock executor's words
         self.secret_envvars = {name: name for name in self.envvars()}
         self.logger.info(f"Run {self.experiment.run_id} of workstream {self.experiment.workstream}: {len(self._left)} Jobs found.")
 
@@ -170,7 +176,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 self._numbers[writes], self._left[writes] = number, job
 
     def _lose(self, why: str) -> None:
-        """Stop without touching anything: the experiment is somebody else's now."""
+        """Stop, and delete nothing where the experiment is somebody else's now."""
         self._ending.set()
         self.workflow.scheduler.executor_error_callback(WorkflowError(why))
 
@@ -200,7 +206,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
             self.workflow.scheduler.executor_error_callback(WorkflowError("interrupted"))
 
     def _register_secret(self) -> None:
-        secret = secret_manifest(self.experiment, self.run_namespace, self.envvars())
+        secret = secret_manifest(self.experiment, self._lease.owner, self.envvars())
         try:
             self._cluster.create("secrets", secret)
         except ApiError as error:
@@ -278,7 +284,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         return self._usable(job) and job["metadata"].get("annotations", {}).get(RECIPE) == task.recipe
 
     def _usable(self, job: Object) -> bool:
-        outcome = judge(job, (), datetime.now(UTC), self._limits)
+        outcome = judge(job, (), datetime.now(UTC), Limits(0, 0, 0))  # how long it waits is seen when its pods are
         metadata = job["metadata"]
         return outcome.state != "failed" and "deletionTimestamp" not in metadata and COLLECTED not in metadata.get("annotations", {})
 
@@ -317,7 +323,9 @@ class Executor(StockExecutor):  # type: ignore[misc]
         except Exception as error:  # whatever happens, no job is lost
             self._tell("cluster", f"no status of the Jobs, will ask again: {error or type(error).__name__}")
         else:
-            self._told.pop("cluster", None)
+            if self._told.pop("cluster", None):
+                self.logger.warning("the cluster tells the status of the Jobs again")
+        logs = self._read_logs(outcome.pod for outcome in judged.values() if outcome.state == "failed" and outcome.pod)
         for index, info in enumerate(active_jobs):
             outcome = judged.get(index)
             if outcome is None or not outcome.ended or self._ending.is_set():
@@ -326,7 +334,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 self.report_job_success(info)
                 self._unsettled.append((info.job, info.external_jobid))
             else:
-                self._fail(info, outcome)
+                self._fail(info, outcome, logs)
 
     def _look(self, active_jobs: list[SubmittedJobInfo]) -> dict[int, Outcome]:
         """Return what has become of jobs, by their place in the list."""
@@ -336,18 +344,25 @@ class Executor(StockExecutor):  # type: ignore[misc]
         for pod in self._cluster.list("pods", self.experiment.selector, 1):
             pods[pod["metadata"]["labels"].get("job-name", "")].append(pod)
         now = datetime.now(UTC)
-        for index, info in enumerate(active_jobs):
-            name = info.external_jobid
-            if name is None:
-                continue
-            if name in jobs:
-                outcome = judge(jobs[name], pods[name], now, self._limits)
-                if outcome.why and not outcome.ended:
-                    self._tell(name, f"Job {name} waits: {outcome.why}")
-            else:
-                outcome = self._missing(name)
-            outcomes[index] = outcome
-        return outcomes
+        names = {index: info.external_jobid for index, info in enumerate(active_jobs) if info.external_jobid is not None}
+        refused = self._refused([jobs[name] for name in names.values() if name in jobs and not pods[name]])
+        listed = {index: name for index, name in names.items() if name in jobs}
+        found = {index: judge(jobs[name], pods[name], now, self._limits, refused.get(name, "")) for index, name in listed.items()}
+        self._tell_waits([(names[index], outcome.why) for index, outcome in found.items() if outcome.why and not outcome.ended])
+        return outcomes | found | self._missing({index: name for index, name in names.items() if name not in jobs})
+
+    def _refused(self, podless: list[Object]) -> dict[str, str]:
+        """Return why the cluster lets Jobs have no pod, by their names, as the latest of their events say."""
+        waiting = {job["metadata"]["uid"]: job["metadata"]["name"] for job in podless if not job["spec"].get("suspend")}
+        if not waiting:
+            return {}
+        try:
+            events = self._cluster.list("events", attempts=1, fields="involvedObject.kind=Job,reason=FailedCreate")
+        except ApiError as error:
+            self._tell("events", f"Jobs without a pod, and why is not known: {_explain(error)}")
+            return {}
+        events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")))
+        return {waiting.get(event["involvedObject"].get("uid"), ""): event.get("message") or "" for event in events}
 
     def _send(self, active_jobs: list[SubmittedJobInfo]) -> dict[int, Outcome]:
         """Create the Jobs that could not be created before; return the outcome of those that never can, by their place in the list."""
@@ -364,34 +379,68 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 refused[index] = Outcome("failed", _explain(error))
         return refused
 
-    def _missing(self, name: str) -> Outcome:
-        try:
-            self._cluster.get("jobs", name)
-        except ApiError as error:
-            if error.status == 404:
-                return Outcome("failed", "deleted by someone else while it ran")
-            raise
-        return Outcome("running")
+    def _missing(self, names: dict[int, str]) -> dict[int, Outcome]:
+        """Return what has become of Jobs that are not listed: one may be done again, several are somebody's will to end the run."""
+        gone = {}
+        for index, name in names.items():
+            try:
+                self._cluster.get("jobs", name)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                gone[index] = Outcome("failed", "deleted by someone else while it ran")
+        if gone and not self._lease.confirm(ask=True):  # it was torn down, and says so
+            return {}
+        if len(gone) > 1:
+            who = f"{len(gone)} Jobs of run {self.experiment.run_id} were deleted by someone else"
+            self._lose(f"{who}: this run ends and starts nothing more; the same command goes on from here")
+            return {}
+        return gone
 
-    def _tell(self, key: str, line: str) -> None:
-        """Log a line once for as long as its beginning stays the same."""
+    def _tell_waits(self, waits: list[tuple[str, str]]) -> None:
+        """Say why Jobs wait, once for as long as any waits for that."""
+        alike: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for name, why in waits:
+            alike[f"wait: {why[:60]}"].append((name, why))
+        for key in [key for key in self._told if key.startswith("wait: ") and key not in alike]:
+            del self._told[key]
+        for key, ((name, why), *others) in alike.items():
+            self._tell(key, f"Job {name} {f'and {len(others)} others wait' if others else 'waits'}: {why}", key)
+
+    def _tell(self, key: str, line: str, gist: str = "") -> None:
+        """Log a line once for as long as its gist, if not told else its beginning, stays the same."""
         line = redact(line, self.envvars())
-        gist = line[:60]
+        gist = gist or line[:60]
         if self._told.get(key) != gist:
             self._told[key] = gist
             self.logger.warning(line)
 
-    def _fail(self, info: SubmittedJobInfo, outcome: Outcome) -> None:
+    def _read_logs(self, pods: Iterable[str]) -> dict[str, str]:
+        """Return what pods have written. All are asked at once, and those on a node that hangs are not waited for."""
+        texts: dict[str, str] = {}
+
+        def read(pod: str) -> None:
+            try:
+                texts[pod] = self._cluster.log(pod, CONTAINER)
+            except ApiError as error:
+                texts[pod] = f"(no log of pod {pod}: {error})\n"
+
+        readers = [threading.Thread(target=read, args=(pod,), daemon=True) for pod in pods]
+        for reader in readers:
+            reader.start()
+        end = time.monotonic() + LOG_PATIENCE
+        for reader in readers:
+            reader.join(max(0, end - time.monotonic()))
+        return dict(texts)
+
+    def _fail(self, info: SubmittedJobInfo, outcome: Outcome, texts: dict[str, str]) -> None:
         """Report a failed job with its pod's log, then delete its Job."""
         name = info.external_jobid or info.aux["task"].rule
         logs = []
         if outcome.pod:
             self.log_path.mkdir(exist_ok=True, parents=True)
             log = self.log_path / f"{name}.log"
-            try:
-                text = self._cluster.log(outcome.pod, CONTAINER)
-            except ApiError as error:
-                text = f"(no log of pod {outcome.pod}: {error})\n"
+            text = texts.get(outcome.pod, f"(no log of pod {outcome.pod}: its node did not send it within {LOG_PATIENCE} s)\n")
             log.write_text(redact(text, self.envvars()))
             logs = [str(log)]
         self.report_job_error(info, msg=redact(f"Job {name} failed: {outcome.why}. ", self.envvars()), aux_logs=logs)
@@ -463,6 +512,6 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 self.logger.warning(f"{many}: start run {run} again to take them over, or tear it down")
             else:
                 self._cluster.delete("secrets", self.run_namespace)
-            self._lease.release()
+            self._lease.release(keep=bool(spared))
         except ApiError as error:
             self.logger.error(f"Run {run} may have left objects on the cluster, tear it down: {_explain(error)}")

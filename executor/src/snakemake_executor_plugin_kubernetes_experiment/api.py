@@ -1,61 +1,121 @@
 """The few requests an experiment makes to a Kubernetes API server, as plain data, with errors told in one line."""
 
 import json
+import logging
 import random
+import re
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
 import urllib3
 from kubernetes import client, config
+from kubernetes.config import kube_config
 
 PATHS = {
     "jobs": "/apis/batch/v1",
     "pods": "/api/v1",
+    "events": "/api/v1",
     "secrets": "/api/v1",
     "leases": "/apis/coordination.k8s.io/v1",
 }
 PAGE = 500
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
 PATIENCE = 5  # attempts at a request that fails for a reason that may pass
-TRANSIENT = {408, 429, 500, 502, 503, 504}
+TRANSIENT = {0, 408, 429, 500, 502, 503, 504}
+_NO_RIGHT = re.compile(r'User ".*" cannot \w+ resource')  # in a 403; quotas and admission speak otherwise
 
 Object = dict[str, Any]
+Right = tuple[str, str, bool]  # method, resource, whether one object is named
+Parameters = list[tuple[str, str]]
 
 
 class ApiError(Exception):
-    """An answer that says no, or no answer (status 0)."""
+    """An answer that says no, or no answer (status 0).
+
+    Attributes:
+        kind: Of what was not found.
+        wait: Seconds the server asks to wait.
+        transient: Whether the same request may succeed later.
+    """
 
     def __init__(self, status: int, message: str, kind: str = "", wait: float | None = None):
         super().__init__(message)
-        self.status = status
-        self.kind = kind  # of what was not found
-        self.wait = wait  # seconds the server asks to wait
+        self.status, self.kind, self.wait = status, kind, wait
+        self.transient = status in TRANSIENT
 
     @property
-    def transient(self) -> bool:
-        """Return whether the same request may succeed later."""
-        return self.status == 0 or self.status in TRANSIENT
+    def lacks_right(self) -> bool:
+        """Return whether the server does not know who asks, or knows of no right of his."""
+        return self.status == 401 or (self.status == 403 and bool(_NO_RIGHT.search(str(self))))
 
 
 class NoClusterError(Exception):
     """Nothing says where the cluster is."""
 
 
+class _Kubeconfig(kube_config.KubeConfigLoader):  # type: ignore[misc]
+    """Loads a kubeconfig. A credential plugin that fails is an error: the client would log it and go on as an anonymous user."""
+
+    def _load_authentication(self) -> None:
+        for credential in ("token", "cert_file", "key_file"):
+            if hasattr(self, credential):
+                delattr(self, credential)
+        with _overheard() as said:
+            super()._load_authentication()
+        plugin = self._user and next((way for way in ("exec", "auth-provider") if way in self._user), None)
+        if plugin and not {"token", "cert_file"} & vars(self).keys():
+            raise config.ConfigException(f"its {plugin} plugin failed: {' '.join(said) or 'no token'}")
+
+
+@contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """Collect what is logged without a logger of its own, as the client does, in place of printing it."""
+    said: list[str] = []
+    root, silent = logging.getLogger(), logging.NullHandler()
+
+    def hear(record: logging.LogRecord) -> bool:
+        said.append(" ".join(record.getMessage().split())[:300])
+        return False
+
+    root.addHandler(silent)
+    root.addFilter(hear)
+    try:
+        yield said
+    finally:
+        root.removeFilter(hear)
+        root.removeHandler(silent)
+
+
 def _connect() -> client.ApiClient:
-    """Return a client with the credentials as they are now: of the kubeconfig, or of the pod this runs in."""
+    """Return a client with the credentials as they are now: of the kubeconfig, or of the pod this runs in.
+
+    Raises:
+        NoClusterError: there is neither.
+        ApiError: credentials cannot be had now.
+    """
     settings = client.Configuration()
     try:
-        config.load_kube_config(client_configuration=settings)
-    except config.ConfigException as no_kubeconfig:
-        try:
+        files = kube_config.KubeConfigMerger(kube_config.KUBE_CONFIG_DEFAULT_LOCATION)
+        if files.config is None:
             config.load_incluster_config(client_configuration=settings)
-        except config.ConfigException:
-            raise NoClusterError(
-                f"no cluster: no usable kubeconfig in $KUBECONFIG or ~/.kube/config ({no_kubeconfig}), and this is not a pod"
-            ) from None
+            return client.ApiClient(settings)
+        loader = _Kubeconfig(config_dict=files.config, config_base_path=None, config_persister=files.save_changes)
+    except Exception as error:  # whatever a damaged file leads to
+        why = f"no usable kubeconfig in $KUBECONFIG or ~/.kube/config ({' '.join(str(error).split())})"
+        raise NoClusterError(f"no cluster: {why}, and this is not a pod") from None
+    try:
+        loader.load_and_set(settings)
+    except Exception as error:  # each plugin has its own
+        raise _no_credentials(error) from None
     return client.ApiClient(settings)
+
+
+def _no_credentials(error: Exception) -> ApiError:
+    return ApiError(0, f"no credentials from the kubeconfig: {' '.join(str(error).split()) or type(error).__name__}")
 
 
 class Cluster:
@@ -63,19 +123,21 @@ class Cluster:
 
     def __init__(self, namespace: str):
         self.namespace = namespace
-        self._client = _connect()
+        self._client: client.ApiClient | None = None
+        self._connecting = threading.Lock()
+        self._held: set[Right] = set()  # those that were used with success
 
-    def list(self, resource: str, selector: str, attempts: int = PATIENCE) -> list[Object]:
-        """Return all objects that match; a list that expires halfway is begun again."""
+    def list(self, resource: str, selector: str = "", attempts: int = PATIENCE, fields: str = "") -> list[Object]:
+        """Return all objects that match labels and fields; a list that expires halfway is begun again."""
         try:
-            return list(self._pages(resource, selector, attempts))
+            return list(self._pages(resource, selector, fields, attempts))
         except ApiError as error:
             if error.status != 410:
                 raise
-            return list(self._pages(resource, selector, attempts))
+            return list(self._pages(resource, selector, fields, attempts))
 
-    def _pages(self, resource: str, selector: str, attempts: int) -> Iterator[Object]:
-        query = {"labelSelector": selector, "limit": str(PAGE)}
+    def _pages(self, resource: str, selector: str, fields: str, attempts: int) -> Iterator[Object]:
+        query = {name: text for name, text in (("labelSelector", selector), ("fieldSelector", fields)) if text} | {"limit": str(PAGE)}
         while True:
             page = self._object("GET", resource, query=query, attempts=attempts)
             yield from page["items"]
@@ -116,7 +178,8 @@ class Cluster:
     def log(self, pod: str, container: str) -> str:
         """Return what a container has written, its last megabyte at most."""
         query = {"container": container, "tailLines": "10000", "limitBytes": str(1 << 20)}
-        return self._request("GET", self._path("pods", pod) + "/log", query, None, 2).decode(errors="replace")
+        path = self._path("pods", pod) + "/log"
+        return self._request("GET", path, query, None, 2, ("GET", "pods/log", True)).decode(errors="replace")
 
     def _path(self, resource: str, name: str = "") -> str:
         path = f"{PATHS[resource]}/namespaces/{quote(self.namespace, safe='')}/{resource}"
@@ -131,31 +194,40 @@ class Cluster:
         body: Object | None = None,
         attempts: int = PATIENCE,
     ) -> Object:
-        answer: Object = json.loads(self._request(method, self._path(resource, name), query or {}, body, attempts))
+        right = (method, resource, bool(name))
+        answer: Object = json.loads(self._request(method, self._path(resource, name), query or {}, body, attempts, right))
         return answer
 
-    def _request(self, method: str, path: str, query: dict[str, str], body: Object | None, attempts: int) -> bytes:
-        """Return an answer; ask again while the reason for a refusal may pass, at once with fresh credentials after a 401."""
+    def _request(self, method: str, path: str, query: dict[str, str], body: Object | None, attempts: int, right: Right) -> bytes:
+        """Return an answer; ask again while the reason for a refusal may pass, at once with fresh credentials after the first 401.
+
+        A server that does not know this user or a right of his any more, although it did before, is one whose credentials have expired or
+        whose rules are not loaded yet. A right that it has never known is asked for again as well, then believed to be missing.
+        """
         fresh = False
         attempt = 1
         while True:
             try:
-                return self._once(method, path, query, body)
+                answer = self._once(method, path, query, body)
             except ApiError as error:
+                if error.lacks_right:
+                    error.transient = bool(self._held) if error.status == 401 else right in self._held
                 if error.status == 401 and not fresh:
                     fresh = True
-                    self._client = _connect()
                     continue
-                if not error.transient or attempt >= attempts:
+                passes = error.transient or (error.status == 403 and error.lacks_right)
+                if not passes or attempt >= attempts:
                     raise
                 time.sleep(error.wait if error.wait is not None else min(0.2 * 2**attempt, 10) * random.uniform(0.5, 1))
                 attempt += 1
+            else:
+                self._held.add(right)
+                return answer
 
     def _once(self, method: str, path: str, query: dict[str, str], body: Object | None) -> bytes:
-        connection = self._client
         headers = {"Accept": "application/json"}
         parameters = list(query.items())
-        connection.update_params_for_auth(headers, parameters, ["BearerToken"])
+        connection = self._connection(headers, parameters)
         if body is not None:
             headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
@@ -171,7 +243,25 @@ class Cluster:
             raise ApiError(0, f"no answer from {connection.configuration.host}: {type(error).__name__}") from None
         if 200 <= answer.status < 300:
             return bytes(answer.data)
-        raise _refusal(answer)
+        refusal = _refusal(answer)
+        if refusal.lacks_right and self._client is connection:
+            self._client = None  # the next request loads the credentials again
+        raise refusal
+
+    def _connection(self, headers: dict[str, str], parameters: Parameters) -> client.ApiClient:
+        """Return a client, with its credentials added to the headers of a request."""
+        with self._connecting:
+            try:
+                connection = self._client = self._client or _connect()
+                connection.update_params_for_auth(headers, parameters, ["BearerToken"])
+            except NoClusterError as error:
+                if not self._held:
+                    raise
+                raise _no_credentials(error) from None  # it is being written, perhaps
+            except Exception as error:
+                self._client = None
+                raise error if isinstance(error, ApiError) else _no_credentials(error) from None
+            return connection
 
 
 def _refusal(answer: urllib3.BaseHTTPResponse) -> ApiError:

@@ -70,13 +70,19 @@ class Lease:
         """Return whether this process controls the experiment: nobody else can have it until `DURATION` after it was renewed."""
         return self._body is not None and _now() - self._renewed < DURATION
 
-    def confirm(self) -> bool:
+    @property
+    def owner(self) -> Object:
+        """Return the reference that makes another object go with the Lease."""
+        found = self._body or {}
+        return {key: found[key] for key in ("apiVersion", "kind")} | {key: found["metadata"][key] for key in ("name", "uid")}
+
+    def confirm(self, ask: bool = False) -> bool:
         """Return whether this process controls the experiment; if it has not renewed for too long, as when it was suspended, ask.
 
         Raises:
             ApiError: the server does not say.
         """
-        if not self.held:
+        if ask or not self.held:
             self._renew()
         return self.held
 
@@ -94,7 +100,7 @@ class Lease:
             self._say(f"{held}; will see within {seconds} s whether it is alive")
             found = self._watch(found, seconds)
             if found and not self._is_free(found):
-                raise HeldError(f"{held}, which has just renewed its hold; stop it, or let it end")
+                raise HeldError(f"{held}, which has just renewed its hold; stop it (kill {holder.rsplit('/', 1)[-1]} there), or let it end")
         begun = _now()
         if found:
             self._body = self._write(self._cluster.replace, found)
@@ -183,9 +189,14 @@ class Lease:
                 why = str(error)
         self._on_loss(f"lost control of run {self._experiment.run_id}: {why}")
 
-    def release(self) -> None:
-        """Give the Lease back; one that may be another's by now stays."""
+    def release(self, keep: bool = False) -> None:
+        """Give the Lease back: it goes, or stays without holder to `keep` what would go with it. One that may be another's by now stays."""
         self._released.set()
-        if self.held:
+        with self._lock:
+            body, held = self._body, self.held
             self._body = None
-            self._cluster.delete("leases", self._experiment.prefix)
+        if body and held:
+            if keep:
+                self._cluster.replace("leases", body | {"spec": {}})
+            else:
+                self._cluster.delete("leases", self._experiment.prefix)

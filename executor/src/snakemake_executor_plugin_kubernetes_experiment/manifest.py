@@ -3,17 +3,29 @@
 import base64
 import logging
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from kubernetes import client
 from snakemake_executor_plugin_kubernetes import Executor as StockExecutor
 
-from .names import ACKNOWLEDGED_VARIABLES, RECIPE, RUN_ID_VARIABLE, Experiment, digest, job_labels
+from .names import ACKNOWLEDGED_VARIABLES, NODE_VARIABLE, RECIPE, RUN_ID_VARIABLE, Experiment, digest, job_labels
 from .patch import merge
 from .status import CONTAINER
 
 Object = dict[str, Any]
+
+# What Pod Security's level "restricted" asks for, and nothing that a job does not need: no token, no variable per Service of the namespace.
+POD = {
+    "automountServiceAccountToken": False,
+    "enableServiceLinks": False,
+    "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+}
+CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+# The first process of a container alone is sent SIGTERM: it passes it on to all of its group, and stays until the job has ended.
+PASS_ON_SIGTERM = "trap 'trap \"\" TERM; kill -TERM 0; wait $job; exit $?' TERM; (trap : TERM; {command}) & job=$!; wait $job"
 
 
 class Draft:
@@ -81,10 +93,21 @@ def finish(
     deadline: int,
     ttl: int,
 ) -> Object:
-    """Return a Job with labels, patch, image, acknowledgements, deadline and time to live; its name comes last, when it is known."""
+    """Return a Job with labels, patch, image, acknowledgements, deadline and time to live; its name comes last, when it is known.
+
+    The deadline is the pod's: it counts from when a node has it.
+    """
     labels = job_labels(experiment, task.rule, task.wildcards, task.writes)
+    deadline = int(resources["runtime"]) * 60 if resources.get("runtime") else deadline
     template = body["spec"]["template"]
+    template["spec"] |= deepcopy(POD) | ({"activeDeadlineSeconds": deadline} if deadline else {})
+    template["spec"].pop("tolerations", None)  # on GPU nodes; below
     container = template["spec"]["containers"][0]
+    container["args"][-1] = PASS_ON_SIGTERM.format(command=container["args"][-1])
+    container.setdefault("securityContext", deepcopy(CONTAINER_SECURITY))  # a privileged one stays so
+    asked = {name: amount for name, amount in container["resources"].get("requests", {}).items() if amount != "0"}
+    limits = asked | {"cpu": f"{int(resources.get('_cores', 1) * 1000)}m"}
+    container["resources"] = {"requests": asked, "limits": limits}
     container.pop("image", None)
     if image:
         container["image"] = image
@@ -92,33 +115,33 @@ def finish(
     container = next(each for each in template["spec"]["containers"] if each["name"] == CONTAINER)
     if resources.get("image"):
         container["image"] = resources["image"]
-    told = {RUN_ID_VARIABLE: experiment.run_id} | {ACKNOWLEDGED_VARIABLES[spends]: run_id for spends, run_id in acknowledged.items()}
-    others = [variable for variable in container.get("env") or [] if variable["name"] not in told]
-    container["env"] = others + [{"name": name, "value": value} for name, value in told.items()]
-    requests = container.get("resources", {}).get("requests", {})
-    limits = {name: amount for name, amount in requests.items() if "/" in name}  # devices: Kubernetes wants a limit that equals the request
-    if limits:
-        container["resources"]["limits"] = limits | container["resources"].get("limits", {})
+    values = {RUN_ID_VARIABLE: experiment.run_id} | {ACKNOWLEDGED_VARIABLES[spends]: run_id for spends, run_id in acknowledged.items()}
+    told: list[Object] = [{"name": name, "value": value} for name, value in values.items()]
+    told.append({"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}})
+    container["env"] = [each for each in container.get("env") or [] if each["name"] not in {*values, NODE_VARIABLE}] + told
+    requests, limits = (container["resources"].get(each) or {} for each in ("requests", "limits"))
+    devices = {name: amount for name, amount in (requests | limits).items() if "/" in name}  # of these a limit must equal the request
+    container["resources"]["limits"] = devices | limits
+    tolerations = [{"key": name, "operator": "Exists", "effect": "NoSchedule"} for name in devices]
+    template["spec"]["tolerations"] = (template["spec"].get("tolerations") or []) + tolerations
     metadata = template.setdefault("metadata", {})
     metadata["labels"] = metadata.get("labels", {}) | labels
     annotations = metadata.get("annotations", {}) | {RECIPE: task.recipe}
-    deadline = int(resources["runtime"]) * 60 if resources.get("runtime") else deadline
-    spec = body["spec"] | {"template": template, "ttlSecondsAfterFinished": ttl}
     return body | {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {"labels": dict(metadata["labels"]), "annotations": annotations},
-        "spec": spec | ({"activeDeadlineSeconds": deadline} if deadline else {}),
+        "spec": body["spec"] | {"template": template, "ttlSecondsAfterFinished": ttl},
     }
 
 
-def secret_manifest(experiment: Experiment, name: str, values: Mapping[str, str]) -> Object:
-    """Return the Secret that carries the environment of all jobs."""
+def secret_manifest(experiment: Experiment, owner: Object, values: Mapping[str, str]) -> Object:
+    """Return the Secret that carries the environment of all jobs, and goes with its owner."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "Opaque",
-        "metadata": {"name": name, "labels": experiment.labels},
+        "metadata": {"name": experiment.secret, "labels": experiment.labels, "ownerReferences": [owner]},
         "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},
     }
 

@@ -11,6 +11,7 @@ EXPERIMENT, WORKSTREAM, ARM, RULE, JOB = "experiment", "workstream", "arm", "rul
 RECIPE = "spec-decode-tune/recipe"  # annotation of a Job: what it computes, beyond the files that it writes
 COLLECTED = "spec-decode-tune/collected"  # annotation of a finished Job whose result a controller has taken
 
+NODE_VARIABLE = "SPEC_DECODE_TUNE_NODE"  # what a pod is told of where it runs: its own name says nothing
 RUN_ID_VARIABLE = "SPEC_DECODE_TUNE_RUN_ID"  # what a pod is told, so that its job can refuse by itself to spend
 ACKNOWLEDGED_VARIABLES = {"train": "SPEC_DECODE_TUNE_ACK_TRAIN", "serve": "SPEC_DECODE_TUNE_ACK_SERVE"}
 
@@ -32,6 +33,11 @@ class Experiment:
     def prefix(self) -> str:
         """Return what every name starts with."""
         return f"{self.slug}-{self.run_id}"
+
+    @property
+    def secret(self) -> str:
+        """Return the name of the Secret with the environment of all jobs."""
+        return f"{self.prefix}-env"
 
     @property
     def labels(self) -> dict[str, str]:

@@ -1,9 +1,12 @@
 """What has become of a Job, told from the Job and its pods."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from kubernetes.utils.quantity import parse_quantity
 
 CONTAINER = "snakemake"
 HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
@@ -16,6 +19,7 @@ DISRUPTIONS = {
     "TerminationByKubelet": "evicted",
 }
 SETTLING = 30  # seconds that a Job may take to notice that its container has ended
+_CREATING = re.compile(r"Error creating: (pods \"[^\"]*\" is forbidden: )?")  # how the event of a pod that was refused begins
 
 Object = dict[str, Any]
 
@@ -26,6 +30,7 @@ class Limits:
 
     image_pull: int
     pending: int
+    forbidden: int
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class Outcome:
         return self.state != "running"
 
 
-def judge(job: Object, pods: Iterable[Object], now: datetime, limits: Limits) -> Outcome:
-    """Return what has become of a Job. The latest pod counts, others were replaced."""
+def judge(job: Object, pods: Iterable[Object], now: datetime, limits: Limits, refused: str = "") -> Outcome:
+    """Return what has become of a Job. The latest pod counts, others were replaced. `refused` is why the cluster has created none."""
     status = job.get("status", {})
     true = {condition["type"]: condition for condition in status.get("conditions") or [] if condition["status"] == "True"}
     if "Complete" in true:
@@ -56,20 +61,22 @@ def judge(job: Object, pods: Iterable[Object], now: datetime, limits: Limits) ->
     failure = true.get("Failed") or true.get("FailureTarget")
     if failure:
         return Outcome("failed", _reason(failure, pod, ended), name)
-    if ended and _seconds(ended.get("finishedAt"), now) > SETTLING:
-        return Outcome("failed", _exit(ended), name)
     if job.get("spec", {}).get("suspend"):
-        return Outcome("running", "suspended: waits for its queue")
-    return _waiting(job, pod, now, limits)
+        return Outcome("running", "suspended: waits for its queue")  # its pod, if it had one, is taken away
+    if pod is None:
+        return _podless(job, now, limits, _line(_CREATING.sub("", refused)))
+    if ended and "deletionTimestamp" not in pod["metadata"] and _seconds(ended.get("finishedAt"), now) > SETTLING:
+        return Outcome("failed", _reason({}, pod, ended), name)
+    return _waiting(pod, now, limits)
 
 
 def _reason(failure: Object, pod: Object | None, ended: Object | None) -> str:
     """Return why a Job has failed, the most telling cause first."""
-    if failure.get("reason") == "DeadlineExceeded":
+    status = pod.get("status", {}) if pod else {}
+    if "DeadlineExceeded" in (failure.get("reason"), status.get("reason")):
         return "deadline exceeded: ran longer than its active deadline"
     if pod is None:
         return f"failed without a pod: {failure.get('message') or failure.get('reason')}"
-    status = pod.get("status", {})
     for condition in status.get("conditions") or []:
         if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
             what = DISRUPTIONS.get(condition.get("reason", ""), "disrupted")
@@ -88,13 +95,28 @@ def _exit(ended: Object) -> str:
     return f"exit code {ended['exitCode']}"
 
 
-def _waiting(job: Object, pod: Object | None, now: datetime, limits: Limits) -> Outcome:
-    """Return whether a Job that has not ended still has reason to hope."""
-    if pod is None:
-        begun = job.get("status", {}).get("startTime") or job["metadata"].get("creationTimestamp")
-        if limits.pending and _seconds(begun, now) > limits.pending:
-            return Outcome("failed", f"no pod was created within {limits.pending} s (a quota?)")
-        return Outcome("running")
+def _podless(job: Object, now: datetime, limits: Limits, refused: str) -> Outcome:
+    """Return whether a Job that has no pod still has reason to hope for one."""
+    waited = _seconds(job.get("status", {}).get("startTime") or job["metadata"].get("creationTimestamp"), now)
+    forbidden = bool(refused) and not _frees_up(refused)
+    limit = limits.forbidden if forbidden else limits.pending
+    why = f"{'pod forbidden' if forbidden else 'no pod yet'}: {refused}" if refused else ""
+    if limit and waited > limit:
+        return Outcome("failed", why or f"no pod was created within {limit} s")
+    return Outcome("running", why)
+
+
+def _frees_up(refused: str) -> bool:
+    """Return whether a pod is refused by a quota that others use up, which passes, and not by one that is smaller than the pod."""
+    amounts = re.search(r"exceeded quota: .*requested: (.*), used: .*, limited: (.*)", refused)
+    if not amounts:
+        return False
+    requested, limited = (dict(re.findall(r"([^=, ]+)=([^=, ]+)", each)) for each in amounts.groups())
+    return all(parse_quantity(amount) <= parse_quantity(limited.get(name, "0")) for name, amount in requested.items())
+
+
+def _waiting(pod: Object, now: datetime, limits: Limits) -> Outcome:
+    """Return whether a pod that has not ended still has reason to hope."""
     name = pod["metadata"]["name"]
     waiting = _container(pod).get("state", {}).get("waiting") or {}
     if waiting.get("reason") in WAITING:
@@ -121,4 +143,4 @@ def _seconds(since: str | None, now: datetime) -> float:
 
 
 def _line(text: str) -> str:
-    return " ".join(str(text).split())[:300]
+    return " ".join(str(text).split())[:600]

@@ -2,36 +2,88 @@
 
 import argparse
 import sys
+import time
+from dataclasses import replace
 
-from .api import PATHS, ApiError, Cluster, NoClusterError, Object
+from .api import ApiError, Cluster, NoClusterError, Object
+from .lease import HeldError, Lease
 from .names import EXPERIMENT, WORKSTREAM, Experiment, make_experiment
 
-OWNED = ("leases", "jobs", "pods", "secrets")
+LISTED = ("leases", "jobs", "pods")  # and the Secret, which is asked for by its name
+PATIENCE = 180  # seconds for which what was deleted is waited for: a pod may use its grace period
+PAUSE = 1
 
 
 class RefusedError(Exception):
-    """There is something that this teardown must not touch."""
+    """There is something that this teardown must not touch, or that does not go."""
 
 
 def find(cluster: Cluster, experiment: Experiment) -> list[tuple[str, str]]:
     """Return kind and name of all that carries both labels; whatever carries the run id alone is somebody else's and refused."""
-    found: list[tuple[str, Object]] = [(kind, item) for kind in OWNED for item in cluster.list(kind, f"{EXPERIMENT}={experiment.run_id}")]
+    found: list[tuple[str, Object]] = [(kind, item) for kind in LISTED for item in cluster.list(kind, f"{EXPERIMENT}={experiment.run_id}")]
+    for each in _experiments(experiment, [item["metadata"]["name"] for kind, item in found if kind == "leases"]):
+        try:
+            found.append(("secrets", cluster.get("secrets", each.secret)))
+        except ApiError as error:
+            if error.status != 404:
+                raise
     for kind, item in found:
-        owner = item["metadata"]["labels"].get(WORKSTREAM)
+        owner = (item["metadata"].get("labels") or {}).get(WORKSTREAM)
         if owner != experiment.workstream:
             whose = f"belongs to workstream {owner}" if owner else "has no workstream label"
             raise RefusedError(f"{kind}/{item['metadata']['name']} {whose}, not to {experiment.workstream}: nothing was deleted")
     return [(kind, item["metadata"]["name"]) for kind, item in found]
 
 
+def _experiments(experiment: Experiment, leases: list[str]) -> list[Experiment]:
+    """Return the experiment under its own slug and under those of the Leases that carry its run id."""
+    slugs = {name.removesuffix(f"-{experiment.run_id}") for name in leases} | {experiment.slug}
+    return [replace(experiment, slug=slug) for slug in sorted(slugs)]
+
+
 def teardown(cluster: Cluster, experiment: Experiment, dry_run: bool = False) -> list[tuple[str, str]]:
-    """List, then delete, all that an experiment has; return what was there. Pods go with their Jobs."""
+    """List, then delete, all that an experiment has; return what was there.
+
+    It is deleted under the experiment's Lease, which no live controller gives away, and until nothing is left.
+
+    Raises:
+        RefusedError: something is not this workstream's, or has not gone in time.
+        HeldError: a controller has the experiment.
+    """
     found = find(cluster, experiment)
     for kind, name in found:
         print(f"{kind}/{name}")
-        if not dry_run:
-            cluster.delete(kind, name)
+    if dry_run or not found:
+        return found
+    leases = [
+        Lease(cluster, each, lambda _why: None, lambda line: print(line, file=sys.stderr))
+        for each in _experiments(experiment, [name for kind, name in found if kind == "leases"])
+    ]
+    try:
+        for lease in leases:
+            lease.acquire()
+        _delete(cluster, experiment, leases)
+    finally:
+        for lease in leases:
+            lease.release(keep=sys.exception() is not None)
     return found
+
+
+def _delete(cluster: Cluster, experiment: Experiment, leases: list[Lease]) -> None:
+    """Delete all but the Leases, as long as they are held, until it is gone."""
+    deleted: set[tuple[str, str]] = set()
+    end = time.monotonic() + PATIENCE
+    while left := [each for each in find(cluster, experiment) if each[0] != "leases"]:
+        if not all(lease.confirm() for lease in leases):
+            raise HeldError(f"run {experiment.run_id} was taken by a controller just now: stop it, then tear down again")
+        if time.monotonic() > end:
+            kind, name = left[0]
+            raise RefusedError(f"{kind}/{name} was deleted and is still there after {PATIENCE} s, as on a lost node; tear down again later")
+        for kind, name in left:
+            if (kind, name) not in deleted:
+                cluster.delete(kind, name)
+                deleted.add((kind, name))
+        time.sleep(PAUSE)
 
 
 def main() -> int:
@@ -46,10 +98,10 @@ def main() -> int:
     try:
         experiment = make_experiment(asked.slug, asked.run_id, asked.workstream)
         found = teardown(Cluster(asked.namespace), experiment, asked.dry_run)
-    except (ValueError, RefusedError, NoClusterError, ApiError) as error:
+    except (ValueError, RefusedError, HeldError, NoClusterError, ApiError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{len(found)} objects of run {asked.run_id}{' would be' if asked.dry_run else ''} deleted; {len(PATHS)} kinds looked at")
+    print(f"{len(found)} objects of run {asked.run_id}{' would be' if asked.dry_run else ''} deleted; {len(LISTED) + 1} kinds looked at")
     return 0
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 import shutil
-import socket
+import signal
 import sys
 import time
 from contextlib import closing, nullcontext
@@ -13,11 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lib.arm import Arm, reachable
 from lib.config import Streaming
+from lib.devices import node
 from lib.draft.evaluate import HeldOutAccuracy, evaluate_head
 from lib.draft.heads import compute_dtype
 from lib.draft.memory import out_of_memory, said
@@ -93,11 +95,16 @@ def _run_ranks(arm: Arm, rung: int, places: Places, streaming: Streaming, stream
         rank, failure = error.get_first_failure()
         ended = f"was ended by {failure.signal_name()}" if failure.exitcode < 0 else "failed"
         raise UserError(f"rank {rank} of {arm.layout.ranks} {ended}, so all of them were; what it said stands above") from None
+    except SignalException as asked:  # the first rank has kept its state
+        sys.exit(128 + asked.sigval)
 
 
 def _run_launched_rank(launcher: int, arm: Arm, rung: int, places: Places, streaming: Streaming, streamed: Path | None) -> None:
     log_to(places.log, "a")
     die_with(launcher)
+    asked_to_end = []
+    if not _is_first_rank():  # the first keeps the state, which takes all of them, and leaves them
+        signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))
     torch.set_num_threads(max(1, torch.get_num_threads() // arm.layout.ranks))
     try:
         _run_rank(arm, rung, places, streaming, streamed)
@@ -105,6 +112,8 @@ def _run_launched_rank(launcher: int, arm: Arm, rung: int, places: Places, strea
         logger.error("error: %s", error)
         sys.exit(1)
     except Exception:
+        if asked_to_end:
+            sys.exit(128 + signal.SIGTERM)
         logger.exception("unexpected failure")
         raise
     torch.distributed.destroy_process_group()
@@ -206,7 +215,7 @@ def _context(arm: Arm, training: Training, features: FeatureSet, unseen: Feature
         hardware=TrainingHardware(
             device_type=training.device.type,
             device_name=torch.cuda.get_device_name(training.device) if cuda else platform.processor() or platform.machine(),
-            host=socket.gethostname(),
+            host=node(),
             devices=arm.layout.ranks,
             threads=torch.get_num_threads(),
         ),

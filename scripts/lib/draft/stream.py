@@ -9,7 +9,8 @@ files of states are fetched.
 import logging
 import re
 import shutil
-import socket
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
+from lib.devices import node
 from lib.draft.state import FILE, save_state
 from lib.draft.trainer import Tally, Training
 from lib.errors import UserError
@@ -74,7 +76,7 @@ class Stream:
     ) -> None:
         """Count `seconds` of earlier attempts to what the rung takes; at its end wait `patience_s` for what is still being copied."""
         self._folder, self._log, self._every_s, self._store, self._patience_s = folder, log, every_s, store, patience_s
-        self._log_name = f"{folder.name}/logs/{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{socket.gethostname()}.log"
+        self._log_name = f"{folder.name}/logs/{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{node()}.log"
         self._started = self._last = time.monotonic()
         self._seconds = seconds
         self._copying: Path | None = None
@@ -82,11 +84,17 @@ class Stream:
         self._copier = Thread(target=self._work, name="stream", daemon=True)  # a pool's thread would be waited for when the process ends
         self._copier.start()
         self._copies.put(self._copy_log)
+        self._asked_to_end = False
+        self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_: object) -> None:
+        self._asked_to_end = True
 
     def __call__(self, training: Training, tally: Tally) -> None:
-        """Keep the state after a step, if it is time."""
+        """Keep the state after a step, if it is time, or if this process was asked to end (SIGTERM); then end it."""
         now = time.monotonic()
-        if now - self._last < self._every_s:
+        ending = self._asked_to_end
+        if now - self._last < self._every_s and not ending:
             return
         self._last = now
         state = self._folder / f"{training.samples:012d}"
@@ -94,12 +102,15 @@ class Stream:
             tally.seconds = self._seconds + now - self._started
             save_state(state, training, tally)
             logger.info("state at %d samples kept in %.1f s", training.samples, time.monotonic() - now)
-            if self._copying is None:
+            if self._copying is None or ending:
                 self._copying = state
                 self._copies.put(partial(self._copy, state))
             for old in sorted(self._folder.glob("[0-9]*"), reverse=True)[KEPT:]:
                 if old != self._copying:
                     shutil.rmtree(old)
+        if ending:
+            logger.warning("asked to end: an attempt on another node goes on from here")
+            sys.exit(128 + signal.SIGTERM)
 
     def close(self) -> None:
         """Copy the log once more, after what is being copied now, or give up on both in the end."""
@@ -108,6 +119,7 @@ class Stream:
         self._copier.join(self._patience_s)
         if self._copier.is_alive():
             logger.warning("streaming.url: a copy is not done after %.0f s and is given up", self._patience_s)
+        signal.signal(signal.SIGTERM, self._before)
 
     def _work(self) -> None:
         while copy := self._copies.get():

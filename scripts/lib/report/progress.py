@@ -14,6 +14,9 @@ from lib.report.survey import Survey, survey
 from lib.search.work import upper_bound
 from lib.verdict.champion import Champion
 
+SAID_AFTER = 0.1
+"""Share of the device-seconds that must have been seen to end before the time left is told from them."""
+
 
 class Progress:
     """What a running search has to say of itself, from the tree under `root`/results/."""
@@ -71,8 +74,9 @@ class Progress:
         hours = pace.device_hours(left)
         price = self._experiment.config.cost.price_per_device_hour
         money = "" if price is None else f", {hours * price:,.2f} {self._experiment.config.cost.currency}"
-        begun, before = self._begun
-        wall = f"about {duration(hours * 3600 * (now - begun) / (seconds - before))}, " if seconds > before else ""
+        begun, done = self._begun[0], seconds - self._begun[1]
+        # Jobs that run side by side count when they end: the first to end say little of how many there are.
+        wall = f"about {duration(hours * 3600 * (now - begun) / done)}, " if done > SAID_AFTER * (hours * 3600 + done) else ""
         yield f"{wall}{hours:.2g} device-hours{money} left at most"
 
     def _best(self, found: Survey) -> Iterator[str]:

@@ -1,13 +1,13 @@
 """An arm's head, measured in vLLM: the record with the context that the running engine tells."""
 
 import os
-import socket
 import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.devices import node
 from lib.records import context as of
 from lib.records.measurement import ProxyRecord, ServingRecord
 from lib.serving.acceptance import measure
@@ -142,7 +142,7 @@ def _context(bench: Bench, measured: dict[str, Any], trained: ProxyRecord) -> of
         ),
         grounding=of.Grounding(
             level="L2" if bench.asked["repeats"] > 1 else "L1",
-            node=socket.gethostname(),
+            node=node(),
             baseline=None,
             sol_percent=percent,
             sol_ceiling=bench.ceiling.key if bench.ceiling and percent is not None else None,

@@ -6,11 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from lib.arm import Layout
 from lib.config import Streaming
 from lib.draft import rung
 from lib.draft.rung import Places
@@ -61,6 +63,29 @@ def test_the_same_machine_goes_on_from_its_own_folder(places: At) -> None:
     assert held and 0 < read_state(held).samples < 320
     assert run(arm, 1, torn).head_sha256 == run(arm, 1, places("straight")).head_sha256
     assert not torn.stream(1).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [ALONE, TWO_RANKS])
+def test_a_training_that_is_asked_to_end_brings_its_state_away_first(layout: Layout, places: At, tmp_path: Path) -> None:
+    arm, torn, streaming = make_arm(layout, rungs=(4, 4000)), places("torn"), Streaming(every_s=3600, url=str(tmp_path / "store"))
+    process = start(arm, 1, torn, streaming)
+    wait_until(lambda: torn.log.exists() and " samples" in torn.log.read_text(), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM, torn.log.read_text()
+    assert "asked to end" in torn.log.read_text() and "Traceback" not in torn.log.read_text()
+    found = recover(places("elsewhere").stream(1), open_store(f"{streaming.url}/{arm.id}"))
+    assert found and 0 < read_state(found).samples < 4000
+
+
+def test_the_state_is_kept_before_a_process_ends_that_is_asked_to(start: Start, folder: Path, store: Store) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    stream = Stream(folder, folder.parent / "log", 3600, store, 0.0)
+    training = start()
+    with closing(stream), pytest.raises(SystemExit, match="143"):
+        train_rung(training, 8, Tally(), lambda *step: (os.kill(os.getpid(), signal.SIGTERM), stream(*step)))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert recover(folder.with_name("elsewhere") / folder.name, store)
 
 
 @pytest.fixture

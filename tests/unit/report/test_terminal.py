@@ -157,6 +157,18 @@ def test_a_decision_and_a_measurement_tell_how_the_search_stands_and_trainings_n
     assert len(run.said()) == 2 and ", 1 of 3 heads served" in run.said()[-1]
 
 
+@pytest.mark.parametrize(("done", "told"), [(1e-3, False), (1e9, True)])
+def test_the_time_left_is_told_when_enough_has_been_seen_to_end(tmp_path: Path, done: float, told: bool) -> None:
+    make_tree(tmp_path, small(), "begun")
+    write_record(tmp_path / f"results/{small().standing.id}/serving.json", serving(small().standing.id, 2.0))
+    one = progress(tmp_path)
+    one.standing()
+    begun, seconds = one._begun or (0.0, 0.0)
+    one._begun = begun - 60, seconds - done
+    assert (" · about " in one.standing()) == told
+    assert one.standing().endswith("left at most")
+
+
 def test_the_choice_of_the_champion_is_told(tmp_path: Path) -> None:
     make_tree(tmp_path, small(), "chosen")
     run = Run(progress(tmp_path))
