@@ -74,11 +74,11 @@ def test_a_training_that_is_asked_to_end_brings_its_state_away_first(layout: Lay
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM, torn.log.read_text()
     assert "asked to end" in torn.log.read_text() and "Traceback" not in torn.log.read_text()
-    found = recover(places("elsewhere").stream(1), open_store(f"{streaming.url}/{arm.id}"))
+    found = recover(places("elsewhere").stream(1), open_storage(f"{streaming.url}/{arm.id}", "streaming.url"))
     assert found and 0 < read_state(found).samples < 4000
 
 
-def test_the_state_is_kept_before_a_process_ends_that_is_asked_to(start: Start, folder: Path, store: Store) -> None:
+def test_the_state_is_kept_before_a_process_ends_that_is_asked_to(start: Start, folder: Path, store: Storage) -> None:
     before = signal.getsignal(signal.SIGTERM)
     stream = Stream(folder, folder.parent / "log", 3600, store, 0.0)
     training = start()
