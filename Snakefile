@@ -28,7 +28,7 @@ onstart:
         refresh_views()  # where only one file was asked for, nothing has done so yet
         hold_results(Path("results"))
     os.environ[CONTROLLER] = str(os.getpid())
-    print(progress.opening(), file=sys.stderr)
+    logger.info(progress.opening())
 
 
 onsuccess:
@@ -39,7 +39,7 @@ onsuccess:
 
     with refuse():
         for line in last_words(Path(), filed, settings.publish):
-            print(line, file=sys.stderr)
+            logger.info(line)
 
 
 onerror:

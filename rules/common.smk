@@ -23,7 +23,7 @@ from lib.remote import (
 )
 from lib.report.plan import format_plan, make_plan
 from lib.report.progress import Progress
-from lib.report.terminal import quieten
+from lib.report.terminal import narrate
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.records import layout
 from lib.search.decisions import Decisions
@@ -92,8 +92,9 @@ if settings.ack_publish:
     with refuse():
         require_acknowledged(Path(filed.verdict), settings.ack_publish)
 
-if workflow.is_main_process and not dry and not workflow.output_settings.verbose:
-    quieten(logger, progress)
+output = workflow.output_settings
+if workflow.is_main_process and not (dry or output.verbose or output.quiet):
+    narrate(workflow.logger_manager.get_log_handlers(), progress)
 
 
 # How often a job is done again that its node has taken down; an arm that fails is a result.
