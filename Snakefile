@@ -23,11 +23,12 @@ include: "rules/report.smk"
 
 onstart:
     with refuse():
+        require_jobs_acknowledged(workflow, settings)
         if not store:
             require_installed()
         refresh_views()  # where only one file was asked for, nothing has done so yet
         hold_results(Path("results"))
-    os.environ[CONTROLLER] = str(os.getpid())
+    os.environ[CONTROLLER] = identity()
     logger.info(progress.opening())
 
 

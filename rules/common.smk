@@ -26,10 +26,12 @@ from lib.report.progress import Progress
 from lib.report.terminal import narrate
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.records import layout
+from lib.process import identity
 from lib.search.decisions import Decisions
 from lib.search.work import Pace
 from lib.serving.vllm.engine import require_installed
 from lib.target.load import TRUST
+from lib.spending import require_jobs_acknowledged, tell_job
 from lib.verdict.champion import Champion
 from lib.verdict.contest import make_contest
 from lib.verdict.package import handed_over
@@ -71,15 +73,20 @@ with refuse():
             workflow.configfiles += carried_files(experiment)
 
 
+# Jobs run on other machines, or this is one of them.
+elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
 if workflow.resource_settings.nodes:
-    # Jobs run elsewhere: the cores of this machine bound none of them.
-    workflow.register_resource("_cores", sys.maxsize)
-local_gpus = [] if store else gpus()
+    workflow.register_resource(
+        "_cores", sys.maxsize
+    )  # the cores of this machine bound none of them
+local_gpus = [] if elsewhere else gpus()
 if local_gpus and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", len(local_gpus))
 
 settings = experiment.config
 os.environ |= ENVIRONMENT | {TRUST: str(int(settings.target.trust_remote_code))}
+if workflow.remote_exec:
+    tell_job(settings)
 search = experiment.search
 decisions = Decisions(search, Path())
 filed = verdict_files(experiment)
@@ -98,7 +105,7 @@ if workflow.is_main_process and not (dry or output.verbose or output.quiet):
 
 
 # How often a job is done again that its node has taken down; an arm that fails is a result.
-attempts_more = 3 if store else 1
+attempts_more = 3 if elsewhere else 1
 
 
 wildcard_constraints:

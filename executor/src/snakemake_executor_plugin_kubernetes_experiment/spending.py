@@ -33,8 +33,10 @@ class _Cost:
         return f"{what}, {'at least' if self.uncounted else 'about'} {self.hours:,.1f} device-hours"
 
 
-def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -> str | None:
-    """Return what would run without acknowledgement, in one line with its cost and the flag that would let it; None when nothing would.
+def refusal(
+    jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str, cure: str = "pass --kubernetes-experiment-ack-{spends}={run_id}"
+) -> str | None:
+    """Return what would run without acknowledgement, in one line with its cost and the cure that would let it; None when nothing would.
 
     A rule says what it spends by its resource `spends`, and how much by `device_hours`, a number or one as text.
     """
@@ -45,14 +47,13 @@ def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -
             continue
         if spends not in SPENDING:
             return f"rule {job.name} spends {spends!r}: it can be {' or '.join(SPENDING)}"
-        if acknowledged[spends] != run_id:
+        if not run_id or acknowledged[spends] != run_id:
             refused.setdefault(spends, _Cost()).add(job)
     lines = []
     for spends, cost in refused.items():
         given = acknowledged[spends]
         why = f"acknowledged is {given!r}, not this run" if given else "not acknowledged"
-        flag = f"--kubernetes-experiment-ack-{spends}={run_id}"
-        lines.append(f"{SPENDING[spends]} {why}: would run {cost}; to let it run, pass {flag}")
+        lines.append(f"{SPENDING[spends]} {why}: would run {cost}; to let it run, {cure.format(spends=spends, run_id=run_id)}")
     return "; ".join(lines) or None
 
 
