@@ -73,12 +73,11 @@ with refuse():
             workflow.configfiles += carried_files(experiment)
 
 
-# Jobs run on other machines, or this is one of them.
+# Jobs run on other machines, or this process is one of theirs.
 elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
 if workflow.resource_settings.nodes:
-    workflow.register_resource(
-        "_cores", sys.maxsize
-    )  # the cores of this machine bound none of them
+    # The cores of this machine bound none of them.
+    workflow.register_resource("_cores", sys.maxsize)
 local_gpus = [] if elsewhere else gpus()
 if local_gpus and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", len(local_gpus))

@@ -1,4 +1,4 @@
-"""Where jobs run on other machines, what trains and what serves is acknowledged by the id of the run, before it is submitted and in the job.
+"""On other machines what trains and what serves is acknowledged by the id of the run, before it is submitted and again in the job.
 
 The executor kubernetes-experiment has settings for this; for every other one they are keys of the configuration.
 """
@@ -30,9 +30,7 @@ def require_acknowledged(spends: str | None) -> None:
         return
     given = os.environ.get(ACKNOWLEDGED[spends], "")
     if not run_id or given != run_id:
-        raise UserError(
-            f"ack_{spends} = {given!r} does not acknowledge what this job spends for run_id = {run_id!r}; start the run with it"
-        )
+        raise UserError(f"ack_{spends} = {given!r} does not acknowledge run_id = {run_id!r}; start the run with ack_{spends}={run_id}")
 
 
 def require_jobs_acknowledged(workflow: Any, config: Config) -> None:
@@ -52,9 +50,6 @@ def require_jobs_acknowledged(workflow: Any, config: Config) -> None:
         return
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
     acknowledged = {spends: getattr(config, f"ack_{spends}") or "" for spends in SPENDING}
-    run_id = config.run_id or ""
-    refused = refusal(jobs, acknowledged, run_id, "add ack_{spends}={run_id} to --config")
-    if refused and not run_id:
-        refused = f"run_id is not set, and jobs on other machines acknowledge it; add run_id=<name of this run> to --config. {refused}"
-    if refused:
+    cure = "add ack_{spends}={run_id} to --config" if config.run_id else "name the run, add run_id=NAME ack_{spends}=NAME to --config"
+    if refused := refusal(jobs, acknowledged, config.run_id or "", cure):
         raise UserError(refused)

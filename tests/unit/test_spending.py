@@ -26,7 +26,11 @@ def workflow(local_exec: bool = False, **settings: str) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("given", "refused"),
     [
-        ({}, "run_id is not set, and jobs on other machines acknowledge it; add run_id=<name of this run> to --config. training not "),
+        (
+            {},
+            "training not acknowledged: would run 2 x train_job with 8 GPUs, at least 1.5 device-hours; "
+            "to let it run, name the run, add run_id=NAME ack_train=NAME to --config; serving not",
+        ),
         (
             {"run_id": "r1", "ack_serve": "r1"},
             "training not acknowledged: would run 2 x train_job with 8 GPUs, at least 1.5 device-hours; "
@@ -64,7 +68,7 @@ def test_a_job_on_another_machine_asks_again(monkeypatch: pytest.MonkeyPatch, gi
         if allowed:
             require_acknowledged(spends)
         else:
-            with pytest.raises(UserError, match=f"ack_{spends} = .* does not acknowledge what this job spends for run_id = "):
+            with pytest.raises(UserError, match=f"ack_{spends} = .* does not acknowledge run_id = "):
                 require_acknowledged(spends)
 
 
