@@ -27,7 +27,8 @@ class _Cost:
             self.uncounted += 1
 
     def __str__(self) -> str:
-        what = f"{', '.join(f'{count} x {rule}' for rule, count in self.rules.items())} with {self.gpus} GPUs"
+        what = ", ".join(f"{count} x {rule}" for rule, count in self.rules.items())
+        what += f" with {self.gpus} GPUs" if self.gpus else ""
         if self.uncounted == self.rules.total():
             return what
         return f"{what}, {'at least' if self.uncounted else 'about'} {self.hours:,.1f} device-hours"
