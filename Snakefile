@@ -46,6 +46,7 @@ onsuccess:
 onerror:
     if store:
         store.pull(prefix)
+    logger.info(f"Snakemake's own log: {', '.join(log)}")
 
 
 rule all:
