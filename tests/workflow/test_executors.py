@@ -39,29 +39,28 @@ def submitting(one: Clone, how: str) -> tuple[str, ...]:
 def test_nothing_is_submitted_or_begun_unacknowledged_and_a_job_outlives_what_it_cannot_see(tmp_path: Path) -> None:
     one = clone(tmp_path)
     target = one.experiment(target=yaml.safe_load(TINY.partition("=")[2])).target
-    cluster = (target, *submitting(one, "passed"), "--config", TINY)
-    refused = one.snakemake(*cluster, "run_id=r1", "ack_serve=r1", check=False)
+    passed, clean = ((target, *submitting(one, how), "--config", TINY) for how in ("passed", "clean"))
+    refused = one.snakemake(*passed, "run_id=r1", "ack_serve=r1", check=False)
     assert refused.returncode and not (one.root / "submitted").exists()
     assert re.search(
         r"^error: training not acknowledged: would run 1 x train_target; to let it run, add ack_train=r1 to --config$",
         refused.stdout,
         re.MULTILINE,
     )
-    unasked = one.snakemake(*cluster, "run_id=r1", "--no-hooks", "--retries", "0", check=False)
+    unasked = one.snakemake(*clean, "run_id=r1", "--no-hooks", "--retries", "0", check=False)
     assert unasked.returncode and (one.root / "submitted").exists() and not (one.root / target).exists()
     assert (
         "error: train_target: ack_train = '' does not acknowledge run_id = 'r1'; start the run with ack_train=r1 (results/logs"
         in unasked.stdout
     )
-    one.snakemake(*cluster, *ACKNOWLEDGED)
+    one.snakemake(*passed, *ACKNOWLEDGED)
     assert (one.root / target).exists() and "done, " in (one.root / "results/logs/train_target.log").read_text()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", ["passed", "clean"])
-def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does(finished: Clone, tmp_path: Path, how: str) -> None:
+def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does(finished: Clone, tmp_path: Path) -> None:
     one = clone(tmp_path)
-    said = one.snakemake(*submitting(one, how), "--config", *ACKNOWLEDGED).stdout
+    said = one.snakemake(*submitting(one, "passed"), "--config", *ACKNOWLEDGED).stdout
     assert decisions(one) == decisions(finished) and heads(one) == heads(finished)
     assert "VERDICT: " in said and re.search(r"^[\d:]{8} champion: ", said, re.MULTILINE)
     submitted = len((one.root / "submitted").read_text().splitlines())
