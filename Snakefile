@@ -23,7 +23,7 @@ include: "rules/report.smk"
 
 onstart:
     with refuse():
-        session.start()
+        session.start(workflow)
 
 
 onsuccess:
@@ -32,7 +32,7 @@ onsuccess:
 
 
 onerror:
-    session.pull()
+    session.fail(log)
 
 
 rule all:

@@ -12,6 +12,7 @@ from typing import TextIO
 import psutil
 
 from lib.errors import UserError
+from lib.process import identity, pid_here
 
 LOCK = "spec-decode-tune.lock"
 _held: list[TextIO] = []
@@ -38,11 +39,11 @@ class Holder:
 
 def holder(folder: Path) -> Holder | None:
     """Return who holds the lock on a results tree, None when nobody does. Looking is all it does: trying the lock would be in the way."""
-    with suppress(OSError, ValueError, psutil.NoSuchProcess):
-        pid = int((folder / LOCK).read_text())
-        since = psutil.Process(pid).create_time()
-        if since <= (folder / LOCK).stat().st_mtime:  # a later process that was given the same number is another
-            return Holder(pid, since)
+    with suppress(OSError, psutil.NoSuchProcess):
+        if pid := pid_here((folder / LOCK).read_text()):  # of another machine nothing can be told from here
+            since = psutil.Process(pid).create_time()
+            if since <= (folder / LOCK).stat().st_mtime:  # a later process that was given the same number is another
+                return Holder(pid, since)
     return None
 
 
@@ -68,8 +69,12 @@ def _lock(folder: Path) -> TextIO:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         handle.seek(0)
-        raise UserError(f"process {handle.read().strip() or '?'} is already running in this folder; wait for it or stop it") from None
+        host, _, process = handle.read().partition("/")
+        who = f"process {process.rpartition('/')[2] or '?'} on {host or '?'}"
+        raise UserError(f"{who} is already running in this folder; wait for it or stop it") from None
+    except OSError as error:
+        raise UserError(f"{folder}/ is on a file system that cannot lock files ({error.strerror}); mount it so that it can") from None
     handle.truncate(0)
-    handle.write(str(os.getpid()))
+    handle.write(identity())
     handle.flush()
     return handle

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lib.errors import UserError
+from lib.spending import RUN_ID
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PAUSE = 5.0  # seconds
@@ -39,11 +40,15 @@ def hold_gpus(count: int) -> None:
     """Take `count` GPUs for the life of this process, and let it and its children see no others. Without any GPU it does nothing.
 
     Snakemake starts no more jobs than there are GPUs; which of them are free it does not say, and another search on this machine may have
-    some: then this waits. The system frees them however the process ends.
+    some: then this waits. The system frees them however the process ends. A job that a cluster has started was given the GPUs that it
+    sees, often under names that other jobs of its node see as well: it waits for none.
     """
     names = gpus()
     wanted = min(count, len(names))  # whoever needs more than there are says so in better words
     if not wanted:
+        return
+    if RUN_ID in os.environ:
+        os.environ[VISIBLE] = ",".join(names[:wanted])
         return
     while len(taken := {name: lock for name in names if (lock := _try(name))}) < wanted:
         logger.info("waiting for %d of %d GPUs: %d are free", wanted, len(names), len(taken))

@@ -14,11 +14,13 @@ from pathlib import Path
 import psutil
 
 from lib.errors import UserError, redacted
+from lib.process import pid_here
+from lib.spending import require_acknowledged
 
 logger = logging.getLogger(__name__)
 
 CONTROLLER = "SPEC_DECODE_TUNE_CONTROLLER"
-"""Environment variable that holds the process id of the Snakemake process whose jobs we are."""
+"""Environment variable that holds the identity of the Snakemake process whose jobs we are; executors may pass it on to other machines."""
 
 UNEXPECTED = "unexpected failure"
 FAULT = re.compile(rf"^[\d:]{{8}} \S+: (error: |{UNEXPECTED}\n)(.*)", re.MULTILINE | re.DOTALL)
@@ -48,8 +50,8 @@ ENVIRONMENT = {
 def running(log: str | Path, spends: str | None = None) -> Iterator[None]:
     """Run a script's work: messages go to `log`, a UserError ends it with one line instead of a traceback.
 
-    If the controller dies, this process is killed within about a second, and with it whatever dies with its parent. On a cluster nothing
-    begins that `spends` what is not acknowledged, `train` or `serve`: the controller has looked, but it may be another than yours.
+    If the controller is a process of this machine and dies, this process is killed within about a second, and with it whatever dies with
+    its parent. On another machine nothing begins that `spends` what is not acknowledged, `train` or `serve`.
     """
     log_to(log)
     with Path(os.devnull).open() as nothing:
@@ -72,13 +74,6 @@ def running(log: str | Path, spends: str | None = None) -> Iterator[None]:
         sys.exit(1)
 
 
-def require_acknowledged(spends: str | None) -> None:
-    """Raise UserError in a pod that was not told that what this job spends is acknowledged for its run."""
-    run_id = os.environ.get("SPEC_DECODE_TUNE_RUN_ID")
-    if run_id and spends and os.environ.get(f"SPEC_DECODE_TUNE_ACK_{spends.upper()}") != run_id:
-        raise UserError(f"run {run_id} has no acknowledgement of what this job spends; pass --kubernetes-experiment-ack-{spends}={run_id}")
-
-
 def here(path: str) -> Path:
     """Return a path of Snakemake's as the tree names it, from the working directory on.
 
@@ -97,7 +92,7 @@ def log_to(log: str | Path, mode: str = "w") -> None:
     path = Path(log)
     path.parent.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if CONTROLLER in os.environ:
+    if controller():
         with path.open(mode):  # makes it empty, or leaves it as it is
             opened = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, STDERR)
@@ -137,10 +132,15 @@ def latest(log: Path) -> str | None:
     return messages[-1] if messages else None
 
 
+def controller() -> int | None:
+    """Return the pid of the controller, None when it is no process of this machine or none is known."""
+    return pid_here(os.environ.get(CONTROLLER, ""))
+
+
 def die_with_controller() -> None:
-    """Kill this process about a second after the controller is gone."""
-    if pid := os.environ.get(CONTROLLER):
-        die_with(int(pid))
+    """Kill this process about a second after the controller is gone; one on another machine is not watched."""
+    if pid := controller():
+        die_with(pid)
 
 
 def die_with(pid: int) -> None:

@@ -19,15 +19,17 @@ from lib.devices import gpus
 from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment, load_experiment, verdict_files
 from lib.files import digest
+from lib.process import identity
 from lib.records.layout import VerdictFiles
 from lib.remote import bring_records, carried_files, claimed_home, find_other_home, stream_there
 from lib.report.plan import format_plan, make_plan
 from lib.report.progress import Progress
-from lib.report.terminal import quieten
+from lib.report.terminal import narrate
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.search.decisions import Decisions
 from lib.search.work import Pace
 from lib.serving.vllm.engine import require_installed
+from lib.spending import require_jobs_acknowledged, tell_job
 from lib.standing import Standing
 from lib.target.load import TRUST
 
@@ -37,6 +39,7 @@ class Session:
     """One Snakemake process at one configuration.
 
     `views` are files under names that every configuration has, with where this one files them. `pace` is known after a first measurement.
+    `elsewhere`: whether jobs run on other machines, or this process is one of theirs.
     """
 
     experiment: Experiment
@@ -48,16 +51,22 @@ class Session:
     pace: Pace | None
     progress: Progress
     gpus: int
+    elsewhere: bool
     store: Any
     prefix: str
 
-    def start(self) -> None:
-        """Take the results tree for this run. Raises UserError when another run holds it or vLLM is missing."""
+    def start(self, workflow: Any) -> None:
+        """Take the results tree for this run.
+
+        Raises:
+            UserError: another run holds it, vLLM is missing, or jobs on other machines would spend what is not acknowledged.
+        """
+        require_jobs_acknowledged(workflow, self.experiment.config)
         if not self.store:
             require_installed()
         hold_results(Path("results"))
-        os.environ[CONTROLLER] = str(os.getpid())
-        print(self.progress.opening(), file=sys.stderr)
+        os.environ[CONTROLLER] = identity()
+        logger.info(self.progress.opening())
 
     def pull(self) -> None:
         """Bring what the jobs have left in the bucket, if results/ lies in one."""
@@ -71,7 +80,12 @@ class Session:
         self.pull()
         require_made(workflow)
         for line in last_words(Path(), self.filed, self.experiment.config.publish):
-            print(line, file=sys.stderr)
+            logger.info(line)
+
+    def fail(self, logs: list[str]) -> None:
+        """Say where Snakemake's own log is."""
+        self.pull()
+        logger.info(f"Snakemake's own log: {', '.join(logs)}")
 
     def entry(self, arm: str) -> tuple[Arm, int]:
         """Return an arm by its id and the rung at which it enters the ladder; the verdict's arms climb it in one go.
@@ -154,8 +168,9 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
 
         require_acknowledged(Path(filed.verdict), config.ack_publish)
     progress = Progress(experiment, filed, Path())
-    if main and not dry and not workflow.output_settings.verbose:
-        quieten(logger, progress)
+    output = workflow.output_settings
+    if main and not (dry or output.verbose or output.quiet):
+        narrate(workflow.logger_manager.get_log_handlers(), progress)
     views = {
         "results/plan.json": plan_file,
         "results/champion.json": filed.champion,
@@ -164,18 +179,21 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     }
     standing = Standing(experiment, filed, views, store.knows if store else lambda path: Path(path).exists())
     decisions = Decisions(experiment.search, Path())
-    taken = _set_up(workflow, standing)
-    return Session(experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, store, prefix)
+    elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
+    taken = _set_up(workflow, standing, elsewhere=elsewhere)
+    return Session(experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, elsewhere, store, prefix)
 
 
-def _set_up(workflow: Any, standing: Standing) -> int:
+def _set_up(workflow: Any, standing: Standing, *, elsewhere: bool) -> int:
     """Tell Snakemake what jobs need and what stands; return how many GPUs of this machine jobs may take."""
     os.environ.update(ENVIRONMENT, **{TRUST: str(int(standing.experiment.config.target.trust_remote_code))})
     retry_always()
     let_stand(standing)
     if workflow.resource_settings.nodes:
         workflow.register_resource("_cores", sys.maxsize)  # jobs run elsewhere: the cores of this machine bound none of them
-    local = 0 if workflow.storage_registry.default_storage_provider else len(gpus())
+    if workflow.remote_exec:
+        tell_job(standing.experiment.config)
+    local = 0 if elsewhere else len(gpus())
     if local and "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", local)
     return local

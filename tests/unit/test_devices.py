@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from lib.devices import VISIBLE, gpus, hold_gpus
 from lib.errors import UserError
+from lib.spending import RUN_ID
 
 HOLDER = """
 import sys, time
@@ -81,6 +82,14 @@ def test_a_place_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "getuid", lambda: me + 1)
     with pytest.raises(UserError, match="is not a folder that is yours alone"):
         hold_gpus(1)
+
+
+def test_a_job_of_a_cluster_takes_what_it_was_given_and_waits_for_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(VISIBLE, "0,1")
+    monkeypatch.setenv(RUN_ID, "r1")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    hold_gpus(1)
+    assert os.environ[VISIBLE] == "0" and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("none", ["", "-1", "-1,0"])

@@ -15,6 +15,7 @@ DRY_RUN = {
     ".venv/bin/snakemake --config space=config/spaces/dflash-draft.yaml",
     ".venv/bin/snakemake --config strategy=tpe 'search={arms: 12}'",
     ".venv/bin/snakemake --profile gb300 --dry-run",
+    ".venv/bin/snakemake --profile slurm --dry-run",
 }
 """Run as they stand, with --dry-run where they lack it."""
 
@@ -32,6 +33,8 @@ ELSEWHERE = {
     "test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does",
     ".venv/bin/snakemake --profile gb300 --rerun-incomplete": f"{CLUSTER}"
     "test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does",
+    ".venv/bin/snakemake --profile slurm --config run_id=glm-a ack_train=glm-a ack_serve=glm-a": "tests/workflow/test_executors.py::"
+    "test_nothing_is_submitted_or_begun_unacknowledged_and_a_job_outlives_what_it_cannot_see",
     ".venv/bin/python scripts/describe.py --configfile my-dataset.yaml > my-manifest.json": "tests/unit/features/"
     "test_description.py::manifest",
     "make teardown RUN_ID=glm-a": f"{CLUSTER}test_teardown_takes_its_workstream_from_the_profile",

@@ -1,5 +1,6 @@
 """Kill the controller in every phase; the same command finishes, and nothing tells the difference."""
 
+import platform
 import subprocess
 import time
 from pathlib import Path
@@ -135,7 +136,7 @@ def test_a_second_controller_in_the_same_folder_is_refused_by_name(finished: Clo
         assert refused.returncode != 0
         assert (
             refused.stdout.strip().splitlines()[-1]
-            == f"error: process {controller.pid} is already running in this folder; wait for it or stop it"
+            == f"error: process {controller.pid} on {platform.node()} is already running in this folder; wait for it or stop it"
         )
     finally:
         controller.kill()

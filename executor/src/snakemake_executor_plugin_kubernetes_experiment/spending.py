@@ -27,14 +27,17 @@ class _Cost:
             self.uncounted += 1
 
     def __str__(self) -> str:
-        what = f"{', '.join(f'{count} x {rule}' for rule, count in self.rules.items())} with {self.gpus} GPUs"
+        what = ", ".join(f"{count} x {rule}" for rule, count in self.rules.items())
+        what += f" with {self.gpus} GPUs" if self.gpus else ""
         if self.uncounted == self.rules.total():
             return what
         return f"{what}, {'at least' if self.uncounted else 'about'} {self.hours:,.1f} device-hours"
 
 
-def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -> str | None:
-    """Return what would run without acknowledgement, in one line with its cost and the flag that would let it; None when nothing would.
+def refusal(
+    jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str, cure: str = "pass --kubernetes-experiment-ack-{spends}={run_id}"
+) -> str | None:
+    """Return what would run without acknowledgement, in one line with its cost and the cure that would let it; None when nothing would.
 
     A rule says what it spends by its resource `spends`, and how much by `device_hours`, a number or one as text.
     """
@@ -45,14 +48,13 @@ def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -
             continue
         if spends not in SPENDING:
             return f"rule {job.name} spends {spends!r}: it can be {' or '.join(SPENDING)}"
-        if acknowledged[spends] != run_id:
+        if not run_id or acknowledged[spends] != run_id:
             refused.setdefault(spends, _Cost()).add(job)
     lines = []
     for spends, cost in refused.items():
         given = acknowledged[spends]
         why = f"acknowledged is {given!r}, not this run" if given else "not acknowledged"
-        flag = f"--kubernetes-experiment-ack-{spends}={run_id}"
-        lines.append(f"{SPENDING[spends]} {why}: would run {cost}; to let it run, pass {flag}")
+        lines.append(f"{SPENDING[spends]} {why}: would run {cost}; to let it run, {cure.format(spends=spends, run_id=run_id)}")
     return "; ".join(lines) or None
 
 

@@ -44,6 +44,9 @@ class Config(Section):
     serving: Serving = Field(Serving(), description="the serving measurement")
     verdict: VerdictOptions = Field(VerdictOptions(), description="champion against standing configuration, measured afresh")
     publish: Publish = Field(Publish(), description="where an improvement is recorded")
+    run_id: str | None = Field(None, min_length=1, description="name of this run where jobs run on other machines; empty: not yet")
+    ack_train: str | None = Field(None, min_length=1, description="the run id, to let jobs on other machines train; empty: none may")
+    ack_serve: str | None = Field(None, min_length=1, description="the run id, to let jobs on other machines serve; empty: none may")
     ack_publish: str | None = Field(None, min_length=1, description="id of the verdict that may be recorded; empty: none")
 
     @model_validator(mode="after")

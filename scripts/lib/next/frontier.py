@@ -35,7 +35,7 @@ FINDERS: dict[str, Callable[[Finding], Found]] = {
 NEAR_CEILING = 0.98
 """Share of k + 1 from which acceptance length counts as at its ceiling."""
 
-NOT_CARRIED = {"space", "budget", "baseline", "seed_from", "ack_publish"}
+NOT_CARRIED = {"space", "budget", "baseline", "seed_from", "run_id", "ack_train", "ack_serve", "ack_publish"}
 """Keys of a configuration that a lever's command does not repeat: its space holds the standing point."""
 
 

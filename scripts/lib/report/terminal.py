@@ -1,53 +1,31 @@
 """What a person sees of a run, in place of all that Snakemake says of its jobs, which stands in its own log.
 
-Not `quiet: rules` of a profile, which hides the errors of jobs as well.
+The logger plugin `experiment`, which executor/ brings, shows it.
 """
 
 import logging
-import re
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import snakemake
+from snakemake.common import NOTHING_TO_BE_DONE_MSG
+from snakemake.exceptions import RuleException
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from lib.report.progress import Progress, duration
 from lib.script import fault, latest
 
-SILENT = {
-    LogEvent.JOB_STARTED,
-    LogEvent.SHELLCMD,
-    LogEvent.PROGRESS,
-    LogEvent.RESOURCES_INFO,
-    LogEvent.RUN_INFO,
-    LogEvent.WORKFLOW_STARTED,
-}
-CHATTER = (
-    "Assuming unrestricted shared filesystem",
-    "Building DAG of jobs",
-    "Conda environments: ignored",
-    "DAG of jobs will be updated",
-    "Finished retrieval",
-    "Finished upload",
-    "Loading script code for rule",
-    "Retrieving from storage",
-    "Storing in storage",
-    "Storing output in storage",
-    "Missing metadata for file",  # of a report: what no run of this folder has made or finished, its times are not known
-    "Select jobs to execute",
-    "Trying to restart job",
-    "Updating checkpoint dependencies",
-    "Using shell",
-    "Warning: the following output files of rule draw_report were not present",  # of these two `make report` may have written meanwhile
-    "Warning: the following output files of rule build_ledger were not present",
-)
-"""How those messages of Snakemake begin that have no event and say nothing to a person. What is not listed is shown."""
+SNAKEMAKE = Path(snakemake.__file__).parent
+"""Where Snakemake's own modules lie; what they say without an event and below a warning is of no use to a person while jobs run."""
 
-TOLD_TWICE = re.compile(r"^RuleException:\nCalledProcessError .* returned non-zero exit status", re.DOTALL)
-"""What comes before the message that a job has failed, and says no more than that. A job that a signal ended is told of."""
+Said = list[str | logging.LogRecord]
+"""What is shown: lines as they stand, records in Snakemake's words."""
+
+SILENT = {LogEvent.JOB_STARTED, LogEvent.SHELLCMD, LogEvent.PROGRESS, LogEvent.RESOURCES_INFO}
+"""Events that say nothing to a person."""
 
 EVERY_S = 60.0
 """Seconds between two lines that tell no more than that trainings go on."""
@@ -75,101 +53,134 @@ class _Job:
         return " ".join([self.rule, *self.wildcards.values()])
 
 
-class Terminal(logging.Handler):
-    """Shows events of Snakemake in few lines, and hands on to the handler `shown` what it has no words for."""
+class Terminal:
+    """Decides by event and source what is shown of Snakemake's messages, and has words of its own for those of jobs."""
 
-    def __init__(self, shown: logging.StreamHandler, progress: Progress) -> None:  # type: ignore[type-arg]
-        super().__init__()
-        self.name = shown.name
-        self._shown, self._progress = shown, progress
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._jobs: dict[int, _Job] = {}
         self._told = float("-inf")
         self._standing = ""
         self._spoken, self._patience = time.monotonic(), SILENCE_S
+        self._running = self._idle = False
+        self._raised: deque[tuple[float, logging.LogRecord]] = deque()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Show a message of Snakemake, some lines in its place, or nothing."""
-        event = getattr(record, "event", None)
-        handlers: dict[LogEvent | None, Callable[[logging.LogRecord], bool]] = {
+    def tell(self, record: logging.LogRecord) -> Said:
+        """Return what is shown in place of a message of Snakemake: itself, some lines, or nothing."""
+        handlers: dict[LogEvent | None, Callable[[logging.LogRecord], Said]] = {
+            None: self._without_event,
+            LogEvent.WORKFLOW_STARTED: self._started,
+            LogEvent.RUN_INFO: self._planned,
             LogEvent.JOB_INFO: self._begun,
             LogEvent.JOB_FINISHED: self._finished,
             LogEvent.JOB_ERROR: self._failed,
+            LogEvent.ERROR: self._error,
         }
-        handled: object
-        try:
-            if event in handlers:
-                handled = handlers[event](record)
-            else:
-                handled = event in SILENT or (event is None and str(record.msg).startswith(CHATTER)) or TOLD_TWICE.search(str(record.msg))
-        except Exception:  # a broken file is reported by the job that needs it, and words must never end a run
-            handled = record.levelno < logging.WARNING
-        if not handled:
-            self._shown.handle(record)
+        event = getattr(record, "event", None)
+        if event in SILENT:
+            return []
+        return self._spoke(handlers[event](record) if event in handlers else [record])
+
+    def tick(self) -> Said:
+        """Return exceptions that no failed job accounts for, or after long silence what has been under way for longest."""
+        if self._raised and time.monotonic() - self._raised[0][0] > CLOCK_S:
+            return self._spoke(self._release())
+        jobs = [job for job in self._jobs.values() if job.under_way]
+        patience = self._patience
+        if not jobs or time.monotonic() - self._spoken < patience:
+            return []
+        job = min(jobs, key=lambda job: job.since)
+        said = next(filter(None, map(latest, _of_this_run(job.logs, job.since))), None)
+        beside = f", and {len(jobs) - 1} more" if jobs[1:] else ""
+        spoken = self._spoke([_now(f"under way for {duration(time.time() - job.since)}: {job.name}{f' ({said})' if said else ''}{beside}")])
+        self._patience = min(2 * patience, SILENCES * SILENCE_S)
+        return spoken
+
+    def end(self) -> Said:
+        """Return what is left to be shown."""
+        return [*self._release(), *([NOTHING_TO_BE_DONE_MSG] if self._idle else [])]
+
+    def _spoke(self, said: Said) -> Said:
+        if said:
             self._spoken, self._patience = time.monotonic(), SILENCE_S
+        return said
 
-    def say(self, line: str) -> None:
-        """Show a line with the time of day."""
-        self._shown.stream.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-        self._shown.flush()
-        self._spoken, self._patience = time.monotonic(), SILENCE_S
+    def _without_event(self, record: logging.LogRecord) -> Said:
+        """Show warnings, and what the workflow and plugins say. Of Snakemake the rest only where no jobs run: it is what was asked for."""
+        source = Path(record.pathname)
+        if not source.is_relative_to(SNAKEMAKE):
+            return [record.getMessage()] if record.levelno == logging.INFO else [record]
+        if self._running:
+            return [record] if record.levelno >= logging.WARNING else []
+        return [] if source.parent == SNAKEMAKE / "report" and record.levelno < logging.ERROR else [record]
 
-    def remind(self) -> None:
-        """Say what has been under way for longest, and what its log says last, if nothing has been said for long."""
-        self.acquire()
-        try:
-            jobs = [job for job in self._jobs.values() if job.under_way]
-            patience = self._patience
-            if not jobs or time.monotonic() - self._spoken < patience:
-                return
-            job = min(jobs, key=lambda job: job.since)
-            said = next(filter(None, map(latest, _of_this_run(job.logs, job.since))), None)
-            beside = f", and {len(jobs) - 1} more" if jobs[1:] else ""
-            self.say(f"under way for {duration(time.time() - job.since)}: {job.name}{f' ({said})' if said else ''}{beside}")
-            self._patience = min(2 * patience, SILENCES * SILENCE_S)
-        finally:
-            self.release()
+    def _started(self, _: logging.LogRecord) -> Said:
+        """Note that jobs are to be run; unless their number follows, there are none."""
+        self._running = self._idle = True
+        return []
 
-    def _begun(self, record: logging.LogRecord) -> bool:
+    def _planned(self, _: logging.LogRecord) -> Said:
+        self._idle = False
+        return []
+
+    def _error(self, record: logging.LogRecord) -> Said:
+        """Keep what a rule has raised until its job is known to have failed: that may say more."""
+        self._idle = False
+        if vars(record).get("exception") != RuleException.__name__:
+            return [record]
+        self._raised.append((time.monotonic(), record))
+        return []
+
+    def _release(self) -> Said:
+        said: Said = [record for _, record in self._raised]
+        self._raised.clear()
+        return said
+
+    def _begun(self, record: logging.LogRecord) -> Said:
         told = vars(record)
         before = self._jobs.get(told["jobid"])
         job = _Job(
             told["rule_name"], dict(told["wildcards"]), list(map(_place, told["log"])), time.time(), before.fault if before else None
         )
         self._jobs[told["jobid"]] = job
-        if told["rule_msg"]:
-            self.say(f"{told['rule_msg']} ({', '.join(job.logs)})")
-        return True
+        return [_now(f"{told['rule_msg']} ({', '.join(job.logs)})")] if told["rule_msg"] else []
 
-    def _finished(self, record: logging.LogRecord) -> bool:
+    def _finished(self, record: logging.LogRecord) -> Said:
         job = self._jobs.pop(vars(record)["job_id"])
         if job.rule == "decide_cohort":
-            self._tell(self._progress.decision(job.wildcards["bracket"], int(job.wildcards["rung"])))
-        elif job.rule == "choose_champion":
-            self.say(self._progress.champion())
-        elif job.rule == "measure_serving" or (job.rule == "train_rung" and time.monotonic() - self._told > EVERY_S):
-            self._tell()
-        return True
+            return self._tell(self._progress.decision(job.wildcards["bracket"], int(job.wildcards["rung"])))
+        if job.rule == "choose_champion":
+            return [_now(self._progress.champion())]
+        if job.rule == "measure_serving" or (job.rule == "train_rung" and time.monotonic() - self._told > EVERY_S):
+            return self._tell()
+        return []
 
-    def _tell(self, *parts: str) -> None:
-        """Show how the search stands, but not what the last line already said of it."""
+    def _tell(self, *parts: str) -> Said:
+        """Return how the search stands, but not what the last line already said of it."""
         standing = self._progress.standing()
-        if said := [*parts, *([standing] if standing != self._standing else [])]:
-            self.say(" · ".join(said))
+        said = [*parts, *([standing] if standing != self._standing else [])]
         self._told, self._standing = time.monotonic(), standing
+        return [_now(" · ".join(said))] if said else []
 
-    def _failed(self, record: logging.LogRecord) -> bool:
-        """Show what the job's own log says of it; a second time only that it is the same."""
+    def _failed(self, record: logging.LogRecord) -> Said:
+        """Return what the job's own log says of it; a second time only that it is the same."""
         told = vars(record)
         job = self._jobs[told["jobid"]]
         job.under_way = False
         logs = list(map(_place, told["log"]))
         said = next(filter(None, map(fault, _of_this_run(logs, job.since))), None)
         if said is None:  # it was killed, or its log is elsewhere: in Snakemake's words
-            return False
+            return [*self._release(), record]
+        if self._raised:
+            self._raised.popleft()
         last = said.splitlines()[-1]  # of a traceback the exception; above it stand names that change
-        self.say(f"error: {job.name}: {'the same again' if job.fault == last else said} ({', '.join(logs)})")
+        line = _now(f"error: {job.name}: {'the same again' if job.fault == last else said} ({', '.join(logs)})")
         job.fault = last
-        return True
+        return [line]
+
+
+def _now(line: str) -> str:
+    return f"{time.strftime('%H:%M:%S')} {line}"
 
 
 def _place(log: str) -> str:
@@ -182,18 +193,8 @@ def _of_this_run(logs: list[str], since: float) -> list[Path]:
     return [path for path in map(Path, logs) if path.exists() and path.stat().st_mtime >= since - CLOCK_S]
 
 
-def quieten(logger: logging.Logger, progress: Progress) -> None:
-    """Put a `Terminal` in the place of the handler with which Snakemake writes to the terminal; leave a handler of the user's choice."""
-    for handler in logger.handlers:
-        if handler.name == "DefaultStreamHandler" and isinstance(handler, logging.StreamHandler):
-            logger.removeHandler(handler)
-            logger.addHandler(terminal := Terminal(handler, progress))
-            threading.Thread(target=_keep_reminding, args=[terminal], name="terminal", daemon=True).start()
-            return
-
-
-def _keep_reminding(terminal: Terminal) -> None:
-    while True:
-        time.sleep(1)
-        with suppress(Exception):  # as in `emit`
-            terminal.remind()
+def narrate(handlers: Iterable[logging.Handler], progress: Progress) -> None:
+    """Let the logger plugin `experiment`, if it is among the handlers of the run, show a `Terminal`; another of the user's choice stays."""
+    for handler in handlers:
+        if hasattr(handler, "narrate"):
+            handler.narrate(Terminal(progress))

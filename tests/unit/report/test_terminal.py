@@ -1,6 +1,5 @@
 """A run says what a person wants to know, in few lines, and never hides an error."""
 
-import io
 import logging
 import re
 import time
@@ -9,19 +8,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from lib.records import layout
 from lib.records.layout import VerdictFiles
 from lib.records.measurement import write_record
 from lib.report import terminal
 from lib.report.progress import Progress
 from lib.report.survey import survey
-from lib.report.terminal import quieten
+from lib.report.terminal import SNAKEMAKE, Said, Terminal
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from tests.unit.made_records import serving
 from tests.unit.report.test_figures import small
 from tests.unit.report.trees import FILES, SEEDS, Stage, make_tree
 
+DAG = SNAKEMAKE / "dag.py"
 MEASUREMENTS = "results/search/finalists/contest-1.json"
 
 
@@ -34,18 +33,23 @@ def progress(root: Path) -> Progress:
 
 
 class Run:
-    """Snakemake's side: its logger, and the stream that a person reads."""
+    """What Snakemake says of a run, and what a person reads in its place."""
 
     def __init__(self, progress: Progress) -> None:
-        self.stream, self.logger = io.StringIO(), logging.Logger("snakemake", logging.INFO)
-        handler = logging.StreamHandler(self.stream)
-        handler.name = "DefaultStreamHandler"
-        self.logger.addHandler(handler)
-        quieten(self.logger, progress)
+        self.terminal, self._lines = Terminal(progress), list[str]()
+        self.log("Workflow has started!", LogEvent.WORKFLOW_STARTED)
 
-    def log(self, message: str | None, event: LogEvent | None = None, level: int = logging.INFO, **fields: object) -> None:
-        """Log as Snakemake does."""
-        self.logger.log(level, message, extra={"event": event, **fields})
+    def hear(self, said: Said) -> list[str]:
+        """Read what is said: the lines as they stand, without the time of day."""
+        lines = "\n".join(one if isinstance(one, str) else one.getMessage() for one in said).splitlines()
+        self._lines += [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines]
+        return lines
+
+    def log(self, message: str, event: LogEvent | None = None, level: int = logging.INFO, *, at: Path = DAG, **fields: object) -> None:
+        """Log as the module `at` does."""
+        record = logging.LogRecord("snakemake.logging", level, str(at), 1, message, (), None)
+        vars(record).update(fields, event=event)
+        self.hear(self.terminal.tell(record))
 
     def begin(self, rule: str, log: Path | str = "", message: str | None = None, **wildcards: str) -> None:
         """Say that job 1 begins."""
@@ -55,14 +59,15 @@ class Run:
         """Say that job 1 has finished."""
         self.log("Finished", LogEvent.JOB_FINISHED, job_id=1)
 
-    def fail(self, log: Path) -> None:
+    def fail(self, log: Path, how: str = "returned non-zero exit status 1.") -> None:
         """Say that job 1 has failed."""
-        self.log("RuleException:\nCalledProcessError in file x\n'python' returned non-zero exit status 1.", LogEvent.ERROR, logging.ERROR)
+        raised = f"RuleException:\nCalledProcessError in file x\n'python' {how}"
+        self.log(raised, LogEvent.ERROR, logging.ERROR, exception="RuleException")
         self.log("Error in rule", LogEvent.JOB_ERROR, logging.ERROR, jobid=1, log=[str(log)])
 
     def said(self) -> list[str]:
         """Return the lines so far, without the time of day."""
-        return [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in self.stream.getvalue().splitlines()]
+        return self._lines
 
 
 @pytest.fixture
@@ -73,10 +78,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def test_jobs_without_a_message_and_chatter_are_not_shown(run: Run) -> None:
     run.log("Building DAG of jobs...")
-    run.log("Missing metadata for file results/plan.json. Maybe it was deleted.", level=logging.WARNING)
-    run.log("Warning: the following output files of rule build_ledger were not present when", level=logging.WARNING)
     run.log("5 jobs", LogEvent.RUN_INFO)
-    run.log(None, LogEvent.PROGRESS, done=1, total=2)
+    run.log("None", LogEvent.PROGRESS, done=1, total=2)
     run.begin("export_head", arm="a")
     run.finish()
     assert run.said() == []
@@ -88,24 +91,49 @@ def test_a_rule_with_a_message_is_shown_with_its_log(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "level"),
+    ("event", "level", "at"),
     [
-        ("Nothing to be done", logging.INFO),
-        ("WorkflowError: x", logging.ERROR),
-        ("Warning: the following output files of rule train_rung were", logging.WARNING),
+        (LogEvent.ERROR, logging.ERROR, DAG),
+        (LogEvent.GROUP_ERROR, logging.ERROR, DAG),
+        (None, logging.WARNING, DAG),
+        (None, logging.INFO, Path("Snakefile")),
+        (None, logging.INFO, Path("snakemake_executor_plugin_kubernetes_experiment/__init__.py")),
     ],
 )
-def test_what_it_has_no_words_for_is_shown_as_it_stands(run: Run, message: str, level: int) -> None:
-    run.log(message, None, level)
-    assert run.said() == [message]
+def test_what_it_has_no_words_for_is_shown_as_it_stands(run: Run, event: LogEvent | None, level: int, at: Path) -> None:
+    run.log("message", event, level, at=at)
+    assert run.said() == ["message"]
+
+
+def test_where_no_jobs_run_everything_is_shown_but_what_a_report_takes_up(tmp_path: Path) -> None:
+    run = Run.__new__(Run)
+    run.terminal, run._lines = Terminal(progress(tmp_path)), []
+    run.log("Unlocked working directory.")
+    run.log("Missing metadata for file results/plan.json.", level=logging.WARNING, at=SNAKEMAKE / "report/__init__.py")
+    run.log("Downloading resources and rendering HTML.", at=SNAKEMAKE / "report/html_reporter/__init__.py")
+    assert run.said() == ["Unlocked working directory.", "Downloading resources and rendering HTML."]
+
+
+@pytest.mark.parametrize(
+    ("event", "last"), [(None, ["Nothing to be done (all requested files are present and up to date)."]), (LogEvent.RUN_INFO, [])]
+)
+def test_a_run_without_jobs_says_so_at_its_end(run: Run, event: LogEvent | None, last: list[str]) -> None:
+    run.log("5 jobs", event)
+    assert run.hear(run.terminal.end()) == last
 
 
 def test_a_job_that_a_signal_ended_is_told_of_in_snakemakes_words(run: Run, tmp_path: Path) -> None:
     run.begin("train_rung", tmp_path / "log", arm="a", rung="0")
     (tmp_path / "log").write_text("12:00:00 a.rung0: start, after 1.0 s of imports\n")
-    run.log("RuleException:\nCalledProcessError in file x\n'python' died with <Signals.SIGKILL: 9>.", LogEvent.ERROR, logging.ERROR)
-    run.log("Error in rule train_rung", LogEvent.JOB_ERROR, logging.ERROR, jobid=1, log=[str(tmp_path / "log")])
-    assert run.said()[-2:] == ["'python' died with <Signals.SIGKILL: 9>.", "Error in rule train_rung"]
+    run.fail(tmp_path / "log", "died with <Signals.SIGKILL: 9>.")
+    assert run.said()[-2:] == ["'python' died with <Signals.SIGKILL: 9>.", "Error in rule"]
+
+
+def test_what_a_rule_raised_is_shown_when_no_job_fails_for_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.log("RuleException: x", LogEvent.ERROR, logging.ERROR, exception="RuleException")
+    assert not run.hear(run.terminal.tick())
+    monkeypatch.setattr(terminal, "CLOCK_S", -1.0)
+    assert run.hear(run.terminal.tick()) == ["RuleException: x"] and not run.terminal.end()
 
 
 def test_a_failed_job_is_told_of_by_what_its_log_says_and_once(run: Run, tmp_path: Path) -> None:
@@ -133,7 +161,7 @@ def test_a_log_of_an_earlier_run_explains_nothing(run: Run, tmp_path: Path, monk
     monkeypatch.setattr(terminal, "CLOCK_S", -60.0)
     run.begin("export_head", log, arm="a")
     run.fail(log)
-    assert run.said() == ["Error in rule"]
+    assert run.said()[-1] == "Error in rule"
 
 
 def test_a_decision_and_a_measurement_tell_how_the_search_stands_and_trainings_now_and_then(run: Run, tmp_path: Path) -> None:
@@ -178,14 +206,6 @@ def test_the_choice_of_the_champion_is_told(tmp_path: Path) -> None:
     assert re.fullmatch(r"champion: gb\S+, acceptance length \d\.\d{3} \(DRAFT\), now trained afresh with 2 seeds for the verdict", line)
 
 
-def test_a_broken_record_does_not_stop_the_run(run: Run, tmp_path: Path) -> None:
-    bracket = small().brackets[0]
-    (tmp_path / layout.decision(small().folder(bracket), 0)).write_text("{")
-    run.begin("measure_serving", arm="a")
-    run.finish()
-    assert run.said() == []
-
-
 @pytest.mark.parametrize(
     ("stage", "best"), [("begun", "best acc0 so far"), ("chosen", "best acceptance length so far"), ("judged", "so far")]
 )
@@ -211,13 +231,10 @@ def test_what_is_under_way_is_told_after_silence_and_then_ever_more_seldom(
 ) -> None:
     now = [time.monotonic()]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
-    (handler,) = run.logger.handlers
 
     def wait(seconds: float) -> list[str]:
-        before = len(run.said())
         now[0] += seconds
-        handler.remind()  # type: ignore[attr-defined]
-        return run.said()[before:]
+        return run.hear(run.terminal.tick())
 
     assert wait(1000) == [], "nothing is under way"
     log = tmp_path / "log"
@@ -225,17 +242,10 @@ def test_what_is_under_way_is_told_after_silence_and_then_ever_more_seldom(
     log.write_text("12:00:01 measure_contest: 1 of 6: champion, a\n12:00:09 measure_contest: 2 of 6: standing, b\n12:00")
     assert [len(wait(59)), len(wait(2)), len(wait(119)), len(wait(2))] == [0, 1, 0, 1]
     assert run.said()[-1] == "under way for 0 min: measure_contest (2 of 6: standing, b)"
-    run.log("from Snakemake")
+    run.log("from Snakemake", level=logging.WARNING)
     assert [len(wait(59)), len(wait(2))] == [0, 1], "what is said otherwise begins the silence anew"
     for _ in range(8):
         wait(10**6)
     assert [len(wait(16 * 60 - 1)), len(wait(2))] == [0, 1]
     run.finish()
     assert wait(10**6) == []
-
-
-def test_a_handler_that_was_chosen_is_left_alone() -> None:
-    logger = logging.Logger("snakemake")
-    logger.addHandler(chosen := logging.NullHandler())
-    quieten(logger, progress(Path()))
-    assert logger.handlers == [chosen]
