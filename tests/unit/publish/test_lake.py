@@ -59,7 +59,7 @@ def measurement(**changes: Any) -> dict[str, Any]:
         "draft_kind": "eagle3",
         "hardware": "GB300",
         "recorded_at": "2026-01-02T03:04:05.678901+02:00",
-        "point": {"global_batch": 8, "lr": 3e-4, "warmup": 0.05},
+        "point": {"global_batch": 8, "lr": 3e-4, "warmup": 0.05, "accum": 2, "weight_decay": 0.1},
         "layout": {"ranks": 1, "micro_batch": 4, "accumulation": 2},
         "seed": 0,
         "samples": 4096,

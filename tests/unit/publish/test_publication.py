@@ -31,7 +31,7 @@ def test_an_improvement_is_the_new_baseline_and_its_sound_measurements_are_in_th
     assert f"now stands for the champion of verdict {first['verdict']}; 5 measurements are in" in first["summary"]
     assert f"knows verdict {first['verdict']}; 5 measurements are in" in second["summary"]
     baseline = read_baseline(Path(first["baseline"]))
-    assert baseline.current["point"]["lr"] == CHAMPION.lr and baseline.history == []
+    assert baseline.current["point"]["lr"] == CHAMPION.point.lr and baseline.history == []
     assert Path(first["baseline"]).stem == baseline.key == baseline_key(verdict(*AHEAD))
     assert "head" not in json.dumps(baseline.context) and "grounding" not in baseline.context
     first_seed = make_contest(CHAMPION, STANDING, 3, "s").champion[0].seed
