@@ -24,7 +24,7 @@ from lib.records.measurement import ProxyRecord, read_record
 from lib.storage import Storage, open_storage
 
 from tests.s3 import BUCKET, S3Server, s3_server  # noqa: F401 - a fixture
-from tests.unit.draft.rungs import ALONE, TWO_RANKS, make_arm, on_ranks, run, start, wait_until
+from tests.unit.draft.rungs import ALONE, TWO_RANKS, make_arm, make_head, on_ranks, run, start, wait_until
 
 Start = Callable[..., Training]
 At = Callable[..., Places]
@@ -184,9 +184,9 @@ def test_without_a_whole_state_there_is_none(start: Start, folder: Path, store: 
     assert recover(folder, None) is None
 
 
-def test_a_state_of_another_training_is_passed_over(places: At, start_head: Start, both_specs: list, caplog) -> None:
+def test_a_state_of_another_training_is_passed_over(places: At, start_head: Start, caplog) -> None:
     arm, here = make_arm(ALONE), places("here")
-    keep(start_head(both_specs[0]), [4], here.stream(1), None)
+    keep(start_head(make_head("eagle3")), [4], here.stream(1), None)
     with caplog.at_level(logging.WARNING):
         record = run(arm, 1, here)
     assert "is of another training" in caplog.text
