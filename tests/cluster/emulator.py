@@ -95,6 +95,7 @@ class Emulator(Cluster):
         self.pod_fault: Callable[[Object], str | None] = lambda _pod: None
         self.forbids: Callable[[Object], str | None] = lambda _pod: None  # admission of pods: what it says of one
         self.capacity: int | None = None  # pods that nodes have room for at once
+        self.kueue = False  # whether it is installed
         self.security = ""  # the level of Pod Security that the namespace enforces
         self.environment: dict[str, str] = {}  # what images bring
         self.root: Path = Path(tempfile.mkdtemp(prefix="cluster-"))
@@ -140,7 +141,7 @@ class Emulator(Cluster):
             item["metadata"] |= {"namespace": self.namespace, "creationTimestamp": now(), "uid": f"uid-{next(self._uids)}"}
             if kind == "jobs":
                 self._default_job(item)
-                if QUEUE in item["metadata"].get("labels", {}):
+                if self.kueue and QUEUE in item["metadata"].get("labels", {}):
                     item["spec"]["suspend"] = True  # Kueue's webhook
             self.objects[kind][name] = item
             self._record("ADDED", kind, item)

@@ -610,7 +610,7 @@ def test_a_deadline_counts_from_the_start_of_a_pod_however_long_it_was_queued() 
 
 def test_a_job_that_kueue_holds_back_waits_runs_is_preempted_and_waits_again() -> None:
     cluster = Emulator(processes=False)
-    cluster.virtual_seconds = 0.3
+    cluster.kueue, cluster.virtual_seconds = True, 0.3
     body = finished(drafted(), {"metadata": {"labels": {QUEUE: "gpus"}}})
     cluster.create("jobs", body | {"metadata": body["metadata"] | {"name": "job"}}, strict=True)
 

@@ -182,6 +182,7 @@ def test_a_pod_that_is_forbidden_is_told_with_its_reason_and_fails(cluster: Emul
 
 @pytest.mark.emulated("Kueue is")
 def test_kueue_holds_back_admits_and_preempts(cluster: Emulator, controller: Controller) -> None:
+    cluster.kueue = True
     (controller.work / "pod.yaml").write_text(f"metadata: {{labels: {{{QUEUE}: gpus}}}}")
     controller.start(*RUNG_0, "seconds=4", f"{FLAG}pod-patch", "pod.yaml")
     controller.until(lambda: "others wait: suspended: waits for its queue" in controller.output)
@@ -479,7 +480,8 @@ def test_a_place_in_the_bucket_of_another_workstream_is_refused(cluster: Cluster
 
 
 @pytest.mark.emulated("its pods ask for devices and images that are nowhere")
-def test_a_pod_patch_and_an_image_of_a_rule_reach_the_pod(cluster: Cluster, controller: Controller) -> None:
+def test_a_pod_patch_and_an_image_of_a_rule_reach_the_pod(cluster: Emulator, controller: Controller) -> None:
+    cluster.security = "baseline"  # for RDMA's capability
     (controller.work / "pod.yaml").write_text(
         """
         metadata: {labels: {kueue.x-k8s.io/queue-name: gpus}}

@@ -54,7 +54,7 @@ def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measur
 
 def test_a_hyperparameter_that_some_arms_lack_is_told_of_the_others_and_read_back(tmp_path: Path) -> None:
     """The standing configuration trains by the shared weight decay, the arms by their own."""
-    search = make_search(parameters=SPACE["parameters"] | {"weight_decay": [0.0, 0.1]}, recipe=RECIPE | {"draft": {}, "training": {}})
+    search = make_search(parameters=SPACE["parameters"] | {"weight_decay": [0.0, 0.1]}, recipe=RECIPE | {"draft": {"method": "eagle3"}, "training": {}})
     make_tree(tmp_path, search)
     table = ledger(tmp_path)
     alone = table["arm"].str.contains("-wd")
@@ -64,5 +64,5 @@ def test_a_hyperparameter_that_some_arms_lack_is_told_of_the_others_and_read_bac
     story = read_story(tmp_path)
     for page in (ledger_page(story), verdict_card(story, tmp_path)):
         assert "weight decay" in page
-    make_tree(tmp_path / "without", make_search())
+    make_tree(tmp_path / "without", make_search(recipe=RECIPE | {"draft": {"method": "eagle3"}}))
     assert "weight decay" not in ledger_page(read_story(tmp_path / "without"))
