@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from lib.controller import LOCK
 from lib.errors import UserError
+from lib.process import identity
 from lib.report.status import status
 from lib.report.survey import Jobs, survey
 
@@ -27,7 +28,7 @@ def standing(root: Path) -> Jobs:
 
 def hold(root: Path) -> None:
     """Make this process the controller of a tree."""
-    (root / "results" / LOCK).write_text(str(os.getpid()))
+    (root / "results" / LOCK).write_text(identity())
 
 
 @pytest.fixture

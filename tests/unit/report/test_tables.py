@@ -54,7 +54,8 @@ def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measur
 
 def test_a_hyperparameter_that_some_arms_lack_is_told_of_the_others_and_read_back(tmp_path: Path) -> None:
     """The standing configuration trains by the shared weight decay, the arms by their own."""
-    search = make_search(parameters=SPACE["parameters"] | {"weight_decay": [0.0, 0.1]}, recipe=RECIPE | {"draft": {"method": "eagle3"}, "training": {}})
+    recipe = RECIPE | {"draft": {"method": "eagle3"}, "training": {}}
+    search = make_search(parameters=SPACE["parameters"] | {"weight_decay": [0.0, 0.1]}, recipe=recipe)
     make_tree(tmp_path, search)
     table = ledger(tmp_path)
     alone = table["arm"].str.contains("-wd")
