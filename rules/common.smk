@@ -23,6 +23,12 @@ decisions, takes = session.decisions, session.takes
 # How often a job is done again that its node has taken down; an arm that fails is a result.
 attempts_more = 3 if session.elsewhere else 1
 
+# What the configuration names is no rule's input: its content is part of every name, and it may lie on a volume that only the jobs mount.
+made_target = [] if settings.target.path else [experiment.target]
+made_prompts = (
+    [] if settings.serving.workload.path else list(experiment.subsets.values())
+)
+
 
 wildcard_constraints:
     arm=r"gb[^/]+",
