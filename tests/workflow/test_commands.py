@@ -31,6 +31,7 @@ UPSTREAM = "tests/workflow/test_dag.py::test_snakemake_by_itself_"
 
 ELSEWHERE = {
     "head -c 2000000 /dev/zero > a.txt; snakemake --cores 1; sleep 1; touch a.txt": f"{UPSTREAM}goes_by_file_times_whatever_the_triggers",
+    "snakemake --cores 1 --dry-run --rerun-triggers params": f"{UPSTREAM}goes_by_file_times_whatever_the_triggers",
     "snakemake --cores 2; echo $?; ls b.txt after.txt": f"{UPSTREAM}ends_early_with_success_and_the_net_does_not",
     "snakemake --cores 2 --keep-going; echo $?; ls flaky.txt": f"{UPSTREAM}ends_early_with_success_and_the_net_does_not",
     ".venv/bin/snakemake --profile gb300": f"{CLUSTER}test_without_the_acknowledgement_of_this_run_nothing_is_created",
