@@ -11,6 +11,7 @@ import pytest
 from lib.experiment import describe_bench
 from lib.script import ENVIRONMENT
 from lib.serving.bench import make_bench
+from lib.serving.vllm.driver import send
 from lib.serving.vllm.engine import KEY, Server, mortal_group, reserved_port
 
 from tests.workflow.clones import Clone, clone
@@ -38,11 +39,13 @@ def test_the_winner_served_by_its_cards_command_gives_the_recorded_acceptance(fi
         with subprocess.Popen(
             ["bash", "-c", command.group(1)], stdout=output, stderr=output, env=variables, process_group=group
         ) as process:
-            server = Server(process, port, str(bench.target), log, "key-of-clients")
-            server.wait_until_ready(300)
-            before = server.counters()
-            server.send(bench.workload, "serving")
-            counted = server.counters().since(before)
-            process.terminate()
+            try:
+                server = Server(process, port, str(bench.target), log, "key-of-clients")
+                server.wait_until_ready(300)
+                before = server.counters()
+                send(server.url, "key-of-clients", server.model, bench.workload, "serving", log)
+                counted = server.counters().since(before)
+            finally:
+                process.terminate()
     assert (counted.drafts, counted.accepted) == (recorded["drafts"], recorded["accepted"])
     assert counted.acceptance_length == recorded["acceptance_length"] > 1
