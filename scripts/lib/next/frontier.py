@@ -19,6 +19,7 @@ from lib.next.levers import common, draft_tokens, edge, method, ranking, trainin
 from lib.publish.baseline import bench_of
 from lib.records import layout
 from lib.records.context import Record
+from lib.search.proxy import PROXIES
 from lib.search.work import Pace, Work, upper_bound
 from lib.verdict.gate import judge
 
@@ -255,7 +256,8 @@ def _work(finding: Finding, experiment: Experiment) -> tuple[Work, str]:
     only_k_differs = (
         search.space.model_copy(update={"objective": origin.space.objective}) == origin.space and search.recipe == origin.recipe
     )
-    if only_k_differs and search.space.proxy == "acc0":
+    reads = PROXIES[search.space.proxy].reads
+    if only_k_differs and reads(search.space.objective.draft_tokens) == reads(origin.space.objective.draft_tokens):
         work = replace(work, training_jobs=2 * seeds, samples=2 * seeds * search.space.rungs.samples[-1], retrained=0)
         said = f"{servings} servings, and {work.training_jobs} trainings of the verdict should another arm win"
         return work, f"{said}; the arms of the search are trained already"

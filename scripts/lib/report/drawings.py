@@ -11,7 +11,8 @@ import vl_convert
 from lib.report import words
 from lib.report.figures import INK, PALE, STANDING
 from lib.report.story import FATES, Story
-from lib.search.calibration import PROXIES, configurations
+from lib.search.calibration import configurations
+from lib.search.proxy import PROXIES
 from lib.verdict.verdict import SubsetEffect, Verdict
 
 Figure = alt.TopLevelMixin

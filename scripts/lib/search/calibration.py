@@ -11,9 +11,8 @@ from scipy import stats
 
 from lib.hyperparameters import HYPERPARAMETERS
 from lib.records.comparison import OF_THE_ARM
-from lib.search.proxy import proxy_value
+from lib.search.proxy import PROXIES, proxy_value
 
-PROXIES = ("acc0", "chain")
 CONFIGURATION = [one.column for one in HYPERPARAMETERS.values()]
 """Columns of the ledger that make a configuration, its recipe given. Its seeds are averaged: they are one point, not several."""
 
@@ -42,25 +41,31 @@ def calibrate(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any]) ->
 
 
 def recommend(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any]) -> str | None:
-    """Return the proxy that ranks configurations better, None when the data do not tell.
+    """Return the proxy that ranks configurations better than every other, None when the data do not tell.
 
-    They do when the 95 % interval of the difference of the two correlations, a bootstrap that draws configurations, excludes 0.
+    They do when the 95 % interval of the difference of two correlations, a bootstrap that draws configurations, lies above 0.
     """
     points = configurations(table, draft_tokens, recipe)
-    columns = [points[name].to_numpy(float) for name in (*PROXIES, "acceptance_length")]
-    if len(points) < FOR_RECOMMENDATION or any(rank_correlation(column, columns[-1]) is None for column in columns):
+    columns = {name: points[name].to_numpy(float) for name in PROXIES}
+    lengths = points["acceptance_length"].to_numpy(float)
+    if len(points) < FOR_RECOMMENDATION or any(rank_correlation(column, lengths) is None for column in (*columns.values(), lengths)):
         return None
+    better = {one: all(_ranks_better(columns[one], columns[other], lengths) for other in PROXIES if other != one) for one in PROXIES}
+    return next((proxy for proxy, is_better in better.items() if is_better), None)
+
+
+def _ranks_better(one: Any, other: Any, lengths: Any) -> bool:
+    """Return whether one proxy ranks the acceptance lengths better than another, beyond what drawing other configurations changes."""
 
     def difference(first: Any, second: Any, lengths: Any) -> float:
         # A resample in which one side is constant ranks nothing.
         return (rank_correlation(first, lengths) or 0.0) - (rank_correlation(second, lengths) or 0.0)
 
+    columns = (one, other, lengths)
     drawn = stats.bootstrap(
         columns, difference, paired=True, vectorized=False, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=0
     )
-    if drawn.confidence_interval.low > 0:
-        return PROXIES[0]
-    return PROXIES[1] if drawn.confidence_interval.high < 0 else None
+    return bool(drawn.confidence_interval.low > 0)
 
 
 def configurations(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from lib.errors import UserError
 from lib.files import differing_keys
 from lib.hyperparameters import HYPERPARAMETERS, Hyperparameter
 from lib.reading import read_json
-from lib.search.proxy import proxy_value
+from lib.search.proxy import PROXIES, proxy_value
 from lib.section import Positive, Section, checked
 from lib.space import infeasible
 
@@ -97,7 +97,7 @@ def load_priors(path: Path, space: Space, training: Training, context: dict[str,
     if path.resolve().is_relative_to(Path("results").resolve()):
         raise UserError(f"seed_from = {str(path)!r} is rewritten by the very run; copy it out of results/ and name the copy")
     files = _from_ledger(path, space) if path.suffix == ".parquet" else [_from_json(path)]
-    positions = min(space.objective.draft_tokens, space.draft.positions) if space.proxy == "chain" else 1
+    positions = min(PROXIES[space.proxy].reads(space.objective.draft_tokens), space.draft.positions)
     used: list[Prior] = []
     refused: list[Refusal] = []
     for file in files:
@@ -107,7 +107,7 @@ def load_priors(path: Path, space: Space, training: Training, context: dict[str,
             point = Point.model_validate(arm.model_dump(include=set(Point.model_fields)))
             reason = f"another context: {', '.join(others)}" if others else infeasible(point, space, training)
             if arm.accuracies and len(arm.accuracies) < positions:
-                reason = f"{len(arm.accuracies)} accuracies, but proxy = chain compares {positions}"
+                reason = f"{len(arm.accuracies)} accuracies, but proxy = {space.proxy} compares {positions}"
             if reason:
                 refused.append(Refusal(arm=_name(arm), source=source, reason=reason))
                 continue

@@ -1,7 +1,14 @@
 """The proxy, made of held-out accuracies."""
 
+from typing import get_args
+
 import pytest
-from lib.search.proxy import proxy_value
+from lib.config import Space
+from lib.search.proxy import PROXIES, proxy_value
+
+
+def test_the_configuration_names_every_proxy() -> None:
+    assert get_args(Space.model_fields["proxy"].annotation) == tuple(PROXIES)
 
 
 @pytest.mark.parametrize(("k", "chain"), [(1, 1.5), (2, 1.625), (3, 1.75), (5, 1.75)])
