@@ -1,12 +1,16 @@
 """What the Snakemake process itself does at its start: refuse bad input in plain lines, and hold the results tree alone."""
 
 import fcntl
+import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from logging.handlers import QueueHandler
 from pathlib import Path
+from queue import Queue
 from typing import TextIO
 
 import psutil
@@ -15,6 +19,10 @@ from lib.errors import UserError
 from lib.process import identity, pid_here
 
 LOCK = "spec-decode-tune.lock"
+
+LOGS_S = 2.0
+"""Seconds for which a refusal waits for Snakemake's messages before it."""
+
 _held: list[TextIO] = []
 
 
@@ -24,9 +32,19 @@ def refuse() -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        _let_logs_out()
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)  # Snakemake would turn a SystemExit in a Snakefile into a traceback
+
+
+def _let_logs_out() -> None:
+    """Wait a moment until Snakemake's thread has shown what was logged before, so that what comes now is the last line."""
+    for handler in logging.getLogger("snakemake.logging").handlers:
+        if isinstance(handler, QueueHandler) and isinstance(handler.queue, Queue):
+            shown = threading.Thread(target=handler.queue.join, daemon=True)
+            shown.start()
+            shown.join(LOGS_S)
 
 
 @dataclass(frozen=True)

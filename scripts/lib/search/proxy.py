@@ -23,7 +23,7 @@ class Proxy:
 
 def _chain(accuracies: Sequence[float], draft_tokens: int) -> float:
     """Return 1 + a0 + a0 a1 + ... over `draft_tokens` positions, or over those that were evaluated if these are fewer."""
-    return 1 + sum(accumulate(accuracies[:draft_tokens], mul))
+    return 1 + float(sum(accumulate(accuracies[:draft_tokens], mul)))
 
 
 PROXIES = {
