@@ -90,6 +90,15 @@ def test_a_head_that_does_not_fit_the_target_is_refused(tmp_path: Path, change: 
     assert line in str(refusal.value)
 
 
+def test_a_configuration_file_that_names_a_key_twice_is_refused(fresh: Clone, tmp_path: Path) -> None:
+    """Snakemake itself takes the last."""
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("seed: 1\nseed: 2\n")
+    refused = Clone(fresh.root, small=False).snakemake("--dry-run", "--configfile", str(twice), check=False)
+    assert refused.returncode == 1
+    assert refused.stdout.strip().splitlines()[-1] == f"error: {twice}: not YAML (line 2: key 'seed' stands twice); correct it"
+
+
 def test_a_missing_engine_is_refused_before_any_work(fresh: Clone, tmp_path: Path) -> None:
     """Without vLLM on the path nothing is trained that could not be measured."""
     blind = tmp_path / "sitecustomize.py"
