@@ -131,9 +131,9 @@ def state_below(wildcards):
     arm, rung = wildcards.arm, int(wildcards.rung)
     _, first = entry(arm)
     if rung > first:
-        return f"results/{arm}/rung{rung - 1}.state"
+        return layout.state(arm, rung - 1)
     for lower in reversed(range(rung)):
-        state = f"results/{arm}/rung{lower}.state"
+        state = layout.state(arm, lower)
         if session.standing.trained_head(arm, lower) and session.standing.there(state):
             return state
     return []

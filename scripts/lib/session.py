@@ -21,6 +21,7 @@ from lib.experiment import Experiment, load_experiment, verdict_files
 from lib.files import digest
 from lib.process import identity
 from lib.reading import read_yaml
+from lib.records import layout
 from lib.records.layout import VerdictFiles
 from lib.remote import bring_records, carried_files, claimed_home, find_other_home, stream_there
 from lib.report.plan import format_plan, make_plan
@@ -65,7 +66,7 @@ class Session:
         require_jobs_acknowledged(workflow, self.experiment.config)
         if not self.store:
             require_installed()
-        hold_results(Path("results"))
+        hold_results(Path(layout.RESULTS))
         os.environ[CONTROLLER] = identity()
         logger.info(self.progress.opening())
 
@@ -175,10 +176,10 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     if main and not (dry or output.verbose or output.quiet):
         narrate(workflow.logger_manager.get_log_handlers(), progress)
     views = {
-        "results/plan.json": plan_file,
-        "results/champion.json": filed.champion,
-        "results/verdict.json": filed.verdict,
-        "results/HANDOFF.md": filed.handoff,
+        layout.PLAN: plan_file,
+        layout.CHAMPION: filed.champion,
+        layout.VERDICT: filed.verdict,
+        layout.HANDOFF: filed.handoff,
     }
     standing = Standing(experiment, filed, views, store.knows if store else lambda path: Path(path).exists())
     decisions = Decisions(experiment.search, Path())

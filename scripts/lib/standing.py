@@ -18,8 +18,6 @@ from lib.verdict.contest import Contest, make_contest
 EVIDENCE = re.compile(r"resources/.+|results/gb[^/]+/.+|results/search/[^/]+/(rung|plan-|contest-)[^/]+\.json")
 """What is filed under a name that carries its content. Champions and verdicts are too, but follow from it at no cost."""
 
-HANDOVER = "results/champion"
-
 
 @dataclass(frozen=True)
 class Standing:
@@ -41,7 +39,7 @@ class Standing:
             return None
         if path in self.views:
             return self._shown(path)
-        if path == HANDOVER:
+        if path == layout.PACKAGE:
             return self._handed_over()
         if path == self.filed.measurements:
             return self._contested()
@@ -71,9 +69,9 @@ class Standing:
         return filed.exists() and filed.read_bytes() == (self.root / view).read_bytes()
 
     def _handed_over(self) -> bool:
-        verdict, manifest = self._read(self.filed.verdict), self._read(f"{HANDOVER}/manifest.json")
+        verdict, manifest = self._read(self.filed.verdict), self._read(f"{layout.PACKAGE}/manifest.json")
         try:
-            whole = all(self.there(f"{HANDOVER}/{name}") for name in manifest["files"])
+            whole = all(self.there(f"{layout.PACKAGE}/{name}") for name in manifest["files"])
             return whole and manifest["verdict"] == verdict["id"]
         except (KeyError, TypeError):
             return False

@@ -12,6 +12,9 @@ LEDGER_CSV = "results/ledger.csv"
 LEDGER_PARQUET = "results/ledger.parquet"
 CALIBRATION = "results/calibration.json"
 HANDOFF = "results/HANDOFF.md"
+CHAMPION = "results/champion.json"
+VERDICT = "results/verdict.json"
+PACKAGE = "results/champion"
 REPORT = "results/report"
 LOGS = "results/logs"
 
@@ -19,6 +22,11 @@ LOGS = "results/logs"
 def acc(arm: str, rung: int) -> str:
     """Return the training record of an arm at a rung."""
     return f"results/{arm}/rung{rung}.acc"
+
+
+def state(arm: str, rung: int) -> str:
+    """Return the folder of the training state of an arm at a rung."""
+    return f"results/{arm}/rung{rung}.state"
 
 
 def serving(arm: str) -> str:
