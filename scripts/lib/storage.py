@@ -1,5 +1,6 @@
 """Files by name in a local folder or in an S3 bucket: one API for streamed states, logs and the perf lake."""
 
+import errno
 import logging
 import os
 import re
@@ -147,7 +148,14 @@ class _Bucket:
         self._client.upload_fileobj(content, self._bucket, self._root + name, Config=TransferConfig(use_threads=False))
 
     def get(self, name: str, file: Path) -> None:
-        self._client.download_file(self._bucket, self._root + name, str(file))
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.download_file(self._bucket, self._root + name, str(file))
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from None
+            raise
 
     def size(self, name: str) -> int | None:
         page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root + name, MaxKeys=1)

@@ -329,11 +329,13 @@ def test_the_checks_own_lines_run_on_what_the_build_gets(target: str, tmp_path: 
 
 
 BLOCK = """
-import json, os
+import json, os, pkgutil
 from importlib.machinery import PathFinder
 blocked = set(json.loads(os.environ["BLOCKED"]))
 find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, path=None, target=None: None if name in blocked else find(name, path, target)
+listed = pkgutil.iter_modules
+pkgutil.iter_modules = lambda path=None, prefix="": (module for module in listed(path, prefix) if module.name not in blocked)
 """
 """Makes an interpreter that starts not find what an image does not hold."""
 

@@ -41,7 +41,7 @@ def test_files_come_back_whole_by_their_names(url: str, tmp_path: Path) -> None:
     assert (tmp_path / "got").read_bytes() == b"new!"
     store.remove(["arm/a"])
     assert open_storage(url, "key").names("arm") == ["arm/ab", "arm/b/2"]
-    with pytest.raises(Exception, match=r"arm/a|404"):
+    with pytest.raises(FileNotFoundError, match="arm/a"):
         store.get("arm/a", tmp_path / "got")
 
 
@@ -74,7 +74,7 @@ def test_a_name_that_leads_elsewhere_is_not_plain(name: str, caplog: pytest.LogC
 
 def test_names_that_somebody_has_planted_are_not_listed(s3_server: S3Server, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "store/arm").mkdir(parents=True)
-    for name in ("a", "line\nend"):
+    for name in ("a", "\u202eback"):  # a line end rclone writes as another character
         (tmp_path / "store/arm" / name).write_text(name)
         s3_server.store.write(f"store/arm/{name}", b"")
     for url in (str(tmp_path / "store"), s3_server.store.url("store")):
