@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -16,6 +18,9 @@ from lib.experiment import Experiment, load_experiment, verdict_files
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--configfile", "tests/configs/small.yaml")
+
+KEPT: dict[str, str] = {}
+"""Environment variables by which runs and their jobs are forks of the keeper of this test run, once there is one."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,10 @@ class Clone:
         """Return the command line of a run, of the small one unless the clone is for the shipped configuration."""
         return [sys.executable, "-m", "snakemake", *arguments, *(SMALL if self.small else ())]
 
-    def snakemake(self, *arguments: str, check: bool = True, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake to its end; its output, both streams, is `stdout`."""
+    def snakemake(
+        self, *arguments: str, check: bool = True, variables: Mapping[str, str] = MappingProxyType({}), prefix: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end; its output, both streams, is `stdout`. Only a run without `prefix` is a fork of the keeper."""
         done = subprocess.run(
             [*prefix, *self.command(*arguments)],
             cwd=self.root,
@@ -38,7 +45,7 @@ class Clone:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,
-            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | ({} if prefix else KEPT) | variables,
         )
         assert done.returncode == 0 or not check, done.stdout[-6000:] + self.logs()
         return done

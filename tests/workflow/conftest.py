@@ -2,19 +2,30 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from tests.workflow.clones import Clone, clone
+from tests.warm.keeper import kept
+from tests.workflow.clones import KEPT, Clone, clone
 
 SECRET = "hush-hush-4711"
-PLANTED = (
-    *(f"{name}={SECRET}" for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY")),
-    *(f"{name}=http://me:{SECRET}@127.0.0.1:9" for name in ("http_proxy", "HTTPS_PROXY", "AWS_ENDPOINT_URL_S3")),
-)
+PLANTED = {
+    **dict.fromkeys(("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY"), SECRET),
+    **dict.fromkeys(("http_proxy", "HTTPS_PROXY", "AWS_ENDPOINT_URL_S3"), f"http://me:{SECRET}@127.0.0.1:9"),
+}
 """What the environment of the finished run holds. None of it is for a local run."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keeper() -> Iterator[None]:
+    """Make the runs of `Clone.snakemake` forks of a process that has the libraries imported."""
+    with kept() as variables:
+        KEPT.update(variables)
+        yield
+        KEPT.clear()
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clone:
             clone(one.root)
             kubeconfig = shared / "kubeconfig"
             kubeconfig.write_text(json.dumps({"users": [{"name": "me", "user": {"token": SECRET}}]}))
-            done.write_text(one.snakemake(prefix=("env", *PLANTED, f"KUBECONFIG={kubeconfig}")).stdout)
+            done.write_text(one.snakemake(variables=PLANTED | {"KUBECONFIG": str(kubeconfig)}).stdout)
     return one
 
 

@@ -101,7 +101,7 @@ def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(co
         "        mark.touch()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    one.snakemake("--cores", str(cores), prefix=("env", f"PYTHONPATH={tmp_path}/deadly"))
+    one.snakemake("--cores", str(cores), variables={"PYTHONPATH": f"{tmp_path}/deadly"})
     killed = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert killed >= {
         "train_target",

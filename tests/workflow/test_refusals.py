@@ -106,6 +106,6 @@ def test_a_missing_engine_is_refused_before_any_work(fresh: Clone, tmp_path: Pat
         "import importlib.util\nfound = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, package=None: None if name == 'vllm' else found(name, package)\n"
     )
-    refused = fresh.snakemake(check=False, prefix=("env", f"PYTHONPATH={tmp_path}"))
+    refused = fresh.snakemake(check=False, variables={"PYTHONPATH": str(tmp_path)})
     assert "error: vLLM is not installed here" in refused.stdout.strip().splitlines()[-1]
     shutil.rmtree(fresh.root / "results", ignore_errors=True)

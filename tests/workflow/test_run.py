@@ -210,7 +210,7 @@ def test_a_job_that_ends_slowly_while_a_checkpoint_is_taken_does_not_cut_the_run
         f"if script.endswith('.train_rung.py') and {standing!r} in open(script, errors='replace').read():\n"
         "    atexit.register(linger)\n"
     )
-    one.snakemake(one.finalists(), f"results/{standing}/head", prefix=("env", f"PYTHONPATH={tmp_path}/slow"))
+    one.snakemake(one.finalists(), f"results/{standing}/head", variables={"PYTHONPATH": f"{tmp_path}/slow"})
     assert decisions(one) == decisions(finished)
     assert (one.root / f"results/{standing}/head/config.json").exists()
 
