@@ -5,13 +5,14 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 if keeper := os.environ.get("SPEC_DECODE_TUNE_TEST_KEEPER"):
     _, *words = sys.orig_argv
     if words[:2] == ["-m", "snakemake"] or (len(words) == 1 and "/.snakemake/scripts/" in words[0]):
         with socket.socket(socket.AF_UNIX) as asked:
             asked.connect(keeper)
-            handed = json.dumps({"words": words, "cwd": os.getcwd(), "environ": dict(os.environ), "path": sys.path}).encode()
+            handed = json.dumps({"words": words, "cwd": str(Path.cwd()), "environ": dict(os.environ), "path": sys.path}).encode()
             socket.send_fds(asked, [len(handed).to_bytes(8, "big")], [0, 1, 2])
             asked.sendall(handed)
             answers = asked.makefile()

@@ -22,6 +22,9 @@ SMALL = ("--configfile", "tests/configs/small.yaml")
 KEPT: dict[str, str] = {}
 """Environment variables by which runs and their jobs are forks of the keeper of this test run, once there is one."""
 
+HANDED_OVER = f"import runpy; runpy.run_path({str(ROOT / 'tests/warm/sitecustomize.py')!r})\n"
+"""The last line of a test's own sitecustomize, which Python imports in place of the keeper's."""
+
 
 @dataclass(frozen=True)
 class Clone:
@@ -85,8 +88,11 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values | {key: values.get(key, {}) | value if isinstance(value, dict) else value for key, value in changes.items()}
 
 
-def clone(target: Path, *, adopt: Clone | None = None, results: bool = False, small: bool = True) -> Clone:
-    """Clone the repository, with resources/ and, if asked, results/ copied in from another clone with fresh file times."""
+def clone(target: Path, *, adopt: Clone | None = None, results: bool = False, small: bool = True, stub: bool = False) -> Clone:
+    """Clone the repository, with resources/ and, if asked, results/ copied in from another clone with fresh file times.
+
+    With `stub` its small run is served by tests/stub_engine/, which takes a second.
+    """
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
@@ -95,7 +101,11 @@ def clone(target: Path, *, adopt: Clone | None = None, results: bool = False, sm
     for folder in ("results", "resources") if results else ("resources",):
         if adopt:
             shutil.copytree(adopt.root / folder, target / folder, copy_function=shutil.copyfile)
-    return Clone(target, small)
+    one = Clone(target, small)
+    if stub:
+        shutil.copytree(ROOT / "tests/stub_engine", target / "scripts/lib/serving/stub")
+        one.configure("tests/configs/small.yaml", serving={"engine": "stub"})
+    return one
 
 
 def jobs(output: str) -> dict[str, int]:

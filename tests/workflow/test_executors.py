@@ -59,7 +59,7 @@ def test_nothing_is_submitted_or_begun_unacknowledged_and_a_job_outlives_what_it
 
 @pytest.mark.long
 def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does(finished: Clone, tmp_path: Path) -> None:
-    one = clone(tmp_path)
+    one = clone(tmp_path, stub=True)
     said = one.snakemake(*submitting(one, "passed"), "--config", *ACKNOWLEDGED).stdout
     assert decisions(one) == decisions(finished) and heads(one) == heads(finished)
     assert "VERDICT: " in said and re.search(r"^[\d:]{8} champion: ", said, re.MULTILINE)

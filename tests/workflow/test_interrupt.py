@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.workflow.clones import Clone, clone, decisions, heads
+from tests.workflow.clones import HANDED_OVER, Clone, clone, decisions, heads
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -90,7 +90,7 @@ def test_a_job_killed_from_outside_is_done_again(finished: Clone, tmp_path: Path
 @pytest.mark.parametrize("cores", [1, 2])
 def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(cores: int, finished: Clone, tmp_path: Path) -> None:
     """The first job of every rule is killed as soon as it starts; its second attempt may have to wait while a checkpoint ends."""
-    one = clone(tmp_path / "clone")
+    one = clone(tmp_path / "clone", stub=True)
     (tmp_path / "deadly").mkdir()
     (tmp_path / "deadly/sitecustomize.py").write_text(
         "import os, pathlib, re, signal, sys\n"
@@ -99,7 +99,7 @@ def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(co
         f"    mark = pathlib.Path({str(tmp_path)!r}, rule[1])\n"
         "    if not mark.exists():\n"
         "        mark.touch()\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n" + HANDED_OVER
     )
     one.snakemake("--cores", str(cores), variables={"PYTHONPATH": f"{tmp_path}/deadly"})
     killed = {path.name for path in tmp_path.iterdir() if path.is_file()}

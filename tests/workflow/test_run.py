@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from lib.report.tables import ledger
 
-from tests.workflow.clones import Clone, clone, decisions, heads, jobs
+from tests.workflow.clones import HANDED_OVER, Clone, clone, decisions, heads, jobs
 from tests.workflow.conftest import SECRET
 
 pytestmark = pytest.mark.slow
@@ -201,14 +201,16 @@ def test_a_job_that_ends_slowly_while_a_checkpoint_is_taken_does_not_cut_the_run
     decision = one.root / one.finalists()
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow/sitecustomize.py").write_text(
-        "import atexit, pathlib, sys, time\n"
-        "def linger():\n"
+        "import os, pathlib, sys, time\n"
+        "leave = os._exit\n"
+        "def linger(status):\n"
         "    until = time.monotonic() + 90\n"
         f"    while time.monotonic() < until and not pathlib.Path({str(decision)!r}).exists():\n"
         "        time.sleep(0.1)\n"
+        "    leave(status)\n"
         "script = sys.orig_argv[-1]\n"
         f"if script.endswith('.train_rung.py') and {standing!r} in open(script, errors='replace').read():\n"
-        "    atexit.register(linger)\n"
+        "    os._exit = linger\n" + HANDED_OVER
     )
     one.snakemake(one.finalists(), f"results/{standing}/head", variables={"PYTHONPATH": f"{tmp_path}/slow"})
     assert decisions(one) == decisions(finished)

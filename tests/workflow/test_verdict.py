@@ -46,7 +46,7 @@ def judged(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> tuple[C
     The second was killed while it measured, and begun anew by the same command. `benchmarks/verdict/embedded.py` holds the third, in which
     the crippled configuration is the champion, at full size.
     """
-    one = clone(tmp_path_factory.mktemp("judged"), adopt=finished)
+    one = clone(tmp_path_factory.mktemp("judged"), adopt=finished, stub=True)
     verdicts = {"itself": contest(one, SOUND, SOUND, SEEDS["itself"])}
     write_space(one, SOUND, CRIPPLED)
     (one.root / "results/logs/measure_contest.log").unlink()

@@ -136,8 +136,6 @@ def _context(bench: Bench, measured: dict[str, Any], trained: ProxyRecord) -> of
         stack=of.ServingStack(
             image=os.environ.get(IMAGE),
             vllm_commit=engine["commit"],
-            bench_backend="vllm.benchmarks.serve",
-            engine="vLLM V1",
             **_named(of.ServingStack, engine),
         ),
         grounding=of.Grounding(

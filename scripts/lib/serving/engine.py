@@ -70,7 +70,10 @@ class RunningEngine(Protocol):
         """Return when requests are answered. Raise EngineError when the engine dies or `timeout_s` seconds pass first."""
 
     def context(self) -> dict[str, Any]:
-        """Return what the engine says of itself: configuration, device, versions."""
+        """Return what the engine says of itself, under the names of the fields of `lib.records.context`.
+
+        Other names: `target` and `draft` are paths as the engine was told, `<kind>_parallel` are the sizes, `commit` is that of the engine.
+        """
 
     def counters(self) -> SpeculationCounters:
         """Return the engine's own counters since its start. Raise ValueError when it does not speculate."""

@@ -10,15 +10,21 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch.distributed as dist
 from lib.arm import Arm, Layout
 from lib.config import Point, Recipe, Streaming
+from lib.draft import rung as module
 from lib.draft.rung import Places, run_rung
 from lib.methods import Draft, read_draft
 from lib.records.measurement import ProxyRecord, read_record
+from torch.distributed.launcher.api import LaunchConfig
+
+multiprocessing.set_forkserver_preload(["lib.draft.rung"])
 
 ALONE, TWO_RANKS = Layout(1, 2, 2), Layout(2, 2, 1)
 SCRIPT = """
@@ -64,7 +70,9 @@ def make_arm(
 
 
 def run(arm: Arm, rung: int, places: Places, streaming: Streaming | None = None) -> ProxyRecord:
-    run_rung(arm, rung, places, streaming or Streaming())
+    """Run a rung in this process. Several ranks come from a fork server that has the libraries imported, not from new interpreters."""
+    with patch.object(module, "LaunchConfig", partial(LaunchConfig, start_method="forkserver")):
+        run_rung(arm, rung, places, streaming or Streaming())
     return read_record(places.acc_out, ProxyRecord)
 
 

@@ -35,6 +35,9 @@ CONFIG = {
 }
 """Key of the context -> where a vLLM worker's configuration holds it."""
 
+ENGINE = {"engine": "vLLM V1", "bench_backend": "vllm.benchmarks.serve"}
+"""What answers, and what sends."""
+
 OF_THE_WORKER = ("device_type", "device_name", "python", "torch", "vllm", "commit", "repairs")
 """Keys the plugin's worker report adds (see vllm-plugin/)."""
 
@@ -47,7 +50,9 @@ class Askable(Protocol):
 
 
 def read_context(server: Askable) -> dict[str, Any]:
-    """Ask the workers of a ready `server` for its context: a flat dictionary of the keys of `CONFIG` and `OF_THE_WORKER`, plus `workers`.
+    """Ask the workers of a ready `server` for its context.
+
+    It is a flat dictionary of the keys of `CONFIG`, `OF_THE_WORKER` and `ENGINE`, plus `workers`.
 
     The workers are asked because they run the model; a value is None only where vLLM's own is. EngineError if a key is missing, if the
     workers differ, or if the plugin was not loaded (`VLLM_PLUGINS` can exclude it) or is an older one.
@@ -72,4 +77,5 @@ def read_context(server: Askable) -> dict[str, Any]:
         **{key: first["config"][path] for key, path in CONFIG.items()},
         **{key: first[key] for key in OF_THE_WORKER},
         "workers": len(reports),
+        **ENGINE,
     }

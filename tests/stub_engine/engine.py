@@ -1,0 +1,121 @@
+"""An engine for tests in which serving is not the question. It reads the head, answers nothing, and counts by a rule.
+
+Copied into a clone as the folder `stub` of lib/serving it is an engine like any other: `serving.engine=stub`.
+The further training has moved the head's weights, the more of its tokens are accepted. The same head gives the same counters.
+"""
+
+import hashlib
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.records.measurement import Acceptance, Run
+from lib.serving.counters import SpeculationCounters
+from lib.serving.engine import Answers, EngineSettings, Speculation
+from lib.serving.workload import Workload
+from safetensors.torch import load_file
+
+
+@dataclass
+class Stub:
+    """What has been counted for a head whose drafted tokens are accepted at `rate` each."""
+
+    target: Path
+    speculation: Speculation
+    settings: EngineSettings
+    rate: float
+    counted: SpeculationCounters
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Return at once."""
+
+    def context(self) -> dict[str, Any]:
+        """Return the settings, and what else a record wants to know."""
+        asked = self.settings
+        return {
+            "engine": "stub",
+            "bench_backend": "stub",
+            "vllm": "none",
+            "commit": None,
+            "repairs": [],
+            "python": platform.python_version(),
+            "torch": "none",
+            "target": str(self.target),
+            "draft": str(self.speculation.path),
+            "method": self.speculation.method,
+            "num_speculative_tokens": self.speculation.k,
+            "device_type": "cpu",
+            "device_name": platform.processor(),
+            "dtype": asked.dtype,
+            "quantization": None,
+            "kv_cache_dtype": "auto",
+            "kv_cache_memory_bytes": None,
+            "draft_sample_method": None,
+            "rejection_sample_method": None,
+            "max_num_seqs": asked.max_num_seqs,
+            "max_num_batched_tokens": asked.max_num_seqs,
+            "max_model_len": asked.max_model_len,
+            "gpu_memory_utilization": asked.gpu_memory_utilization or 0.0,
+            "block_size": 1,
+            "enforce_eager": asked.enforce_eager,
+            "cudagraph_mode": None,
+            "async_scheduling": False,
+            "chunked_prefill": False,
+            "prefix_caching": asked.prefix_caching,
+            "seed": asked.seed,
+            "workers": 1,
+            **{f"{kind}_parallel": 1 for kind in ("tensor", "data", "pipeline", "decode_context")},
+            "expert_parallel": False,
+        }
+
+    def counters(self) -> SpeculationCounters:
+        """Return what was counted since the start."""
+        return self.counted
+
+    def warm_up(self, workload: Workload) -> None:
+        """Count nothing."""
+
+    def send(self, workload: Workload, subset: str) -> Answers:
+        """Count a subset. A prompt's first words move its own rate a little."""
+        prompts = workload.prompts(subset)
+        requests = [self._answer(prompt, workload.output_tokens) for prompt in prompts]
+        total = sum(requests[1:], requests[0])
+        self.counted += total
+        tokens = len(prompts) * workload.output_tokens
+        speed = dict.fromkeys(Run.model_fields.keys() - Acceptance.model_fields.keys(), 1.0)
+        return Answers(
+            requests=requests,
+            counted=(total.drafts, total.draft_tokens, total.accepted),
+            speed=speed | {"input_tokens": sum(map(len, prompts)), "output_tokens": tokens},
+            texts=[""] * len(prompts),
+        )
+
+    def _answer(self, prompt: str, tokens: int) -> SpeculationCounters:
+        k = self.speculation.k
+        rate = self.rate * (0.9 + 0.1 * hashlib.sha256(prompt.encode()).digest()[0] / 255)
+        positions = [rate**position for position in range(1, k + 1)]
+        drafts = max(1, round(100 * tokens / (1 + sum(positions))))
+        accepted = tuple(round(drafts * share) for share in positions)
+        return SpeculationCounters(drafts, drafts * k, sum(accepted), accepted)
+
+
+def require_installed() -> None:
+    """Return: nothing is needed."""
+
+
+@contextmanager
+def running(target: Path, speculation: Speculation, settings: EngineSettings, log: Path) -> Iterator[Stub]:
+    """Read the head's weights."""
+    weights = [tensor for name, tensor in load_file(speculation.path / "model.safetensors").items() if tensor.is_floating_point()]
+    size = sum(float(tensor.float().abs().sum()) for tensor in weights) / sum(tensor.numel() for tensor in weights)
+    nothing = SpeculationCounters(0, 0, 0, (0,) * speculation.k)
+    log.write_text(f"a stub serves {speculation.path}\n")
+    yield Stub(target, speculation, settings, size / (size + 0.05), nothing)
+
+
+def serve_command(python: str, target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:
+    """Return words that serve nothing."""
+    return ["false", python, str(target), str(speculation.path), settings.dtype]
