@@ -45,7 +45,9 @@ def target_folder(wildcards):
 
 @cache
 def cohort(folder, rung):
-    """Return the decision that says which arms train to a rung, once it has been taken."""
+    """Return the decision that says which arms train to a rung, once it and those that it rests on have been taken."""
+    for below in search.below(folder, int(rung)):
+        cohort(*below)
     checkpoints.decide_cohort.get(bracket=folder, rung=rung)
     with refuse():
         return decisions[folder, int(rung)]

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.config import Point
-from lib.files import flat, read_json, write_json
+from lib.files import flat, write_json
 from lib.records.comparison import require_comparable
 from lib.records.measurement import ProxyRecord, read_record
 from lib.script import here, running
 from lib.search.cohort import decide
+from lib.search.decisions import Decision
 from lib.search.priors import MEASURED_ON
 from lib.search.promotion import Score
 from lib.search.proxy import proxy_value
@@ -24,7 +24,7 @@ def decide_cohort(search: Search, folder: str, rung: int, evidence: list[Path], 
     require_comparable(records)
     sound = next((record for record in records if record.status == "ok"), None)
     context = flat(sound.context.model_dump(mode="json")) if sound else {}
-    points = {arm: Point.model_validate(point) for path in below for arm, point in read_json(path)["points"].items()}
+    points = {arm: point for path in below for arm, point in read_record(path, Decision)["points"].items()}
     return decide(
         search,
         folder,

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 import yaml
 from lib.config import parse_config
 from lib.experiment import load_experiment
-from lib.files import read_json, whole_file
+from lib.files import whole_file
 from lib.next.finding import Finding
 from lib.next.handoff import format_handoff, format_next, hand_off
+from lib.records.measurement import read_record
 from lib.report.plan import known_pace
 from lib.report.tables import ledger
 from lib.script import here, running
+from lib.verdict.champion import Champion
+from lib.verdict.verdict import Verdict
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake.log[0]):
         experiment = load_experiment(snakemake.config)
-        records = (read_json(here(snakemake.input[name])) for name in ("champion", "verdict"))
-        finding = Finding(experiment, ledger(Path()), *records)
+        champion, verdict = read_record(here(snakemake.input.champion), Champion), read_record(here(snakemake.input.verdict), Verdict)
+        finding = Finding(experiment, ledger(Path()), champion.model_dump(mode="json"), verdict.model_dump(mode="json"))
         found = hand_off(
             finding,
             default=parse_config(yaml.safe_load(Path("config/config.yaml").read_text())),

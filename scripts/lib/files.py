@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from lib.errors import UserError
 
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp", re.DOTALL)
@@ -94,17 +96,24 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON file."""
-    return json.loads(path.read_text())
+def read_json(path: Path, cure: str, name: str = "") -> dict[str, Any]:
+    """Read the JSON object in a file that a program has written. What people write, `lib.reading` reads.
 
+    Args:
+        path: the file.
+        cure: what the message ends with.
+        name: how the message names the file, if not by its path.
 
-def read_whole_json(path: Path, cure: str) -> Any:
-    """Read one JSON file. Raises UserError, ending with the cure, when it is not there or not whole."""
+    Raises:
+        UserError: it is not there, not whole, or holds anything else.
+    """
     try:
-        return read_json(path)
+        value = from_json(path.read_bytes(), allow_inf_nan=False)  # of the reader of JSON that refuses deep nesting by a ValueError
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {cure}") from None
+        raise UserError(f"{name or path} cannot be read ({error}); {cure}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{name or path} holds no keys; {cure}")
+    return value
 
 
 def sampled(path: Path) -> bytes:

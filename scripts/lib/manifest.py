@@ -1,7 +1,6 @@
 """The manifest of a state folder: what the state is of, and a digest of every file. Read without torch."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,10 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the facts of a state folder after checking every file. Raises CorruptState naming the file that is missing or altered."""
     try:
-        facts: dict[str, Any] = read_json(folder / MANIFEST)
-        files = facts.pop("files")
-    except FileNotFoundError:
-        raise CorruptState(folder / MANIFEST, "is missing") from None
-    except (json.JSONDecodeError, KeyError):
-        raise CorruptState(folder / MANIFEST, "is not a whole manifest") from None
+        facts = read_json(folder / MANIFEST, "")
+        files = dict(facts.pop("files"))
+    except (UserError, KeyError, TypeError, ValueError):
+        raise CorruptState(folder / MANIFEST, "is not a whole manifest" if (folder / MANIFEST).exists() else "is missing") from None
     for name, digest in files.items():
         if not (folder / name).is_file():
             raise CorruptState(folder / name, "is missing")

@@ -1,6 +1,8 @@
-"""The files that people write or copy, each read here and nowhere else: plain data, or one line that says what is wrong with the file."""
+"""What people write or copy, each file read here and nowhere else: plain data, or one line that says what is wrong with it."""
 
 import json
+import math
+import re
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,14 @@ MOST_VALUES = 200_000
 
 DEEPEST = 50
 """Nesting above which a file is refused."""
+
+LONGEST = 1_000
+"""Characters of a text above which no value of a key is one that a person means."""
+
+LARGEST = 2**63 - 1
+"""Whole numbers above which tables, tensors and engines have no number."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 
 
 def read_text(path: Path, name: str, cure: str, *, largest_mib: float = LARGEST_MIB) -> str:
@@ -50,7 +60,11 @@ def read_text(path: Path, name: str, cure: str, *, largest_mib: float = LARGEST_
 
 def read_yaml(path: Path, name: str, cure: str) -> dict[str, Any]:
     """Return the mapping of a YAML file. Raises UserError as `read_text` does, and when the file holds anything else or a key twice."""
-    text = read_text(path, name, cure)
+    return parse_yaml(read_text(path, name, cure), name, cure)
+
+
+def parse_yaml(text: str, name: str, cure: str) -> dict[str, Any]:
+    """Return the mapping of a YAML text. Raises UserError when it is none, or names a key twice."""
     try:
         return _mapping(yaml.load(text, _Loader), name, cure)
     except yaml.YAMLError as error:
@@ -72,6 +86,41 @@ def parse_json(text: str, name: str, cure: str) -> dict[str, Any]:
         return _mapping(json.loads(text, object_pairs_hook=_distinct), name, cure)
     except (RecursionError, ValueError, OverflowError) as error:
         raise UserError(f"{name}: not JSON ({_short(error)}); {cure}") from None
+
+
+def require_plain(values: Any, source: str) -> None:
+    """Refuse what no key takes: nesting or length beyond reason, numbers that are not finite or too large, texts that do not print.
+
+    Raises UserError that opens with `source` and names the key.
+    """
+    for number, (keys, value) in enumerate(_leaves(values)):
+        key = ".".join(str(part) for part in keys)
+        if len(keys) > DEEPEST or number > MOST_VALUES:
+            what = f"is nested more than {DEEPEST} deep" if len(keys) > DEEPEST else f"is one of more than {MOST_VALUES:,} values"
+            raise UserError(f"{source}: {shown(keys[0])} {what}; correct it")
+        if fault := _fault_of(keys[-1]) if keys else None:
+            raise UserError(f"{source}: key {fault}; correct it")
+        if fault := _fault_of(value):
+            raise UserError(f"{source}: {key} = {fault}; correct it")
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: as Python writes it, a long one cut."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:150]}... ({len(text):,} characters)"
+
+
+def _fault_of(value: Any) -> str | None:
+    """Return a value and what is wrong with it, None when nothing is."""
+    if isinstance(value, int) and abs(value) > LARGEST:  # never written out: Python refuses above 4,300 digits
+        return f"a number of {int(value.bit_length() * math.log10(2)) + 1:,} digits: input should be at most {LARGEST}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}: input should be a finite number"
+    if isinstance(value, str) and len(value) > LONGEST:
+        return f"{shown(value)}: input should have at most {LONGEST:,} characters"
+    if isinstance(value, str) and _CONTROL.search(value):
+        return f"{shown(value)}: input should be text that prints, in one line"
+    return None
 
 
 class _DuplicateKeyError(yaml.constructor.ConstructorError):  # type: ignore[misc]
@@ -108,22 +157,22 @@ def _mapping(value: Any, name: str, cure: str) -> dict[str, Any]:
     if not all(isinstance(key, str) for key in value):
         key = next(key for key in value if not isinstance(key, str))
         raise UserError(f"{name}: key {key!r} is not text; put it in quotes")
-    for number, depth in enumerate(_depths(value)):
-        if depth > DEEPEST or number > MOST_VALUES:
-            what = f"nested more than {DEEPEST} deep" if depth > DEEPEST else f"more than {MOST_VALUES:,} values"
+    for number, (keys, _) in enumerate(_leaves(value)):
+        if len(keys) > DEEPEST or number > MOST_VALUES:
+            what = f"nested more than {DEEPEST} deep" if len(keys) > DEEPEST else f"more than {MOST_VALUES:,} values"
             raise UserError(f"{name}: {what}; {cure}")
     return value
 
 
-def _depths(value: Any) -> Iterator[int]:
-    """Yield the depth of every value, in any order, without recursion."""
-    waiting = [(value, 0)]
+def _leaves(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield every value with the keys that lead to it, in any order, without recursion."""
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), value)]
     while waiting:
-        one, depth = waiting.pop()
-        yield depth
-        if depth <= DEEPEST:
-            inner = one.values() if isinstance(one, dict) else one if isinstance(one, list | tuple | set) else ()
-            waiting.extend((each, depth + 1) for each in inner)
+        keys, one = waiting.pop()
+        yield keys, one
+        if len(keys) <= DEEPEST:
+            inner = one.items() if isinstance(one, dict) else enumerate(one) if isinstance(one, list | tuple | set) else ()
+            waiting.extend(((*keys, key), each) for key, each in inner)
 
 
 def _short(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib.errors import UserError
+from lib.reading import require_plain, shown
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -61,6 +62,7 @@ def added(value: Any, **options: Any) -> Any:
 
 def checked(model: type[M], values: dict[str, Any], source: str) -> M:
     """Return `values` as a `model`. Raises UserError, one line per fault, each opening with `source`."""
+    require_plain(values, source)
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -79,7 +81,7 @@ def _fault(model: type[BaseModel], fault: dict[str, Any]) -> str:
         if not location:
             return "holds no keys; write {key: value}"
         example = "[1.0e-3, 3.0e-3] or {low: 1.0e-4, high: 1.0e-2, scale: log}" if location[0] == "parameters" else "{key: value}"
-        return f"{key} = {fault['input']!r} is a single value; write {example}"
+        return f"{key} = {shown(fault['input'])} is a single value; write {example}"
     if fault["type"] == "extra_forbidden":
         known = list(holder.model_fields)
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
@@ -91,15 +93,15 @@ def _fault(model: type[BaseModel], fault: dict[str, Any]) -> str:
     if fault["type"] == "union_tag_invalid":
         of = fault["ctx"]
         choices = of["expected_tags"].replace(", ", " or ")
-        return f"{key}.{of['discriminator'].strip(chr(39))} = {of['tag']!r}: input should be {choices}; correct it"
+        return f"{key}.{of['discriminator'].strip(chr(39))} = {shown(of['tag'])}: input should be {choices}; correct it"
     if fault["type"] in ("tuple_type", "list_type"):
-        return f"{key} = {fault['input']!r} is not a list; write [value, value]"
+        return f"{key} = {shown(fault['input'])} is not a list; write [value, value]"
     if fault["type"] == "too_short":
         return f"{key} is empty; name at least one value"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key} = {fault['input']!r}: {message[0].lower() + message[1:]}; correct it"
+    return f"{key} = {shown(fault['input'])}: {message[0].lower() + message[1:]}; correct it"
 
 
 def _place(model: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str | int], type[BaseModel]]:

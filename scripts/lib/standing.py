@@ -59,10 +59,9 @@ class Standing:
 
     def _read(self, path: str) -> dict[str, Any]:
         try:
-            record = read_json(self.root / path)
-        except (OSError, ValueError):  # not there or not whole
+            return read_json(self.root / path, "")
+        except UserError:  # not there or not whole
             return {}
-        return record if isinstance(record, dict) else {}
 
     def _shown(self, view: str) -> bool:
         filed = self.root / self.views[view]

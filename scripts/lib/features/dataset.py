@@ -271,8 +271,8 @@ def _arrow_files(path: Path) -> list[str]:
     if not path.is_dir():
         raise UserError(f"{KEY}={path} is not a directory; {cure}")
     try:
-        names = [file["filename"] for file in read_json(path / "state.json")["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = [str(file["filename"]) for file in read_json(path / "state.json", cure)["_data_files"]]
+    except (UserError, KeyError, TypeError):
         raise UserError(f"{KEY}={path} has no state.json that lists Arrow files; {cure}") from None
     for name in names:
         if not (path / name).is_file():
@@ -294,7 +294,7 @@ def _shape(file: Path) -> list[int]:
         with file.open("rb") as handle:
             header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
         return [int(size) for size in header["hidden_states"]["shape"]]
-    except (OSError, ValueError, KeyError, TypeError, MemoryError):
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError, RecursionError):
         raise UserError(f"{KEY}: {file} holds no hidden_states; let speculators generate it again") from None
 
 

@@ -10,15 +10,17 @@ import json
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import pyarrow as pa
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load
+from typing_extensions import TypedDict
 
 from lib.errors import UserError
 from lib.features.dataset import KEY, Sample, read_sample
-from lib.files import digest, read_json, write_json
+from lib.files import digest, write_json
 
 MANIFEST = "manifest.json"
 
@@ -28,6 +30,26 @@ class CorruptFeatures(UserError):  # noqa: N818 - the state of the folder, as it
 
     def __init__(self, file: Path, what: str) -> None:
         super().__init__(f"features: {file} {what}; delete the folder, it is rebuilt")
+
+
+class _File(TypedDict):
+    bytes: int
+    sha256: str
+
+
+class _Dataset(TypedDict):
+    path: str
+    samples: list[Sample]
+
+
+class _Manifest(TypedDict):
+    """What `seal_features` writes."""
+
+    target: str
+    aux_layers: list[int]
+    hidden_size: int
+    files: dict[str, _File]
+    dataset: NotRequired[_Dataset]
 
 
 class FeatureSet:
@@ -41,14 +63,14 @@ class FeatureSet:
 
     def __init__(self, path: Path) -> None:
         try:
-            manifest = read_json(path / MANIFEST)
-        except (FileNotFoundError, json.JSONDecodeError):
-            raise CorruptFeatures(path / MANIFEST, "is missing or not JSON") from None
+            manifest = TypeAdapter(_Manifest).validate_json((path / MANIFEST).read_bytes())
+        except (OSError, ValidationError):
+            raise CorruptFeatures(path / MANIFEST, "is missing or not whole") from None
         self.path = path
-        self.aux_layers: list[int] = manifest["aux_layers"]
-        self.hidden_size: int = manifest["hidden_size"]
-        self.target: str = manifest["target"]
-        self._files: dict[str, dict[str, Any]] = manifest["files"]
+        self.aux_layers = manifest["aux_layers"]
+        self.hidden_size = manifest["hidden_size"]
+        self.target = manifest["target"]
+        self._files = manifest["files"]
         self.sha256 = digest(self._files, 64)
         for name, facts in self._files.items():
             if not (path / name).is_file():
@@ -58,7 +80,7 @@ class FeatureSet:
         self._verified: set[str] = set()
         self._dataset: Path | None = None
         if referred := manifest.get("dataset"):
-            self._dataset, self._samples = Path(referred["path"]), [Sample(**sample) for sample in referred["samples"]]
+            self._dataset, self._samples = Path(referred["path"]), referred["samples"]
             self.sha256 = digest([self._files, [(sample.bytes, sample.ends) for sample in self._samples]], 64)
             if not (self._dataset / "hidden_states").is_dir():
                 raise UserError(f"{KEY}={self._dataset}, of which {path} has rows, is not on this machine; mount it where jobs run")
@@ -105,6 +127,8 @@ class FeatureSet:
         return [file["filename"] for file in json.loads(self._read("state.json"))["_data_files"]]
 
     def _read(self, name: str) -> bytes:
+        if name not in self._files:
+            raise CorruptFeatures(self.path / MANIFEST, f"does not list {name}")
         content = (self.path / name).read_bytes()
         if name not in self._verified:
             if hashlib.sha256(content).hexdigest() != self._files[name]["sha256"]:

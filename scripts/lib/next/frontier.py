@@ -13,15 +13,16 @@ from pydantic import ValidationError
 from lib.config import Config, Space
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
-from lib.files import read_whole_json
 from lib.next.finding import Finding, Found, Proposal
 from lib.next.levers import common, draft_tokens, edge, method, ranking, training_length
 from lib.publish.baseline import bench_of
 from lib.records import layout
 from lib.records.context import Record
+from lib.records.measurement import read_record
 from lib.search.proxy import PROXIES
 from lib.search.work import Pace, Work, upper_bound
 from lib.verdict.gate import judge
+from lib.verdict.verdict import Verdict
 
 FINDERS: dict[str, Callable[[Finding], Found]] = {
     "edges": edge.find,
@@ -152,7 +153,7 @@ def decide(lever: Lever, root: Path) -> Judged:
     It is proven when the gate calls its champion an improvement on the origin's; fewer drafted tokens, when no more is lost than was said.
     """
     origin = lever.origin
-    verdicts = [read_whole_json(path, "delete it") for path in layout.find_verdicts(root, f"finalists-{lever.search}")]
+    verdicts = [read_record(path, Verdict).model_dump(mode="json") for path in layout.find_verdicts(root, f"finalists-{lever.search}")]
     alike = [one for one in verdicts if _but_k(bench_of(one["asked"])) == _but_k(origin.asked) and one["champion"]["n"]]
     if not alike or not origin.acceptance_lengths:
         return Judged(lever, "open", "")

@@ -6,7 +6,7 @@ from typing import Any
 
 from lib.config import Config
 from lib.errors import UserError
-from lib.files import read_whole_json, whole_file, write_json
+from lib.files import read_json, whole_file, write_json
 from lib.next.finding import Finding
 from lib.next.frontier import Frontier, Lever, frontier, propose, space_yaml
 from lib.records import layout
@@ -139,7 +139,8 @@ def _hours(lever: Lever) -> str:
 
 
 def _read_lever(path: Path) -> Lever:
+    cure = "delete its folder, the next run proposes it again"
     try:
-        return Lever.model_validate(read_whole_json(path, "delete its folder, the next run proposes it again"))
-    except ValueError as error:
-        raise UserError(f"{path} is of another version; delete its folder, the next run proposes it again") from error
+        return Lever.model_validate(read_json(path, cure))
+    except ValueError:
+        raise UserError(f"{path} is of another version; {cure}") from None

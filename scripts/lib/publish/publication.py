@@ -7,11 +7,10 @@ from typing import Any
 from lib.arm import Arm, reachable
 from lib.config import Publish
 from lib.errors import UserError
-from lib.files import read_whole_json
 from lib.publish.baseline import bench_of, context_key, promote
 from lib.publish.lake import append
 from lib.records.context import ServingContext
-from lib.records.measurement import ServingRecord
+from lib.records.measurement import ServingRecord, read_record
 from lib.verdict.contest import Measurements, Side
 from lib.verdict.verdict import Verdict
 
@@ -20,7 +19,7 @@ def require_acknowledged(verdict: Path, acknowledged: str) -> None:
     """Refuse an acknowledgement of anything but the verdict that is filed. Raises UserError."""
     if not verdict.exists():
         raise UserError(f"ack_publish = {acknowledged!r}, but this configuration has no verdict yet; run without it first")
-    found = read_whole_json(verdict, "delete it, the next run gives it again").get("id")
+    found = read_record(verdict, Verdict).id
     if found != acknowledged:
         raise UserError(f"ack_publish = {acknowledged!r} is not the id of this configuration's verdict; read it, and acknowledge {found}")
 

@@ -4,20 +4,22 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from lib.arm import Arm
 from lib.errors import UserError
 from lib.files import write_json
+from lib.reading import LARGEST, shown
 from lib.records import layout
 from lib.records.context import Record, ServingContext, TrainingContext
 
 Filled = Annotated[dict[str, Any], Field(min_length=1)]
 Status = Literal["ok", "diverged", "oom"]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Measured = Annotated[float, Field(ge=0)]
 Length = Annotated[float, Field(ge=1)]
-R = TypeVar("R", bound="Record")
+Share = Annotated[float, Field(ge=0, le=1)]
+R = TypeVar("R")
 
 
 class Measurement(Record):
@@ -55,18 +57,18 @@ class ProxyRecord(Measurement):
 
     context: TrainingContext
     configuration: Filled = Field(description="what the arm stands for, as plain data: hyperparameters, layout, recipe")
-    rung: int
-    cap_samples: int
-    samples: int = Field(description="samples consumed, the most whole global batches within the cap")
-    steps: int
+    rung: Count
+    cap_samples: Count
+    samples: Count = Field(description="samples consumed, the most whole global batches within the cap")
+    steps: Count
     last_lr: float | None = Field(description="learning rate of the last step, after warmup and decay")
     train_loss: float | None
-    acc0: float | None = Field(description="held-out accuracy of the first drafted token")
-    accuracies: list[float] | None = Field(
+    acc0: Share | None = Field(description="held-out accuracy of the first drafted token")
+    accuracies: Annotated[list[Share], Field(min_length=1)] | None = Field(
         description="held-out accuracy per position, given that all before were right; as many positions as the head was trained for"
     )
     head_sha256: str | None
-    resumed_from_samples: int
+    resumed_from_samples: Count
     kind: ClassVar = "proxy"
     numbers: ClassVar = ("acc0", "accuracies", "head_sha256", "train_loss", "last_lr")
 
@@ -135,9 +137,9 @@ class ServingRecord(Measurement):
     asked: Filled = Field(description="the serving settings of the configuration that asked for the measurement")
     acceptance_length: float | None = Field(description="mean accepted tokens per draft, plus one: 1 + accepted / drafts")
     per_position_acceptance: list[float] | None
-    drafts: int | None
-    draft_tokens: int | None
-    accepted: int | None
+    drafts: Count | None
+    draft_tokens: Count | None
+    accepted: Count | None
     subsets: dict[str, Acceptance] | None = Field(description="per subset of the workload, repeats pooled")
     repeats: Annotated[list[Repeat], Field(min_length=1)] | None = Field(description="each run of the workload")
     prompt_acceptance: dict[str, list[Length]] | None = Field(
@@ -176,11 +178,16 @@ def write_record(path: Path, record: Record) -> None:
 
 def read_record(path: Path, kind: type[R]) -> R:
     """Read a record. Raises UserError when the file is missing, was cut off or edited, or lacks a field."""
+    cure = "delete it, the next run makes it again"
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such record; run snakemake to make it") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {cure}") from None
     except ValidationError as error:
-        fault = error.errors()[0]
+        fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"])) or "file"
-        raise UserError(f"{path}: {where}: {fault['msg']}; delete the file, the next run makes it again") from None
+        single = isinstance(fault["input"], str | float | None) and fault["type"] != "json_invalid"
+        value = f" = {shown(fault['input'])}" if single else ""
+        raise UserError(f"{path}: {where}{value}: {fault['msg']}; {cure}") from None

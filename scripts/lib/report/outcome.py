@@ -19,7 +19,7 @@ def last_words(root: Path, filed: VerdictFiles, publish: Publish) -> Iterator[st
     yield verdict.summary
     publication = root / filed.publication(verdict.id)
     if publication.exists():
-        yield f"Recorded: {read_json(publication)['summary']}"
+        yield f"Recorded: {read_json(publication, 'delete it, the next run records the verdict again').get('summary')}"
     else:
         yield would_publish(verdict, publish)
     if (root / filed.next_levers).exists():

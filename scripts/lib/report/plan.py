@@ -7,12 +7,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from typing_extensions import TypedDict
+
 from lib.arm import Arm, reachable
 from lib.config import Cost
 from lib.controller import holder
 from lib.errors import UserError
 from lib.experiment import Experiment, verdict_files
-from lib.files import read_json, read_whole_json
+from lib.files import read_json
 from lib.hyperparameters import HYPERPARAMETERS, IDENTITY
 from lib.records import layout
 from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
@@ -24,6 +26,20 @@ from lib.search.work import Pace, check_budget, upper_bound
 from lib.space import feasible_grid
 
 M = TypeVar("M", bound=Measurement)
+
+
+class _Evidence(TypedDict):
+    evidence: str
+
+
+class _Calibrated(TypedDict):
+    """What is read of calibration.json, as `lib.report.tables.write_ledger` makes it."""
+
+    recipe: dict[str, Any]
+    draft_tokens: int
+    proxies: list[_Evidence]
+    recommended: str | None
+
 
 ARMS_READ = 32
 """Arms that a pace is estimated from; reading more would cost more than it tells."""
@@ -72,8 +88,7 @@ def read_plan(root: Path) -> dict[str, Any]:
         raise UserError(f"process {controller.pid} runs here and has not written {path} yet; ask again in a moment")
     if not path.exists():
         raise UserError(f"{path} does not exist: no search has been started here; start one with make tune")
-    plan: dict[str, Any] = read_whole_json(path, "delete it, the next run writes it again")
-    return plan
+    return read_json(path, "delete it, the next run writes it again")
 
 
 def format_plan(plan: dict[str, Any]) -> str:
@@ -130,10 +145,10 @@ def _sound(search: Search, root: Path, kind: type[M]) -> Iterator[M]:
 
 def known_calibration(search: Search, root: Path) -> dict[str, Any] | None:
     """Return what the ledger under `root`/results/ says of the proxies, None when there is none or it is about other arms."""
-    with suppress(OSError, ValueError, KeyError):
-        calibration: dict[str, Any] = read_json(root / layout.CALIBRATION)
+    with suppress(UserError):  # `make ledger` writes it anew
+        calibration = read_record(root / layout.CALIBRATION, _Calibrated)
         if calibration["recipe"] == search.recipe and calibration["draft_tokens"] == search.space.objective.draft_tokens:
-            return calibration
+            return {**calibration}
     return None
 
 

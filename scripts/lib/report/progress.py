@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lib.experiment import Experiment
-from lib.files import read_json
 from lib.records import layout
 from lib.records.layout import VerdictFiles
 from lib.records.measurement import read_record
 from lib.report.plan import known_pace
 from lib.report.survey import Survey, survey
+from lib.search.decisions import Decision
 from lib.search.work import upper_bound
 from lib.verdict.champion import Champion
 
@@ -37,7 +37,7 @@ class Progress:
 
     def decision(self, folder: str, rung: int) -> str:
         """Return what a decision says: how many arms train to its rung, or which ones are served."""
-        record = read_json(self._root / layout.decision(folder, rung))
+        record = read_record(self._root / layout.decision(folder, rung), Decision)
         arms, dropped = record["arms"], len(record.get("dropped", {}))
         if folder == self._search.finalists_folder:
             return f"finalists: {', '.join(arms)}"

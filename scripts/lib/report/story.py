@@ -15,7 +15,7 @@ from lib.records import layout
 from lib.records.measurement import ProxyRecord, ServingRecord, read_record
 from lib.report.plan import known_calibration, read_plan
 from lib.report.tables import ledger
-from lib.search.decisions import Decisions, Place
+from lib.search.decisions import Decision, Decisions, Place
 from lib.search.search import Search
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, make_contest
@@ -44,7 +44,7 @@ class Story:
     plan: dict[str, Any]
     search: Search
     table: pd.DataFrame
-    taken: dict[Place, dict[str, Any]]
+    taken: dict[Place, Decision]
     champion: Champion | None
     verdict: Verdict | None
     calibration: dict[str, Any] | None
