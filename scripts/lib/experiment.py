@@ -1,7 +1,10 @@
 """From a configuration to one experiment: which target, which features, which search, under which names."""
 
+import errno
 import hashlib
+import os
 import platform
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from lib.records.layout import VerdictFiles
 from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
 from lib.serving.ceilings import load_ceiling
+from lib.serving.engine import load_engine
 from lib.serving.workload import find_subsets
 from lib.storage import check_url
 
@@ -50,6 +54,7 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         UserError: one line per fault, naming key, value and cure.
     """
     config = parse_config(values)
+    _require_readable(config)
     space = load_space(Path(config.space))
     unknown = find_unknown(config) if provisional else ()
     if unknown and config.seed_from:
@@ -114,6 +119,28 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
     )
     search.check()
     return Experiment(config, space, search, refused, target, model, features, subsets, asked, unknown)
+
+
+def _require_readable(config: Config) -> None:
+    """Refuse a file or folder that is there but not for this process to read."""
+    named = {
+        "space": config.space,
+        "seed_from": config.seed_from,
+        "baseline": config.baseline,
+        "manifest": config.manifest,
+        "target.path": config.target.path,
+        "features.prompts": config.features.prompts,
+        "features.dataset": config.features.dataset,
+        "serving.workload.path": config.serving.workload.path,
+    }
+    for key, path in named.items():
+        try:
+            if path and not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(Path(path).stat().st_mode) else 0)):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # whoever reads it says what belongs there
+        except OSError as error:
+            raise UserError(f"{key} = {path!r} cannot be read ({error.strerror}); make it readable, or name another") from None
 
 
 def verdict_files(experiment: Experiment) -> VerdictFiles:
@@ -190,6 +217,7 @@ def _serving(
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the prompt files by subset, and the settings that are asked for. `missing`: the workload that is named is not here yet."""
     serving, workload = config.serving, config.serving.workload
+    load_engine(serving.engine)
     files: dict[str, str] = {}
     contents: dict[str, str] | None = None
     if missing:

@@ -41,8 +41,8 @@ class Section(BaseModel):
 
 def _takes_numbers_only(annotation: Any) -> bool:
     """Return whether a field takes numbers, and no truth value."""
-    leaves = set(_leaves(annotation))
-    return bool(leaves & {int, float}) and bool not in leaves
+    leaves = list(_leaves(annotation))
+    return any(leaf in (int, float) or type(leaf) is int for leaf in leaves) and bool not in leaves
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:

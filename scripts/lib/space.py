@@ -12,18 +12,32 @@ SIGNIFICANT_DIGITS = 3
 """Drawn values are rounded to this many digits, so that the name of an arm shows the value it was trained with."""
 
 
+MOST_POINTS = 50_000
+"""Points of a finite space, each of which a plan looks at."""
+
+
 def check_space(space: Space, training: Training) -> None:
     """Refuse a space of which some part can never be trained.
 
     Raises:
-        UserError: the standing configuration, or every point with one of the global batches, is infeasible.
+        UserError: the standing configuration, or every point with one of the global batches, is infeasible; a range of one value; a
+            finite space too large to look through.
     """
+    domains = space.parameters.searched()
+    for name, domain in domains.items():
+        if isinstance(domain, Range) and spread(domain, 0.0) == spread(domain, 1.0):
+            raise UserError(
+                f"parameters.{name}: low = {domain.low:.10g} and high = {domain.high:.10g} are one value in {SIGNIFICANT_DIGITS} digits, "
+                "which is what arms are trained with; widen the range, or list the value"
+            )
+    sizes = [len(domain.values) if isinstance(domain, Values) else domain.steps for domain in domains.values()]
+    if None not in sizes and (count := math.prod(size or 1 for size in sizes)) > MOST_POINTS:
+        raise UserError(f"parameters: {count:,} points are more than the {MOST_POINTS:,} of a finite space; leave out steps, or list less")
     reason = infeasible(space.standing, space, training)
     if reason:
         raise UserError(f"standing: {reason}; change standing or training")
-    searched = space.parameters.searched()
-    accums = [int(accum) for accum in _corners(searched["accum"])] if "accum" in searched else [None]
-    for global_batch in _corners(searched["global_batch"]):
+    accums = [int(accum) for accum in _corners(domains["accum"])] if "accum" in domains else [None]
+    for global_batch in _corners(domains["global_batch"]):
         points = [space.standing.model_copy(update={"global_batch": int(global_batch), "accum": accum}) for accum in accums]
         reasons = [infeasible(point, space, training) for point in points]
         if all(reasons):

@@ -20,6 +20,10 @@ else:
     """The section of the method that `method` names."""
 
 
+SMALLEST_LOG = 1e-100
+"""Bound of a log range below which what is computed of it is 0."""
+
+
 class Values(Section):
     """A hyperparameter that takes one of a few values."""
 
@@ -51,6 +55,8 @@ class Range(Section):
             raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}")
         if self.scale == "log" and self.low <= 0:
             raise ValueError(f"low = {self.low:g} must be above 0 on a log scale")
+        if self.scale == "log" and self.low < SMALLEST_LOG:
+            raise ValueError(f"low = {self.low:g} must be at least {SMALLEST_LOG:g} on a log scale")
         return self
 
 
@@ -101,7 +107,9 @@ class Objective(Section):
 class Rungs(Section):
     """The ladder of training lengths on which arms compete."""
 
-    samples: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(description="samples consumed at each rung, rising")
+    samples: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)] = Field(
+        description="samples consumed at each rung, rising"
+    )
     eta: int = Field(3, ge=2, description="one arm in eta survives a rung")
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from lib.draft.heads import tensor_hash
 from lib.draft.trainer import Tally, Training
 from lib.errors import UserError
 from lib.files import flat, whole_directory
-from lib.manifest import read_manifest, write_manifest
+from lib.manifest import MANIFEST, CorruptState, read_manifest, write_manifest
 
 _HEAD, _OPTIMIZER = "head/model.safetensors", "optimizer.safetensors"
 FILE = re.compile(r"manifest\.json|optimizer\.safetensors|head/\w[\w.-]*\.(json|safetensors)", re.ASCII)
@@ -57,8 +57,11 @@ def save_state(path: Path, training: Training, tally: Tally | None = None) -> No
 def read_state(path: Path) -> State:
     """Read and verify the state folder `path`. Raises CorruptState naming the file that is missing or altered."""
     manifest = read_manifest(path)
-    tally = Tally(**manifest["tally"]) if "tally" in manifest else None
-    return State(manifest["samples"], manifest["identity"], load_file(path / _HEAD), load_file(path / _OPTIMIZER), tally)
+    try:
+        tally = Tally(**manifest["tally"]) if "tally" in manifest else None
+        return State(manifest["samples"], manifest["identity"], load_file(path / _HEAD), load_file(path / _OPTIMIZER), tally)
+    except (KeyError, TypeError, OSError):
+        raise CorruptState(path / MANIFEST, "is not a whole manifest") from None
 
 
 def load_state(path: Path, training: Training) -> Tally:

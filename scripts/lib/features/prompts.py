@@ -4,16 +4,15 @@ import json
 from pathlib import Path
 
 from lib.errors import UserError
+from lib.reading import read_text
+
+LARGEST_MIB = 256
+"""Size above which a file of prompts is refused."""
 
 
 def read_prompts(path: Path, key: str = "features.prompts") -> list[str]:
     """Read a JSONL file of prompts. Raises UserError naming `key` and the line that is not `{"prompt": "..."}`, or that there is none."""
-    if not path.is_file():
-        raise UserError(f'{key}={path} does not exist; give a JSONL file with one {{"prompt": "..."}} per line')
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{key}={path} is not UTF-8 ({error.reason} at byte {error.start}); convert the file") from None
+    text = read_text(path, f"{key}={path}", 'give a JSONL file with one {"prompt": "..."} per line', largest_mib=LARGEST_MIB)
     prompts = []
     # Split on newlines alone: str.splitlines() would also cut at U+2028, which JSON strings may hold.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -21,7 +20,8 @@ def read_prompts(path: Path, key: str = "features.prompts") -> list[str]:
             continue
         try:
             prompt = json.loads(line)["prompt"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+            prompt.encode()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # no JSON, no text, or text with half a character
             prompt = None
         if not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f'{key}={path} line {number} is not {{"prompt": "some text"}}; correct or remove the line')

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError
+from typing_extensions import TypedDict
 
 from lib.config import Config, Space
 from lib.errors import UserError
@@ -18,11 +19,10 @@ from lib.next.levers import common, draft_tokens, edge, method, ranking, trainin
 from lib.publish.baseline import bench_of
 from lib.records import layout
 from lib.records.context import Record
-from lib.records.measurement import read_record
+from lib.records.measurement import Count, read_record
 from lib.search.proxy import PROXIES
 from lib.search.work import Pace, Work, upper_bound
 from lib.verdict.gate import judge
-from lib.verdict.verdict import Verdict
 
 FINDERS: dict[str, Callable[[Finding], Found]] = {
     "edges": edge.find,
@@ -147,13 +147,26 @@ def rank(levers: Iterable[Judged]) -> list[Judged]:
     return sorted(levers, key=key)
 
 
+class _Side(TypedDict):
+    mean: float | None
+    n: Count
+    acceptance_lengths: list[list[float]]
+
+
+class _Verdict(TypedDict):
+    """What is read of the verdict of another search."""
+
+    asked: dict[str, Any]
+    champion: _Side
+
+
 def decide(lever: Lever, root: Path) -> Judged:
     """Return what became of a lever: open until its own search has a verdict under `root`, measured as its origin was.
 
     It is proven when the gate calls its champion an improvement on the origin's; fewer drafted tokens, when no more is lost than was said.
     """
     origin = lever.origin
-    verdicts = [read_record(path, Verdict).model_dump(mode="json") for path in layout.find_verdicts(root, f"finalists-{lever.search}")]
+    verdicts = [read_record(path, _Verdict) for path in layout.find_verdicts(root, f"finalists-{lever.search}")]
     alike = [one for one in verdicts if _but_k(bench_of(one["asked"])) == _but_k(origin.asked) and one["champion"]["n"]]
     if not alike or not origin.acceptance_lengths:
         return Judged(lever, "open", "")

@@ -178,7 +178,7 @@ def write_record(path: Path, record: Record) -> None:
 
 def read_record(path: Path, kind: type[R]) -> R:
     """Read a record. Raises UserError when the file is missing, was cut off or edited, or lacks a field."""
-    cure = "delete it, the next run makes it again"
+    cure = "delete the file, the next run makes it again"
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:

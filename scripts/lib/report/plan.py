@@ -29,6 +29,7 @@ M = TypeVar("M", bound=Measurement)
 
 
 class _Evidence(TypedDict):
+    proxy: str
     evidence: str
 
 
@@ -89,6 +90,14 @@ def read_plan(root: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path} does not exist: no search has been started here; start one with make tune")
     return read_json(path, "delete it, the next run writes it again")
+
+
+def planned_search(plan: dict[str, Any]) -> Search:
+    """Return the search of a plan that was filed. Raises UserError when the plan is of another version, or was edited."""
+    try:
+        return Search.from_description(plan["search"])
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"{layout.PLAN} is of another version; delete it, the next run writes it again") from None
 
 
 def format_plan(plan: dict[str, Any]) -> str:
@@ -190,7 +199,7 @@ def _in_full(search: Search, seeds: int) -> dict[str, Any]:
     Standing configuration and verdict are counted on top, as the upper bound counts them.
     """
     grid = feasible_grid(search.space, search.training)
-    arms = len(grid) if grid is not None else sum(bracket.sizes[0] for bracket in search.brackets)
+    arms = len(grid) if grid is not None else sum(len(search.foreseen.get(one.label, range(one.sizes[0]))) for one in search.brackets)
     return {"exhaustive": grid is not None, "arms": arms, "samples": (arms + 1 + 2 * seeds) * search.space.rungs.samples[-1]}
 
 

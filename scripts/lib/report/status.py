@@ -11,10 +11,9 @@ from lib.controller import Holder
 from lib.errors import UserError
 from lib.records import layout
 from lib.records.measurement import read_record
-from lib.report.plan import read_plan
+from lib.report.plan import planned_search, read_plan
 from lib.report.survey import Cohort, Survey, survey
 from lib.report.text import table
-from lib.search.search import Search
 from lib.verdict.verdict import Verdict
 
 HEADS = ["bracket", "rung", "samples", "arms", "done", "failed", "running", "broken", "waiting"]
@@ -37,7 +36,7 @@ def headline(root: Path) -> str:
 def _read(root: Path, say: Callable[[Path, dict[str, Any], Survey], Iterator[str]]) -> list[str]:
     plan = read_plan(root)
     try:
-        found = survey(root, Search.from_description(plan["search"]), plan["files"], plan["fresh_seeds"])
+        found = survey(root, planned_search(plan), plan["files"], plan["fresh_seeds"])
         return list(say(root, plan, found))
     except (KeyError, TypeError, ValidationError):
         raise UserError(f"{layout.PLAN} is of another version; delete it, the next run writes it again") from None

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
 
 from lib.arm import reachable
 from lib.errors import UserError
 from lib.hyperparameters import HYPERPARAMETERS
 from lib.records import layout
 from lib.records.measurement import ProxyRecord, ServingRecord, read_record
-from lib.report.plan import known_calibration, read_plan
+from lib.report.plan import known_calibration, planned_search, read_plan
 from lib.report.tables import ledger
 from lib.search.decisions import Decision, Decisions, Place
 from lib.search.search import Search
@@ -114,10 +113,11 @@ def read_story(root: Path) -> Story:
         UserError: no run has been started there, or a record is not whole.
     """
     plan = read_plan(root)
+    search = planned_search(plan)
     try:
-        search, files = Search.from_description(plan["search"]), plan["files"]
+        files = plan["files"]
         champion, verdict, handoff = (root / files[name] for name in ("champion", "verdict", "handoff"))
-    except (KeyError, TypeError, ValidationError):
+    except (KeyError, TypeError):
         raise UserError(f"{layout.PLAN} is of another version; delete it, the next run writes it again") from None
     table = ledger(root)
     return Story(

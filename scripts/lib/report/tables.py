@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow import ArrowException
 
 from lib.arm import Arm
 from lib.errors import UserError
@@ -14,7 +15,7 @@ from lib.files import whole_file, write_json
 from lib.hyperparameters import HYPERPARAMETERS, IDENTITY
 from lib.records import layout
 from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
-from lib.report.plan import read_plan
+from lib.report.plan import planned_search, read_plan
 from lib.search.calibration import calibrate, recommend
 from lib.search.proxy import proxy_value
 from lib.verdict.contest import Measurements
@@ -53,24 +54,24 @@ def write_ledger(root: Path) -> None:
     The calibration says how well the proxies rank what was measured, in the search whose plan.json lies there.
     """
     table = ledger(root)
-    plan = read_plan(root)
-    try:
-        search = plan["search"]
-        k = search["space"]["objective"]["draft_tokens"]
-    except (KeyError, TypeError):
-        raise UserError(f"{layout.PLAN} is of another version; run snakemake, which writes it anew") from None
+    search = planned_search(read_plan(root))
+    k = search.space.objective.draft_tokens
     calibration = {
         "rigor": "DRAFT",
-        "recipe": search["recipe"],
+        "recipe": search.recipe,
         "draft_tokens": k,
-        "proxies": [asdict(one) for one in calibrate(table, k, search["recipe"])],
-        "recommended": recommend(table, k, search["recipe"]),
+        "proxies": [asdict(one) for one in calibrate(table, k, search.recipe)],
+        "recommended": recommend(table, k, search.recipe),
     }
     write_json(root / layout.CALIBRATION, calibration)
     with whole_file(root / layout.LEDGER_CSV) as path:
         table.to_csv(path, index=False)
-    with whole_file(root / layout.LEDGER_PARQUET) as path:
-        table.to_parquet(path, index=False)
+    try:
+        with whole_file(root / layout.LEDGER_PARQUET) as path:
+            table.to_parquet(path, index=False)
+    except (ArrowException, OverflowError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{layout.LEDGER_PARQUET} cannot be written ({said}); a record under results/ was edited, delete it") from None
 
 
 def _read_arm(path: Path, record: ProxyRecord) -> Arm:

@@ -164,7 +164,7 @@ def _ledger_file(context: Any, measured_on: dict[str, Any], rows: list[dict[str,
         "version": 1,
         "source": str(path),
         "context": context,
-        "measured_on": {name.removeprefix("context."): value for name, value in measured_on.items()},
+        "measured_on": {name.removeprefix("context."): value for name, value in measured_on.items() if value == value},  # not empty
         "arms": list(distinct.values()),
     }
     return checked(PriorFile, values, str(path))

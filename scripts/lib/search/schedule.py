@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from lib.errors import UserError
+
+MOST_ARMS = 10_000
+"""Arms above which a plan takes minutes, and Snakemake's graph hours."""
+
 
 @dataclass(frozen=True)
 class Bracket:
@@ -29,6 +34,13 @@ def hyperband(rungs: int, eta: int) -> tuple[Bracket, ...]:
     """
     s_max = rungs - 1
     return tuple(_halving(f"s{s}", s_max - s, (s_max + 1) // (s + 1) * eta**s, rungs, eta) for s in range(s_max, -1, -1))
+
+
+def require_size(arms: int) -> int:
+    """Return a number of arms. Raises UserError when no search could hold as many."""
+    if arms > MOST_ARMS:
+        raise UserError(f"the search would have more than {MOST_ARMS:,} arms; lower search.arms, rungs.eta or the number of rungs.samples")
+    return arms
 
 
 def in_full(label: str, arms: int, rungs: int) -> Bracket:

@@ -12,7 +12,7 @@ from lib.files import digest
 from lib.records import layout
 from lib.search.priors import Prior
 from lib.search.promotion import Score
-from lib.search.schedule import Bracket
+from lib.search.schedule import Bracket, require_size
 from lib.search.strategy import Observation, Request, Strategy, load_strategy
 from lib.space import check_space, infeasible
 
@@ -106,7 +106,9 @@ class Search:
     @cached_property
     def brackets(self) -> tuple[Bracket, ...]:
         """The brackets of the strategy, in the order in which they are filled."""
-        return self._strategy.schedule(self.space, self.training, self.options)
+        brackets = self._strategy.schedule(self.space, self.training, self.options)
+        require_size(sum(bracket.sizes[0] for bracket in brackets))
+        return brackets
 
     def folder(self, bracket: Bracket) -> str:
         """Return the folder name under which a bracket's decisions are filed; a changed search has folders of its own."""

@@ -5,11 +5,13 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lib.errors import UserError
-from lib.files import sampled
-from lib.reading import read_text
+from lib.files import read_json, sampled
+from lib.reading import LARGEST, read_text, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,16 +22,19 @@ TRUST = "SPEC_DECODE_TUNE_TRUST_REMOTE_CODE"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json", "vocab.txt")
 
 
+Size = Annotated[int, Field(ge=1, le=LARGEST, strict=True)]
+
+
 @dataclass(frozen=True)
 class TargetFacts:
     """A decoder as its config.json declares it (the text decoder's section, where a multimodal model nests one)."""
 
     architecture: str
     model_type: str
-    hidden_size: int
-    num_layers: int
-    vocab_size: int
-    max_positions: int
+    hidden_size: Size
+    num_layers: Size
+    vocab_size: Size
+    max_positions: Size
 
 
 def check_target(path: Path) -> TargetFacts:
@@ -42,21 +47,27 @@ def check_target(path: Path) -> TargetFacts:
     config_file = path / "config.json"
     if not config_file.is_file():
         raise UserError(f"target.path={path} has no config.json; give a local Hugging Face model directory")
+    config = read_json(config_file, "download it again", f"target.path={path}: config.json")
     try:
-        config = json.loads(config_file.read_text())
-        text = config.get("text_config", config)
-        facts = TargetFacts(
-            architecture=config["architectures"][0],
-            model_type=text.get("model_type", config["model_type"]),
-            hidden_size=text["hidden_size"],
-            num_layers=text["num_hidden_layers"],
-            vocab_size=text["vocab_size"],
-            max_positions=text["max_position_embeddings"],
+        text = config.get("text_config") or config
+        facts = TypeAdapter(TargetFacts).validate_python(
+            {
+                "architecture": config["architectures"][0],
+                "model_type": text.get("model_type", config["model_type"]),
+                "hidden_size": text["hidden_size"],
+                "num_layers": text["num_hidden_layers"],
+                "vocab_size": text["vocab_size"],
+                "max_positions": text["max_position_embeddings"],
+            }
         )
-    except json.JSONDecodeError as error:
-        raise UserError(f"target.path={path}: config.json is not JSON ({error}); download it again") from None
     except (KeyError, IndexError) as error:
         raise UserError(f"target.path={path}: config.json does not say {error}; give a decoder in Hugging Face format") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        said = f"{fault['loc'][0]} = {shown(fault['input'])}: {fault['msg']}"
+        raise UserError(f"target.path={path}: config.json: {said}; give a decoder in Hugging Face format") from None
+    except (TypeError, AttributeError):
+        raise UserError(f"target.path={path}: config.json is not that of a model; give a decoder in Hugging Face format") from None
     names = _weight_names(path)
     pickled = [name for name in names or sorted(file.name for file in path.iterdir()) if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
     if pickled:
@@ -136,5 +147,8 @@ def load_target(path: Path, dtype: str = "float32") -> "tuple[PreTrainedModel, P
 def _weight_names(path: Path) -> list[str]:
     """Return the weight files that the directory has, or that its index says it should have; pickled files that no index names are none."""
     for index in path.glob("*.safetensors.index.json"):
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        listed = read_json(index, "finish the download", f"target.path={path}: {index.name}").get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise UserError(f"target.path={path}: {index.name} lists no weights under weight_map; finish the download")
+        return sorted(set(listed.values()))
     return sorted(file.name for file in path.glob("*.safetensors"))

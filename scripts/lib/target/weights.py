@@ -20,7 +20,7 @@ def is_dense(target: Path) -> bool:
     """
     try:
         tensors = dict(_tensors(target))
-    except (OSError, ValueError, KeyError, struct.error, OverflowError, MemoryError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error, OverflowError, MemoryError, RecursionError) as error:
         raise UserError(f"target.path={target}: the header of a safetensors file cannot be read ({error}); finish the download") from None
     return bool(tensors) and not any(".experts." in name for name in tensors)
 

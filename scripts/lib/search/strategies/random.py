@@ -2,14 +2,14 @@
 
 from lib.config import SearchOptions, Space, Training
 from lib.search.samplers.uniform import UNIFORM
-from lib.search.schedule import Bracket, hyperband, in_full, samples
+from lib.search.schedule import Bracket, hyperband, in_full, require_size, samples
 from lib.search.strategy import Strategy
 
 
 def arms_in_full(space: Space, options: SearchOptions) -> int:
     """Return how many arms to train in full: `search.arms`, or as many as the samples of Hyperband's brackets pay for."""
     caps = space.rungs.samples
-    return options.arms or max(1, samples(hyperband(len(caps), space.rungs.eta), caps) // caps[-1])
+    return require_size(options.arms or max(1, samples(hyperband(len(caps), space.rungs.eta), caps) // caps[-1]))
 
 
 def schedule(space: Space, _: Training, options: SearchOptions) -> tuple[Bracket, ...]:
