@@ -22,6 +22,8 @@ def arguments(profile: Path, run_id: str) -> list[str]:
             settings = ProfileConfigFileParser().parse(stream)
     except OSError as error:
         raise UserError(f"{profile}: {error.strerror}; run this where the profile lies") from None
+    except Exception as error:  # whatever a damaged file leads to
+        raise UserError(f"{profile}: not a profile ({' '.join(str(error).split())[:200]}); correct it") from None
     if not settings.get(f"{SETTINGS}workstream"):
         raise UserError(f"{profile}: workstream is empty; fill it in, nothing is deleted but what is labelled with it")
     told = {name: settings.get(SETTINGS + name) for name in ("workstream", "namespace", "slug")}

@@ -20,7 +20,7 @@ from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment, load_experiment, verdict_files
 from lib.files import digest
 from lib.process import identity
-from lib.reading import read_yaml
+from lib.reading import parse_yaml, read_yaml, shown
 from lib.records import layout
 from lib.records.layout import VerdictFiles
 from lib.remote import bring_records, carried_files, claimed_home, find_other_home, stream_there
@@ -149,8 +149,12 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     with claimed_home(*home) if main and not dry else nullcontext():
         if store:
             bring_records(store, prefix, offline=dry, follow=main)
-    for file in workflow.configfiles if main else ():  # Snakemake has merged them, and of a key that stands twice taken the last
-        read_yaml(Path(file), str(file), "write {key: value}")
+    if main:  # Snakemake has merged them, and of a key that stands twice taken the last
+        for file in workflow.configfiles:
+            read_yaml(Path(file), str(file), "write {key: value}")
+        for key, _, text in (argument.partition("=") for argument in sys.argv):
+            if key in workflow.config_settings.config and text.startswith("{"):
+                parse_yaml(text, f"--config {key}={shown(text)}", "write {key: value}")
     if store and not dry:
         stream_there(values, prefix)
     experiment = load_experiment(values, provisional=dry)

@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from kubernetes import client
 
+from .status import CONTAINER
+
 # The lists that Kubernetes merges element by element, and the key that tells their elements apart. It replaces all others whole.
 MERGE_KEYS = {
     "containers": "name",
@@ -78,11 +80,20 @@ def read_patch(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         raise ValueError(f"pod patch {path}: not YAML{f' (line {where.line + 1})' if where else ''}") from None
-    if not isinstance(patch, dict) or not patch.keys() <= {"metadata", "spec"}:
-        raise ValueError(f"pod patch {path}: not a pod patch, which is a mapping with the keys metadata and spec")
+    except (ValueError, RecursionError):  # not UTF-8, a number of 5,000 digits, nested too deep
+        raise ValueError(f"pod patch {path}: not YAML that can be read") from None
+    if (
+        not isinstance(patch, dict)
+        or not patch.keys() <= {"metadata", "spec"}
+        or not all(isinstance(each, dict) for each in patch.values())
+    ):
+        raise ValueError(f"pod patch {path}: not a pod patch, which is a mapping with the keys metadata and spec, each a mapping")
     for fault in _faults(patch.get("metadata", {}), "V1ObjectMeta", "metadata"), _faults(patch.get("spec", {}), "V1PodSpec", "spec"):
         if fault:
             raise ValueError(f"pod patch {path}: not a pod patch: {fault}")
+    containers = merge({"spec": {"containers": [{"name": CONTAINER}]}}, patch)["spec"].get("containers", [])
+    if not any(container.get("name") == CONTAINER for container in containers):
+        raise ValueError(f"pod patch {path}: not a pod patch: spec.containers takes away the container {CONTAINER}, in which the job runs")
     return patch
 
 
@@ -101,11 +112,15 @@ def _faults(value: Any, kind: str, place: str) -> str:
                 return fault
         return ""
     if outer := re.fullmatch(r"dict\((.*), (.*)\)", kind):
-        return "" if isinstance(value, dict) else f"{place} is not a mapping"
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            return f"{place} is not a mapping of text"
+        return next(filter(None, (_faults(inner, outer[2], f"{place}.{name}") for name, inner in value.items())), "")
     model = getattr(client, kind, None)
     if model is None:  # a scalar or free-form
         if kind in ("str", "int", "bool") and isinstance(value, dict | list):
             return f"{place} is not a single value"
+        if (kind == "int" and type(value) is not int) or (kind == "bool" and not isinstance(value, bool)):
+            return f"{place} is {value!r}, not {'a whole number' if kind == 'int' else 'true or false'}"
         return f"{place} is not text but {value!r}: put it in quotes" if kind == "str" and not isinstance(value, str) else ""
     if not isinstance(value, dict):
         return f"{place} is not a mapping"

@@ -14,9 +14,11 @@ class Features(Section):
         min_length=1,
         description="directory of a speculators data set, whose rows are used in place of prompts and responses; empty: none",
     )
-    train_prompts: Positive = Field(512, description="prompts whose responses the head is trained on; one prompt is one sample")
-    heldout_prompts: Positive = Field(64, description="prompts on which the proxy is computed")
-    serving_prompts: Positive = Field(64, description="prompts of the serving workload")
+    train_prompts: Positive = Field(
+        512, le=10_000_000, description="prompts whose responses the head is trained on; one prompt is one sample"
+    )
+    heldout_prompts: Positive = Field(64, le=10_000_000, description="prompts on which the proxy is computed")
+    serving_prompts: Positive = Field(64, le=10_000_000, description="prompts of the serving workload")
     prompt_tokens: Positive = Field(32, description="tokens per prompt (ISL)")
     response_tokens: Positive = Field(96, description="tokens per response in the training data")
     seed: int = Field(0, ge=0, description="seed of the split into train, held-out and serving prompts")

@@ -8,16 +8,16 @@ from lib.section import Positive, Section
 class TinyTarget(Section):
     """The target model that is trained on the spot when `target.path` is empty."""
 
-    hidden: Positive = Field(128, description="hidden size")
-    intermediate: Positive = Field(384, description="width of the feed-forward layer")
-    layers: int = Field(4, ge=2, description="number of decoder layers")
+    hidden: Positive = Field(128, le=8192, description="hidden size")
+    intermediate: Positive = Field(384, le=65_536, description="width of the feed-forward layer")
+    layers: int = Field(4, ge=2, le=128, description="number of decoder layers")
     heads: Positive = Field(2, description="attention heads; hidden / heads must be 32 or 64 for vLLM on CPU")
     kv_heads: Positive = Field(1, description="key-value heads")
-    vocab_size: int = Field(1024, ge=512, description="size of the byte-level BPE vocabulary")
-    context: int = Field(256, ge=64, description="longest sequence, in tokens")
-    steps: Positive = Field(600, description="optimizer steps")
-    batch: Positive = Field(2, description="sequences per optimizer step")
-    lr: float = Field(3e-3, gt=0, description="peak learning rate")
+    vocab_size: int = Field(1024, ge=512, le=262_144, description="size of the byte-level BPE vocabulary")
+    context: int = Field(256, ge=64, le=65_536, description="longest sequence, in tokens")
+    steps: Positive = Field(600, le=10_000_000, description="optimizer steps")
+    batch: Positive = Field(2, le=65_536, description="sequences per optimizer step")
+    lr: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
     seed: int = Field(0, ge=0, description="seed of initial weights and data order")
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ class VerdictOptions(Section):
     """How the champion is held against the standing configuration, on trainings and measurements of their own."""
 
     seeds: int = Field(3, le=100, description="fresh training seeds of the champion and of the standing configuration, at least 2")
-    repeats: Positive = Field(2, description="times the workload is run against each of their servers")
+    repeats: Positive = Field(2, le=1000, description="times the workload is run against each of their servers")
     confidence: float = Field(0.95, ge=0.51, le=0.999, description="1 - the rate at which chance alone may pass for an improvement")
     smallest_effect: float = Field(0.02, ge=0, description="smallest gain in acceptance length that is worth calling an improvement")
 

@@ -13,7 +13,7 @@ from lib.features.prompts import read_prompts
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "does not exist"),
+        (None, "no such file"),
         (b"", "is empty"),
         (b"\n \n", "is empty"),
         (b'{"prompt": "a"}\n{"prompt": \n', "line 2"),

@@ -36,8 +36,7 @@ def test_the_ledger_holds_what_was_measured_for_a_verdict_beside_what_was_measur
     servings = [serving(fresh.id, 2.1), serving(fresh.id, 2.2)]
     contest = Measurements(champion=chosen.id, standing=chosen.id, order=["champion", "standing"], servings=servings)
     write_record(tmp_path / "results/search/finalists-x/contest-y.json", contest)
-    search = {"recipe": chosen.recipe, "space": {"objective": {"draft_tokens": 2}}}
-    write_json(tmp_path / layout.PLAN, {"search": search})
+    write_json(tmp_path / layout.PLAN, {"search": make_search(recipe=chosen.recipe).describe()})
     write_ledger(tmp_path)
     calibration = json.loads((tmp_path / layout.CALIBRATION).read_text())
     assert (calibration["rigor"], calibration["recommended"]) == ("DRAFT", None)

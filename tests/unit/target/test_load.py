@@ -40,7 +40,7 @@ def _index_that_names(file: str) -> Callable[[Path], None]:
     [
         (shutil.rmtree, "not a directory"),
         (_without("config.json"), "no config.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read"),
         (_no_hidden_size, "hidden_size"),
         (_without("model.safetensors"), "lacks weights"),
         (_half_downloaded, "model-00002-of-00002.safetensors"),
