@@ -94,10 +94,10 @@ def require_plain(values: Any, source: str) -> None:
     Raises UserError that opens with `source` and names the key.
     """
     for number, (keys, value) in enumerate(_leaves(values)):
-        key = ".".join(str(part) for part in keys)
+        key = ".".join(str(part) for part in keys[:10])
         if len(keys) > DEEPEST or number > MOST_VALUES:
             what = f"is nested more than {DEEPEST} deep" if len(keys) > DEEPEST else f"is one of more than {MOST_VALUES:,} values"
-            raise UserError(f"{source}: {shown(keys[0])} {what}; correct it")
+            raise UserError(f"{source}: {key} {what}; correct it")
         if fault := _fault_of(keys[-1]) if keys else None:
             raise UserError(f"{source}: key {fault}; correct it")
         if fault := _fault_of(value):

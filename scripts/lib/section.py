@@ -98,7 +98,7 @@ def _fault(model: type[BaseModel], fault: dict[str, Any]) -> str:
         return f"{key} = {shown(fault['input'])} is not a list; write [value, value]"
     if fault["type"] == "too_short":
         return f"{key} is empty; name at least one value"
-    message = fault["msg"].removeprefix("Value error, ")
+    message: str = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return (f"{key}: " if key else "") + message + ("" if ";" in message else "; correct it")
     return f"{key} = {shown(fault['input'])}: {message[0].lower() + message[1:]}; correct it"
