@@ -13,6 +13,8 @@ from lib.reading import require_plain, shown
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 M = TypeVar("M", bound=BaseModel)
+MOST_FAULTS = 10
+"""Faults that are told at once."""
 
 
 class Section(BaseModel):
@@ -66,7 +68,9 @@ def checked(model: type[M], values: dict[str, Any], source: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(f"{source}: {line}" for line in _faults(model, error))) from None
+        faults = _faults(model, error)
+        more = [f"{len(faults) - MOST_FAULTS} more faults; correct these first"] if len(faults) > MOST_FAULTS else []
+        raise UserError("\n".join(f"{source}: {line}" for line in faults[:MOST_FAULTS] + more)) from None
 
 
 def _faults(model: type[BaseModel], error: ValidationError) -> list[str]:

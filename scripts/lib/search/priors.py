@@ -5,7 +5,6 @@ competes there for promotion. Nothing of another context is ever used.
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -145,13 +144,14 @@ def _from_ledger(path: Path, space: Space) -> list[PriorFile]:
 
     try:
         table = pd.read_parquet(path)
+        table = table.astype(object).where(table.notna(), None)  # whatever stands for what is missing
         table = table[(table["kind"] == "proxy") & (table["seed"] < FIRST_FRESH_SEED)].sort_values(["seed", "arm", "rung"])
         columns = [name for name in table.columns if name.removeprefix("context.").startswith(MEASURED_ON)]
         return [
             _ledger_file(json.loads(str(recipe)), dict(zip(columns, measured_on, strict=True)), rows.to_dict("records"), path, space)
             for (recipe, *measured_on), rows in table.groupby(["recipe", *columns], dropna=False)
         ]
-    except (LookupError, TypeError, ValueError, OSError) as error:
+    except (LookupError, TypeError, ValueError, OSError, RecursionError) as error:
         raise UserError(f"seed_from = {str(path)!r} is not a ledger of this version ({error!r}); write one with `make ledger`") from None
 
 
@@ -164,7 +164,7 @@ def _ledger_file(context: Any, measured_on: dict[str, Any], rows: list[dict[str,
         "version": 1,
         "source": str(path),
         "context": context,
-        "measured_on": {name.removeprefix("context."): value for name, value in measured_on.items() if value == value},  # not empty
+        "measured_on": {name.removeprefix("context."): value for name, value in measured_on.items() if value == value},  # not NaN
         "arms": list(distinct.values()),
     }
     return checked(PriorFile, values, str(path))
@@ -176,7 +176,7 @@ def _ledger_arm(row: dict[str, Any], path: Path, space: Space) -> dict[str, Any]
         **{name: _ledger_value(row, one, space) for name, one in HYPERPARAMETERS.items()},
         "samples": int(row["samples"]),
         "status": row["status"],
-        "reason": None if sound else row["reason"],
+        "reason": None if sound else " ".join(str(row["reason"]).split()),
         "accuracies": list(row["accuracies"]) if sound else None,
         "source": f"{path}: {row['arm']}, rung {row['rung']:.0f}",
     }
@@ -184,8 +184,8 @@ def _ledger_arm(row: dict[str, Any], path: Path, space: Space) -> dict[str, Any]
 
 def _ledger_value(row: dict[str, Any], one: Hyperparameter, space: Space) -> float | None:
     """Return a hyperparameter of a row, None where it is empty, or is the layout's and this search leaves the layout free."""
-    value, free = row.get(one.column, math.nan), one.layout and one.name not in space.parameters.searched()
-    return None if free or math.isnan(value) else one.typed(value)
+    value, free = row.get(one.column), one.layout and one.name not in space.parameters.searched()
+    return None if free or value is None else one.typed(value)
 
 
 def _require_distinct(path: Path, priors: list[Prior], training: Training) -> None:

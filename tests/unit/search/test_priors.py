@@ -1,6 +1,7 @@
 """Prior arms: used where they match, refused with the keys that differ, and bad files in one line."""
 
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -190,6 +191,14 @@ def test_a_ledger_gives_its_arms_once_each_with_what_they_were_measured_on(tmp_p
     assert used[0].measured_on == {"stack.torch": "2.13.0", "hardware.device_type": "cpu"}
     assert used[0].source == f"{tmp_path}/ledger.parquet: a, rung 0"
     assert [refusal.reason for refusal in refused] == ["another context: features"]
+
+
+def test_a_ledger_that_pandas_has_converted_gives_the_same_arms(tmp_path: Path) -> None:
+    """`convert_dtypes` makes whole numbers of fractions that are whole, and NA of what is missing."""
+    path = ledger(tmp_path, {}, {"lr": 1e-2, "status": "diverged", "reason": "loss is\nnan", "accuracies": None}, weight_decay=math.nan)
+    used, _ = load(path)
+    pd.read_parquet(path).convert_dtypes().to_parquet(path)
+    assert load(path)[0] == used and [arm.reason for arm in used] == [None, "loss is nan"]
 
 
 def test_what_was_trained_for_a_verdict_teaches_no_search(tmp_path: Path) -> None:
