@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from kubernetes.config import kube_config
 from lib.config import Config
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment, verdict_files
@@ -34,6 +35,7 @@ from lib.section import Section
 from lib.serving.ceilings import load_ceiling
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
+from snakemake_executor_plugin_kubernetes_experiment.api import Cluster, NoClusterError
 from snakemake_executor_plugin_kubernetes_experiment.patch import read_patch
 
 from tests.unit.made_records import arm, proxy, serving
@@ -312,6 +314,18 @@ def pod_patch() -> Callable[[], Any]:
     return called
 
 
+def kubeconfig() -> Callable[[], Any]:
+    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = "kubeconfig.yaml"
+
+    def called() -> None:
+        try:
+            Cluster("default").list("jobs", attempts=1)
+        except NoClusterError as error:
+            raise UserError(f"{error}; correct it") from None  # the plugin and teardown show it as it is
+
+    return called
+
+
 def profile() -> Callable[[], Any]:
     spec = importlib.util.spec_from_file_location("teardown", ROOT / "scripts/teardown.py")
     assert spec and spec.loader
@@ -385,6 +399,7 @@ ENTRIES: dict[str, Entry] = {
     "state": ("state/manifest.json", lambda: {"files": {"a": "0"}}, lambda: partial(read_manifest, Path("state")), ()),
     "features": ("features/manifest.json", lambda: FEATURES, lambda: partial(FeatureSet, Path("features")), ()),
     "pod patch": ("pod.yaml", lambda: {"spec": {"nodeSelector": {"a": 1}}}, pod_patch, ("no keys", "cut")),
+    "kubeconfig": ("kubeconfig.yaml", lambda: {"contexts": [1]}, kubeconfig, ()),
     "profile": ("profile.yaml", lambda: {}, profile, ()),
 }
 DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
