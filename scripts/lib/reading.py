@@ -93,15 +93,11 @@ def require_plain(values: Any, source: str) -> None:
 
     Raises UserError that opens with `source` and names the key.
     """
-    for number, (keys, value) in enumerate(_leaves(values)):
-        key = ".".join(str(part) for part in keys[:10])
-        if len(keys) > DEEPEST or number > MOST_VALUES:
-            what = f"is nested more than {DEEPEST} deep" if len(keys) > DEEPEST else f"is one of more than {MOST_VALUES:,} values"
-            raise UserError(f"{source}: {key} {what}; correct it")
+    for keys, value in _bounded(values, source, "correct it"):
         if fault := _fault_of(keys[-1]) if keys else None:
             raise UserError(f"{source}: key {fault}; correct it")
         if fault := _fault_of(value):
-            raise UserError(f"{source}: {key} = {fault}; correct it")
+            raise UserError(f"{source}: {_joined(keys)} = {fault}; correct it")
 
 
 def shown(value: Any) -> str:
@@ -157,22 +153,29 @@ def _mapping(value: Any, name: str, cure: str) -> dict[str, Any]:
     if not all(isinstance(key, str) for key in value):
         key = next(key for key in value if not isinstance(key, str))
         raise UserError(f"{name}: key {key!r} is not text; put it in quotes")
-    for number, (keys, _) in enumerate(_leaves(value)):
-        if len(keys) > DEEPEST or number > MOST_VALUES:
-            what = f"nested more than {DEEPEST} deep" if len(keys) > DEEPEST else f"more than {MOST_VALUES:,} values"
-            raise UserError(f"{name}: {what}; {cure}")
+    for _ in _bounded(value, name, cure):
+        pass
     return value
 
 
-def _leaves(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Yield every value with the keys that lead to it, in any order, without recursion."""
-    waiting: list[tuple[tuple[Any, ...], Any]] = [((), value)]
+def _bounded(values: Any, name: str, cure: str) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield every value with the keys that lead to it, in any order, without recursion. Raises UserError for too deep or too many."""
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), values)]
+    count = 0
     while waiting:
-        keys, one = waiting.pop()
-        yield keys, one
-        if len(keys) <= DEEPEST:
-            inner = one.items() if isinstance(one, dict) else enumerate(one) if isinstance(one, list | tuple | set) else ()
-            waiting.extend(((*keys, key), each) for key, each in inner)
+        keys, value = waiting.pop()
+        count += 1
+        if len(keys) > DEEPEST:
+            raise UserError(f"{name}: {_joined(keys[:3])} is nested more than {DEEPEST} deep; {cure}")
+        if count > MOST_VALUES:
+            raise UserError(f"{name}: more than {MOST_VALUES:,} values; {cure}")
+        yield keys, value
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple | set) else ()
+        waiting.extend(((*keys, key), each) for key, each in inner)
+
+
+def _joined(keys: tuple[Any, ...]) -> str:
+    return ".".join(str(key) for key in keys)
 
 
 def _short(error: Exception) -> str:
