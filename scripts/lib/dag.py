@@ -67,6 +67,19 @@ def let_stand(judge: Judge) -> None:
     DAG.update_needrun = update_needrun
 
 
+def keep_copies() -> None:
+    """Let the local copy of a file in a bucket be until the job that makes the file anew has done so.
+
+    Snakemake removes it as soon as a checkpoint has been taken, in a dry run and for a report as well, and then believes from its cache that
+    a file is there which may not be written: ProtectedOutputException.
+    """
+
+    async def keep(_: Any) -> None:
+        pass
+
+    DAG.sanitize_local_storage_copies = keep
+
+
 def require_made(workflow: Any) -> None:
     """Raise UserError unless every job has been done and every requested file is there. It is asked when Snakemake reports success."""
 

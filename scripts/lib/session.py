@@ -14,7 +14,7 @@ from snakemake.logging import logger
 
 from lib.arm import Arm
 from lib.controller import hold_results
-from lib.dag import let_stand, require_made, retry_always
+from lib.dag import keep_copies, let_stand, require_made, retry_always
 from lib.devices import gpus
 from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment, load_experiment, verdict_files
@@ -196,6 +196,7 @@ def _set_up(workflow: Any, standing: Standing, *, elsewhere: bool) -> int:
     """Tell Snakemake what jobs need and what stands; return how many GPUs of this machine jobs may take."""
     os.environ.update(ENVIRONMENT, **{TRUST: str(int(standing.experiment.config.target.trust_remote_code))})
     retry_always()
+    keep_copies()
     let_stand(standing)
     if workflow.resource_settings.nodes:
         workflow.register_resource("_cores", sys.maxsize)  # jobs run elsewhere: the cores of this machine bound none of them

@@ -1,7 +1,10 @@
 """The small search through the genuine executor, from end to end: undisturbed, and through the death of its controller."""
 
+import pytest
+
 from tests.cluster.controller import Controller
 from tests.cluster.front import Cluster
+from tests.workflow.clones import ROOT
 
 
 def test_a_search_with_a_failing_arm_runs_to_its_champion_and_leaves_nothing(cluster: Cluster, controller: Controller) -> None:
@@ -29,3 +32,21 @@ def test_a_killed_controller_is_followed_by_one_that_takes_over_what_runs(cluste
     controller.assert_champion(code)
     assert controller.output.count("re-attached to Job") == 2
     assert len(cluster.started) == len({name.rsplit("-", 1)[0] for name in cluster.started}) == 6
+
+
+MENDS = f"import sys\nsys.path.insert(0, {str(ROOT / 'scripts')!r})\nfrom lib.dag import keep_copies\nkeep_copies()\n"
+
+
+@pytest.mark.parametrize(("mends", "fault"), [("", "ProtectedOutputException"), (MENDS, None)])
+def test_what_lies_here_of_a_job_that_is_still_to_come_is_in_no_ones_way(mends: str, fault: str | None, controller: Controller) -> None:
+    """As after `make report` beside a search that goes on; Snakemake by itself deletes it, and fails."""
+    for path in ("a/rung0.acc", "b/rung0.acc", "promoted.txt"):
+        controller.store.write(f"run/results/{path}", b"a\nb\n")
+    drawn = controller.work / "results/c/rung0.acc"
+    drawn.parent.mkdir(parents=True)
+    drawn.write_text("drawn by hand")
+    snakefile = controller.work / "Snakefile"
+    snakefile.write_text(mends + snakefile.read_text())
+    code = controller.run("--dry-run", "results/champion.txt", "results/c/rung0.acc", "--config", "arms=a,b")
+    assert (code != 0) == bool(fault) and (fault or "measure_serving") in controller.output, controller.output
+    assert drawn.exists() == (not fault), "where Snakemake does so no more, look whether keep_copies is still needed"
