@@ -13,7 +13,7 @@ from tests.cluster.front import Server
 from tests.s3 import Store
 
 RUN = ["--kubernetes-experiment-run-id", "r1", "--kubernetes-experiment-workstream", "tests"]
-ACKNOWLEDGED = ["--kubernetes-experiment-ack-train", "r1", "--kubernetes-experiment-ack-serve", "r1"]
+ACKNOWLEDGED = ["ack_train=r1", "ack_serve=r1"]
 HERE_AS_WELL = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
 """What of the tests' own environment controllers and emulated pods get: where the sources are that are tested, if not installed."""
 
@@ -65,7 +65,9 @@ class Controller:
         command += ["--container-image", self.cluster.image] if image else []
         command += [] if gpus or self.cluster.here else ["--set-resources", "train_rung:gpu=0"]
         command += ["--default-storage-provider", "s3-experiment", "--default-storage-prefix", self.store.url("run/."), *run]
-        command += [*acknowledged, *more]
+        told = [*more, *([] if "--config" in more or not acknowledged else ["--config"])]
+        place = told.index("--config") + 1 if acknowledged else 0
+        command += [*told[:place], *acknowledged, *told[place:]]
         self.process = subprocess.Popen(
             command, cwd=self.work, env=self.environment, text=True, stdout=self.printed.open("w"), stderr=subprocess.STDOUT
         )

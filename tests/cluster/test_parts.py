@@ -172,7 +172,7 @@ def test_names_and_labels_are_such_as_kubernetes_takes(rule: str) -> None:
 def test_what_is_not_acknowledged_is_told_with_its_cost(hours: list[Any], cost: str) -> None:
     jobs = [SimpleNamespace(name="train_rung", resources={"spends": "train", "gpu": 4, "device_hours": each}) for each in hours]
     line = refusal(jobs, {"train": "", "serve": "r1"}, "r1")
-    assert line == f"training not acknowledged: {cost} let it run, pass --kubernetes-experiment-ack-train=r1"
+    assert line == f"training not acknowledged: {cost} let it run, add ack_train=r1 to --config"
     assert refusal(jobs, {"train": "r1", "serve": ""}, "r1") is None
 
 

@@ -390,11 +390,11 @@ def test_a_dry_run_asks_the_cluster_nothing(cluster: Cluster, controller: Contro
 
 REFUSED: dict[str, tuple[list[str], str]] = {
     "not acknowledged": (
-        [f"{FLAG}ack-serve", "r1"],
+        ["ack_serve=r1"],
         "training not acknowledged: would run 3 x train_rung with 12 GPUs, about 1.5 device-hours; "
-        "to let it run, pass --kubernetes-experiment-ack-train=r1",
+        "to let it run, add ack_train=r1 to --config",
     ),
-    "of another run": ([f"{FLAG}ack-train", "r0"], "training acknowledged is 'r0', not this run: would run 3 x train_rung with 12 GPUs"),
+    "of another run": (["ack_train=r0"], "training acknowledged is 'r0', not this run: would run 3 x train_rung with 12 GPUs"),
 }
 
 
@@ -403,12 +403,12 @@ def test_without_its_acknowledgement_nothing_is_created(cluster: Cluster, contro
     acknowledged, message = REFUSED[case]
     assert controller.run(acknowledged=acknowledged, gpus=True) == 1
     assert message in controller.output
-    assert cluster.requests == []
+    assert cluster.requests == [] and controller.store.read() == {}
 
 
 def test_serving_is_refused_when_only_training_is_acknowledged_and_training_is_kept(cluster: Cluster, controller: Controller) -> None:
-    assert controller.run("--config", "arms=a", acknowledged=[f"{FLAG}ack-train", "r1"]) == 1
-    assert "to let it run, pass --kubernetes-experiment-ack-serve=r1" in controller.output
+    assert controller.run("--config", "arms=a", acknowledged=["ack_train=r1"]) == 1
+    assert "to let it run, add ack_serve=r1 to --config" in controller.output
     assert controller.result("a/rung1.acc") == "a 1\n"
     assert not [name for name in cluster.created() if "measure" in name]
     assert cluster.left() == []
@@ -432,12 +432,10 @@ EMULATED = {"namespace": pytest.mark.emulated("who may use one namespace need no
 @pytest.mark.parametrize("case", [pytest.param(case, marks=EMULATED.get(case, ())) for case in BAD])
 def test_bad_input_is_one_clear_line_and_leaves_nothing(cluster: Cluster, controller: Controller, case: str) -> None:
     how, message = BAD[case]
-    if case in ("run id", "no run id"):
-        how = how | {"acknowledged": [f"{FLAG}ack-train", "Run_1", f"{FLAG}ack-serve", "Run_1"]}
     assert controller.run(*TWO_ARMS, **how) == 1
     assert message in controller.output
     assert "Traceback" not in controller.output
-    assert cluster.left() == []
+    assert cluster.left() == [] and controller.store.read() == {}
 
 
 def test_without_a_kubeconfig_one_line_says_so(cluster: Cluster, controller: Controller) -> None:
@@ -445,7 +443,7 @@ def test_without_a_kubeconfig_one_line_says_so(cluster: Cluster, controller: Con
     assert controller.run() == 1
     assert "no cluster: no usable kubeconfig in $KUBECONFIG or ~/.kube/config" in controller.output
     assert "Traceback" not in controller.output
-    assert cluster.requests == []
+    assert cluster.requests == [] and controller.store.read() == {}
 
 
 @pytest.mark.parametrize(("verb", "kind"), [("list", "jobs"), ("create", "leases"), ("create", "secrets"), ("create", "jobs")])
@@ -476,7 +474,7 @@ def test_a_place_in_the_bucket_of_another_workstream_is_refused(cluster: Cluster
     assert "run/ is of run r1 of workstream theirs, not of run r1 of workstream tests; use another" in controller.output
     assert "Traceback" not in controller.output
     assert not [name for name in cluster.created() if name.startswith("jobs/")] and cluster.left() == []
-    assert not [path for path in controller.store.read() if path.startswith("run/results")]
+    assert controller.store.read().keys() == {"run.owner"}
 
 
 @pytest.mark.emulated("its pods ask for devices and images that are nowhere")

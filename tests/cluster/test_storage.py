@@ -92,19 +92,19 @@ def test_a_directory_of_which_a_part_was_uploaded_is_not_there(provider: Storage
 def test_a_place_is_of_the_run_that_claimed_it_first(provider: StorageProvider, bucket: Path) -> None:
     prefix = f"s3://{bucket.name}/team/run1/."
     for _ in range(2):
-        provider.claim(prefix, "run1", "we")
+        provider.claim(prefix, "run run1 of workstream we")
     assert (bucket / "team/run1.owner").read_text() == "run run1 of workstream we"
     refused = (
         "^s3://bucket/team/run1/ is of run run1 of workstream we, not of run {} of workstream {}; use another default-storage-prefix, "
     )
     for run_id, workstream in (("run1", "they"), ("run2", "we")):
         with pytest.raises(WorkflowError, match=refused.format(run_id, workstream) + r"or remove s3://bucket/team/run1\.owner if"):
-            provider.claim(prefix, run_id, workstream)
-    provider.claim(f"s3://{bucket.name}/team/run10/.", "run10", "they")
+            provider.claim(prefix, f"run {run_id} of workstream {workstream}")
+    provider.claim(f"s3://{bucket.name}/team/run10/.", "run run10 of workstream they")
     provider.pull(prefix)
     assert provider.known == {}, "a claim is no record"
     with pytest.raises(WorkflowError, match=r"^bucket nowhere at \S+ does not exist"):
-        provider.claim("s3://nowhere/team/run1/.", "run1", "we")
+        provider.claim("s3://nowhere/team/run1/.", "run run1 of workstream we")
 
 
 def test_without_keys_of_its_own_it_asks_where_boto3_always_looks(
@@ -113,7 +113,7 @@ def test_without_keys_of_its_own_it_asks_where_boto3_always_looks(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     keyless = connect(s3_server.endpoint, access_key=None, secret_key=None)
-    keyless.claim(f"s3://{bucket.name}/team/run1/.", "run1", "we")
+    keyless.claim(f"s3://{bucket.name}/team/run1/.", "run run1 of workstream we")
     assert (bucket / "team/run1.owner").exists()
 
 

@@ -25,9 +25,9 @@ from snakemake_interface_executor_plugins.settings import CommonSettings
 from .api import ApiError, Cluster, NoClusterError, Object
 from .lease import HeldError, Lease
 from .manifest import Task, draw, finish, make_task, redact, secret_manifest
-from .names import COLLECTED, EXPERIMENT, JOB, RECIPE, WORKSTREAM, make_experiment
+from .names import COLLECTED, EXPERIMENT, JOB, RECIPE, WORKSTREAM, Experiment, make_experiment
 from .patch import read_patch
-from .spending import SPENDING, oversize, refusal
+from .spending import acknowledged, oversize, refusal
 from .status import CONTAINER, Limits, Outcome, judge
 
 LOG_PATIENCE = 10  # seconds for which the logs of pods are waited for
@@ -41,8 +41,6 @@ class ExecutorSettings(StockSettings):  # type: ignore[misc]
     workstream: str = field(default="", metadata={"help": "Who runs it: labels all its objects. Required."})
     slug: str = field(default="sdt", metadata={"help": "What the names of all objects start with."})
     pod_patch: str = field(default="", metadata={"help": "YAML file, merged strategically into the pod template of every Job."})
-    ack_train: str = field(default="", metadata={"help": "The run id, to let jobs run whose resource spends is train."})
-    ack_serve: str = field(default="", metadata={"help": "The run id, to let jobs run whose resource spends is serve."})
     gpus_per_node: int = field(default=0, metadata={"help": "GPUs of a node: a job that asks for more is refused; 0: not known."})
     active_deadline: int = field(
         default=0, metadata={"help": "Seconds a pod may take on its node; a rule's resource runtime (minutes) goes first; 0: no end."}
@@ -64,10 +62,16 @@ class ExecutorSettings(StockSettings):  # type: ignore[misc]
 common_settings = CommonSettings(
     non_local_exec=True,
     implies_no_shared_fs=True,
-    job_deploy_sources=True,
+    job_deploy_sources=False,  # Snakemake would send them before it asks the executor whether the run is refused
     pass_envvar_declarations_to_cmd=False,
     auto_deploy_default_storage_provider=False,
 )
+
+
+def check_settings(settings: ExecutorSettings) -> tuple[Experiment, Object]:
+    """Return experiment and pod patch of settings; raise ValueError with one line that says what is wrong. No network is asked."""
+    experiment = make_experiment(settings.slug, settings.run_id, settings.workstream)
+    return experiment, read_patch(Path(settings.pod_patch)) if settings.pod_patch else {}
 
 
 @contextmanager
@@ -117,8 +121,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         self._told: dict[str, str] = {}
         self._prepared = False
         with _one_line():
-            self.experiment = make_experiment(settings.slug, settings.run_id, settings.workstream)
-            self._patch = read_patch(Path(settings.pod_patch)) if settings.pod_patch else {}
+            self.experiment, self._patch = check_settings(settings)
             self._check([job for job in self.dag.needrun_jobs() if not job.is_local])
             self._cluster = Cluster(self.namespace)
             self._lease = Lease(self._cluster, self.experiment, self._lose, self.logger.warning)
@@ -133,8 +136,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
 
     @property
     def _acknowledged(self) -> dict[str, str]:
-        settings = self.workflow.executor_settings
-        return {spends: getattr(settings, f"ack_{spends}") for spends in SPENDING}
+        return acknowledged(self.workflow.config)
 
     def _check(self, jobs: list[Any]) -> None:
         """Refuse, by a ValueError, what is not acknowledged and what no node can run."""
@@ -165,8 +167,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         """Refuse a place for the results that is another run's, where the storage can tell."""
         store = self.workflow.storage_registry.default_storage_provider
         if hasattr(store, "claim"):
-            mine = self.experiment
-            store.claim(self.workflow.storage_settings.default_storage_prefix, mine.run_id, mine.workstream)
+            store.claim(self.workflow.storage_settings.default_storage_prefix, self.experiment.owner)
 
     def _find_left(self) -> None:
         """Remember the Jobs of an earlier controller, the latest for each task."""
@@ -191,6 +192,8 @@ class Executor(StockExecutor):  # type: ignore[misc]
                     signal.signal(number, self._interrupt)
             with _one_line():
                 self._register_secret()
+            self.workflow.remote_execution_settings.job_deploy_sources = True
+            self.workflow.upload_sources()
         super().run_jobs(jobs)
 
     def _interrupt(self, *_: Any) -> None:
@@ -512,6 +515,9 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 self.logger.warning(f"{many}: start run {run} again to take them over, or tear it down")
             else:
                 self._cluster.delete("secrets", self.run_namespace)
+                self.workflow.cleanup_source_archive()
             self._lease.release(keep=bool(spared))
         except ApiError as error:
             self.logger.error(f"Run {run} may have left objects on the cluster, tear it down: {_explain(error)}")
+        except WorkflowError as error:
+            self.logger.error(f"The sources that jobs were sent stay in the bucket: {error}")

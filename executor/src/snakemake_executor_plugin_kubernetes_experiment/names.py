@@ -40,6 +40,11 @@ class Experiment:
         return f"{self.prefix}-env"
 
     @property
+    def owner(self) -> str:
+        """Return whose it is, in words."""
+        return f"run {self.run_id} of workstream {self.workstream}"
+
+    @property
     def labels(self) -> dict[str, str]:
         """Return the labels that every object carries."""
         return {EXPERIMENT: self.run_id, WORKSTREAM: self.workstream}

@@ -34,9 +34,12 @@ class _Cost:
         return f"{what}, {'at least' if self.uncounted else 'about'} {self.hours:,.1f} device-hours"
 
 
-def refusal(
-    jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str, cure: str = "pass --kubernetes-experiment-ack-{spends}={run_id}"
-) -> str | None:
+def acknowledged(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return for which run each kind of spending is acknowledged, by the keys `ack_train` and `ack_serve` of a workflow's configuration."""
+    return {spends: str(config.get(f"ack_{spends}") or "") for spends in SPENDING}
+
+
+def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -> str | None:
     """Return what would run without acknowledgement, in one line with its cost and the cure that would let it; None when nothing would.
 
     A rule says what it spends by its resource `spends`, and how much by `device_hours`, a number or one as text.
@@ -51,6 +54,7 @@ def refusal(
         if not run_id or acknowledged[spends] != run_id:
             refused.setdefault(spends, _Cost()).add(job)
     lines = []
+    cure = "add ack_{spends}={run_id} to --config" if run_id else "name the run, add run_id=NAME ack_{spends}=NAME to --config"
     for spends, cost in refused.items():
         given = acknowledged[spends]
         why = f"acknowledged is {given!r}, not this run" if given else "not acknowledged"

@@ -117,8 +117,13 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
     def go_offline(self, prefix: str) -> None:
         """Ask the bucket nothing from now on. What is known of it is the last listing below the same default storage prefix."""
         self.offline = self.listed = True
-        last = json.loads(LISTING.read_text()) if LISTING.exists() else {}
-        self.known = last["known"] if last.get("prefix") == prefix else {}
+        try:
+            last = json.loads(LISTING.read_text())
+            self.known = {str(path): float(when) for path, when in last["known"].items()} if last["prefix"] == prefix else {}
+        except FileNotFoundError:
+            self.known = {}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise WorkflowError(f"{LISTING} is damaged; delete it, the next run writes it again") from None
 
     def pull(self, prefix: str) -> None:
         """List what is there, and fetch every record that is not here or is older here.
@@ -138,30 +143,39 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         fresh.write_text(json.dumps({"prefix": prefix, "known": listing}))
         fresh.replace(LISTING)
 
-    def claim(self, prefix: str, run_id: str, workstream: str) -> None:
-        """Write down beside the place of a run's results whose it is, unless it is there.
+    def claim(self, prefix: str, owner: str) -> None:
+        """Write down beside the place of a run's results whose it is, unless it is there. Raises as `require_own` does."""
+        if not self.require_own(prefix, owner):
+            bucket, key = self._mark(prefix)
+            self.ask(bucket, lambda: self.s3c.Object(bucket, key).put(Body=owner.encode()))
+
+    def require_own(self, prefix: str, owner: str) -> bool:
+        """Return whether the place of a run's results is claimed, by its owner.
 
         Args:
             prefix: The default storage prefix.
-            run_id: Id of the run.
-            workstream: Who runs it.
+            owner: Which run of which workstream, in words.
 
         Raises:
             WorkflowError: the place is another run's or workstream's, whose records would be taken for this one's; or the bucket refuses.
         """
-        place = prefix.removesuffix("/.")
-        bucket, _, folder = place.removeprefix("s3://").partition("/")
-        key, owner = f"{folder}.owner", f"run {run_id} of workstream {workstream}"
+        bucket, key = self._mark(prefix)
         try:
             claimed = self.ask(bucket, lambda: self._read(bucket, key))
         except FileNotFoundError:
-            self.ask(bucket, lambda: self.s3c.Object(bucket, key).put(Body=owner.encode()))
-            return
+            return False
         if claimed != owner:
             raise WorkflowError(
-                f"{place}/ is of {claimed}, not of {owner}; use another default-storage-prefix, "
+                f"{prefix.removesuffix('.')} is of {claimed}, not of {owner}; use another default-storage-prefix, "
                 f"or remove s3://{bucket}/{key} if it may change hands"
             )
+        return True
+
+    @staticmethod
+    def _mark(prefix: str) -> tuple[str, str]:
+        """Return bucket and key of the object that says whose a place is."""
+        bucket, _, folder = prefix.removeprefix("s3://").removesuffix("/.").partition("/")
+        return bucket, f"{folder}.owner"
 
     def _read(self, bucket: str, key: str) -> str:
         """Return a small object as text; raise FileNotFoundError when there is none in a bucket that is there."""
