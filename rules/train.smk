@@ -27,6 +27,6 @@ rule train_rung:
     params:
         arm=arm_record,
         target=target_folder,
-        streaming=settings.streaming.model_dump(),
+        streaming=session.streaming.model_dump(),
     script:
         "../scripts/train_rung.py"

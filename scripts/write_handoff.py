@@ -1,12 +1,13 @@
 """Write what to try next, ranked and with its commands."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from lib.config import parse_config
 from lib.experiment import load_experiment
 from lib.files import whole_file
+from lib.invocation import configfiles
 from lib.next.finding import Finding
 from lib.next.handoff import format_handoff, format_next, hand_off
 from lib.records.measurement import read_record
@@ -15,6 +16,7 @@ from lib.report.tables import ledger
 from lib.script import here, running
 from lib.verdict.champion import Champion
 from lib.verdict.verdict import Verdict
+from snakemake.utils import update_config
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake.log[0]):
         experiment = load_experiment(snakemake.config)
+        default: dict[str, Any] = {}
+        for file in ("config/config.yaml", *configfiles()):
+            update_config(default, yaml.safe_load(Path(file).read_text()))
         champion, verdict = read_record(here(snakemake.input.champion), Champion), read_record(here(snakemake.input.verdict), Verdict)
         finding = Finding(experiment, ledger(Path()), champion.model_dump(mode="json"), verdict.model_dump(mode="json"))
         found = hand_off(
             finding,
-            default=parse_config(yaml.safe_load(Path("config/config.yaml").read_text())),
+            default=parse_config(default),
             pace=known_pace(experiment, Path()),
             root=Path(),
         )

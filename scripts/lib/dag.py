@@ -68,10 +68,10 @@ def let_stand(judge: Judge) -> None:
 
 
 def keep_copies() -> None:
-    """Let the local copy of a file in a bucket be until the job that makes the file anew has done so.
+    """Let the local copy of a file in a bucket be until the job that makes it anew has done so.
 
-    Snakemake removes it as soon as a checkpoint has been taken, in a dry run and for a report as well, and then believes from its cache that
-    a file is there which may not be written: ProtectedOutputException.
+    Snakemake removes it as soon as a checkpoint has been taken, even in a dry run and for a report. From its cache it then believes that a
+    file is there which may not be written: ProtectedOutputException.
     """
 
     async def keep(_: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
+from lib.config import Streaming
 from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment
 
@@ -22,12 +23,13 @@ FOLLOW_SECONDS = 60.0
 """Pause between two looks into the bucket for what no job of this process has told it about, such as the logs of running jobs."""
 
 
-def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> None:
+def bring_records(store: Any, prefix: str, owner: str | None = None, *, offline: bool, follow: bool) -> None:
     """Bring the small files of a bucket onto this disk, so that everything that reads results/ finds them.
 
     Args:
         store: Snakemake's default storage provider.
         prefix: the default storage prefix.
+        owner: which run of which workstream this is, in words, where the executor is told; another's records are left where they are.
         offline: ask the bucket nothing: what it held last time, and what is on this disk, is all that is known.
         follow: go on in the background for as long as this process lives.
 
@@ -41,24 +43,39 @@ def bring_records(store: Any, prefix: str, *, offline: bool, follow: bool) -> No
         if value := getattr(store.settings, name):
             os.environ[f"SNAKEMAKE_STORAGE_S3_EXPERIMENT_{name.upper()}"] = value  # where `lib.storage` looks, and what jobs start
     if offline:
-        store.go_offline(prefix)
+        with one_line():
+            store.go_offline(prefix)
         return
-    if not re.fullmatch(r"s3://[^/]+/.*[^/.].*/\.", prefix):
-        raise UserError(
-            f"default-storage-prefix = {prefix} names no folder of a bucket, s3://bucket/folder/.; fill in bucket and run_id in the profile"
-        )
+    require_folder(prefix)
     if links := [name for name in ("results", "resources") if Path(name).is_symlink()]:
         raise UserError(f"{links[0]} is a link, and nothing from a bucket is written through links; make it a folder")
-    try:
+    with one_line():
+        if owner:
+            store.require_own(prefix, owner)
         store.pull(prefix)
-    except WorkflowError as error:
-        raise UserError(str(error)) from None
     if follow:
         store.follow(prefix, FOLLOW_SECONDS)
 
 
+def require_folder(prefix: str) -> None:
+    """Raise UserError unless a default storage prefix names a folder of a bucket. The bucket is not asked."""
+    if not re.fullmatch(r"s3://[^/]+(/[^/]*[^/.][^/]*)+/\.", prefix):
+        raise UserError(
+            f"default-storage-prefix = {prefix} names no folder of a bucket, s3://bucket/folder/.; fill in bucket and run_id in the profile"
+        )
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn what a plugin refuses into a UserError."""
+    try:
+        yield
+    except (WorkflowError, ValueError) as error:
+        raise UserError(str(error)) from None
+
+
 def find_other_home(results: Path, prefix: str | None) -> str | None:
-    """Return in a line of which other place a results tree is; None when it is of this one, or of none yet.
+    """Return in a line of which other place a results tree is; None when it is of this one, or of none yet, for nothing lies there.
 
     Its records would be taken for those of this run, in decisions, ledger and plan.
 
@@ -68,38 +85,31 @@ def find_other_home(results: Path, prefix: str | None) -> str | None:
     """
     home = results / HOME
     found = home.read_text() if home.exists() else None
-    if found == prefix or not (found or any(results.glob("search/*/rung*.json"))):
+    held = results.rglob("*.json") if found else results.glob("search/*/rung*.json")
+    if found == prefix or not any(held):
         return None
     of = found or "runs on this disk alone"
     return f"{results}/ is of {of}, this run is of {prefix or 'this disk alone'}; use another clone, or move it away"
 
 
-@contextmanager
-def claimed_home(results: Path, prefix: str | None) -> Iterator[None]:
-    """Write down of which place a results tree is, before anything arrives from there; not if the place is refused.
+def claim_home(results: Path, prefix: str | None) -> None:
+    """Write down of which place a results tree is, before anything arrives from there.
 
     Raises UserError when it is of another bucket, or another folder of it, or of none.
     """
     if other := find_other_home(results, prefix):
         raise UserError(other)
     home = results / HOME
-    new = prefix is not None and not home.exists()
-    if new:
+    if prefix is None:
+        home.unlink(missing_ok=True)
+    else:
         results.mkdir(exist_ok=True)
-        home.write_text(str(prefix))
-    try:
-        yield
-    except UserError:
-        if new:
-            home.unlink()
-        raise
+        home.write_text(prefix)
 
 
-def stream_there(values: dict[str, Any], prefix: str) -> None:
-    """Let jobs keep the state of a rung in progress beside the results in the bucket, unless a configuration says where."""
-    streaming = values.setdefault("streaming", {})
-    if isinstance(streaming, dict) and not streaming.get("url"):
-        streaming["url"] = f"{prefix.removesuffix('/.')}.streams"
+def stream_there(streaming: Streaming, prefix: str) -> Streaming:
+    """Return where jobs keep the state of a rung in progress: beside the results in the bucket, unless a configuration says where."""
+    return streaming if streaming.url else streaming.model_copy(update={"url": f"{prefix.removesuffix('/.')}.streams"})
 
 
 def carried_files(experiment: Experiment) -> list[str]:

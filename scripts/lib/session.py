@@ -4,7 +4,6 @@ import atexit
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,17 +12,19 @@ from typing import Any
 from snakemake.logging import logger
 
 from lib.arm import Arm
+from lib.config import Streaming, parse_config
 from lib.controller import hold_results
 from lib.dag import keep_copies, let_stand, require_made, retry_always
 from lib.devices import gpus
 from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment, load_experiment, verdict_files
 from lib.files import digest
+from lib.invocation import executor_settings, read_arguments, tell_local_jobs
 from lib.process import identity
 from lib.reading import parse_yaml, read_yaml, shown
 from lib.records import layout
 from lib.records.layout import VerdictFiles
-from lib.remote import bring_records, carried_files, claimed_home, find_other_home, stream_there
+from lib.remote import bring_records, carried_files, claim_home, find_other_home, one_line, require_folder, stream_there
 from lib.report.plan import format_plan, make_plan
 from lib.report.progress import Progress
 from lib.report.terminal import narrate
@@ -54,6 +55,7 @@ class Session:
     progress: Progress
     gpus: int
     elsewhere: bool
+    streaming: Streaming
     store: Any
     prefix: str
 
@@ -136,35 +138,44 @@ class Session:
 def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     """Check a configuration and set Snakemake up for it. Nothing is written but the mark of a bucket in results/.
 
+    What can be told without the bucket is told before it is asked. A dry run and a report never ask it.
+
     Args:
         workflow: Snakemake's, while it reads the Snakefile.
-        values: its configuration; where results/ lies in a bucket it is told where to stream to.
+        values: its configuration.
 
     Raises:
         UserError: whatever is wrong with configuration, bucket or budget; one line per fault.
     """
-    main, dry = workflow.is_main_process, workflow.output_settings.dryrun
+    main, output = workflow.is_main_process, workflow.output_settings
     store, prefix = workflow.storage_registry.default_storage_provider, workflow.storage_settings.default_storage_prefix
     home = Path("results"), without_credentials(prefix, "default-storage-prefix") if store else None  # None: on this disk alone
-    with claimed_home(*home) if main and not dry else nullcontext():
-        if store:
-            bring_records(store, prefix, offline=dry, follow=main)
-    if main:  # Snakemake has merged them, and of a key that stands twice taken the last
-        for file in workflow.configfiles:
+    looks, owner = output.dryrun, None
+    if main:
+        arguments = read_arguments()
+        looks = looks or bool(arguments.report and not arguments.report_after_run)
+        tell_local_jobs(arguments)
+        for file in workflow.configfiles:  # Snakemake has merged them, and of a key that stands twice taken the last
             read_yaml(Path(file), str(file), "write {key: value}")
         for key, _, text in (argument.partition("=") for argument in sys.argv):
             if key in workflow.config_settings.config and text.startswith("{"):
                 parse_yaml(text, f"--config {key}={shown(text)}", "write {key: value}")
-    if store and not dry:
-        stream_there(values, prefix)
-    experiment = load_experiment(values, provisional=dry)
+        parse_config(values)
+    if main and not looks:
+        if store:
+            require_folder(prefix)
+            owner = _owner(executor_settings(arguments))
+        claim_home(*home)
+    if store:
+        bring_records(store, prefix, owner, offline=looks, follow=main)
+    experiment = load_experiment(values, provisional=looks)
     config, filed = experiment.config, verdict_files(experiment)
     plan_file = f"results/search/plan-{digest([filed.verdict, config.model_dump(include={'budget', 'cost'})])}.json"
     pace = None
     if main:
         plan = make_plan(experiment, Path())
         pace = Pace(**plan["pace"]) if plan["pace"] else None
-        if dry:
+        if output.dryrun:
             other = find_other_home(*home)
             lines = [f"A run would be refused: {other}"] if other else []
             # At the end, where it is read: hundreds of lines of Snakemake's come before.
@@ -176,8 +187,7 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
 
         require_acknowledged(Path(filed.verdict), config.ack_publish)
     progress = Progress(experiment, filed, Path())
-    output = workflow.output_settings
-    if main and not (dry or output.verbose or output.quiet):
+    if main and not (output.dryrun or output.verbose or output.quiet):
         narrate(workflow.logger_manager.get_log_handlers(), progress)
     views = {
         layout.PLAN: plan_file,
@@ -189,7 +199,18 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     decisions = Decisions(experiment.search, Path())
     elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
-    return Session(experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, elsewhere, store, prefix)
+    streaming = stream_there(config.streaming, prefix) if store else config.streaming
+    return Session(experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, elsewhere, streaming, store, prefix)
+
+
+def _owner(settings: Any) -> str | None:
+    """Return whose the run is, in words, where the executor is told. Raises UserError when its settings are wrong."""
+    from snakemake_executor_plugin_kubernetes_experiment import ExecutorSettings, check_settings  # jobs need it not
+
+    if not isinstance(settings, ExecutorSettings):
+        return None
+    with one_line():
+        return check_settings(settings)[0].owner
 
 
 def _set_up(workflow: Any, standing: Standing, *, elsewhere: bool) -> int:

@@ -1,6 +1,6 @@
 """On other machines what trains and what serves is acknowledged by the id of the run, before it is submitted and again in the job.
 
-The executor kubernetes-experiment has settings for this; for every other one they are keys of the configuration.
+The executor kubernetes-experiment is told the id by a setting, and asks by itself; for every other one it is a key of the configuration.
 """
 
 import os
@@ -34,7 +34,7 @@ def require_acknowledged(spends: str | None) -> None:
 
 
 def require_jobs_acknowledged(workflow: Any, config: Config) -> None:
-    """Refuse a run whose jobs on other machines would spend what is not acknowledged. An executor with settings for it has done so.
+    """Refuse a run whose jobs on other machines would spend what is not acknowledged. An executor that knows the run's id has done so.
 
     Args:
         workflow: Snakemake's workflow, about to run jobs.
@@ -44,12 +44,10 @@ def require_jobs_acknowledged(workflow: Any, config: Config) -> None:
         UserError: says in one line what would run and at what cost, and what lets it.
     """
     # Snakemake has loaded it with all other plugins; jobs, which import this module as well, need it not.
-    from snakemake_executor_plugin_kubernetes_experiment.spending import SPENDING, refusal
+    from snakemake_executor_plugin_kubernetes_experiment.spending import acknowledged, refusal
 
-    if workflow.local_exec or hasattr(workflow.executor_settings, "ack_train"):
+    if workflow.local_exec or hasattr(workflow.executor_settings, "run_id"):
         return
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
-    acknowledged = {spends: getattr(config, f"ack_{spends}") or "" for spends in SPENDING}
-    cure = "add ack_{spends}={run_id} to --config" if config.run_id else "name the run, add run_id=NAME ack_{spends}=NAME to --config"
-    if refused := refusal(jobs, acknowledged, config.run_id or "", cure):
+    if refused := refusal(jobs, acknowledged(config.model_dump()), config.run_id or ""):
         raise UserError(refused)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
+from lib.config import Streaming
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
-from lib.remote import bring_records, carried_files, claimed_home, find_other_home, stream_there
+from lib.remote import bring_records, carried_files, claim_home, find_other_home, require_folder, stream_there
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,36 +56,26 @@ def test_a_file_that_other_machines_would_not_find_is_refused(named: str, tmp_pa
 
 
 def test_states_are_streamed_beside_the_results_unless_a_configuration_says_where() -> None:
-    for given, expected in (({}, "s3://b/run.streams"), ({"streaming": {"url": "s3://mine/x"}}, "s3://mine/x")):
-        values = dict(given)
-        stream_there(values, "s3://b/run/.")
-        assert values["streaming"]["url"] == expected
+    for given, expected in ((None, "s3://b/run.streams"), ("s3://mine/x", "s3://mine/x")):
+        assert stream_there(Streaming(url=given), "s3://b/run/.").url == expected
 
 
 def test_the_results_of_one_place_are_not_taken_for_those_of_another(tmp_path: Path) -> None:
     here, there, elsewhere = None, "s3://b/run1/.", "s3://b/run2/."
     assert find_other_home(tmp_path / "fresh", there) is None
     assert not (tmp_path / "fresh").exists(), "a dry run writes nothing"
-    with pytest.raises(UserError, match="no keys"), claimed_home(tmp_path / "fresh", there):
-        raise UserError("no keys")
-    assert not list((tmp_path / "fresh").iterdir()), "a place that is refused leaves no mark"
-    for _ in range(2):
-        with claimed_home(tmp_path / "fresh", there):
-            pass
+    for place in (elsewhere, here, there, there):  # nothing has come from there, so the run may be corrected
+        claim_home(tmp_path / "fresh", place)
+    (tmp_path / "fresh/plan.json").write_text("{}")
     for other in (here, elsewhere):
-        refused = pytest.raises(UserError, match=r"is of s3://b/run1/\., this run is of .*; use another clone, or move it away")
-        with refused, claimed_home(tmp_path / "fresh", other):
-            pass
+        with pytest.raises(UserError, match=r"is of s3://b/run1/\., this run is of .*; use another clone, or move it away"):
+            claim_home(tmp_path / "fresh", other)
     (tmp_path / "laptop/search/s0-a").mkdir(parents=True)
     assert find_other_home(tmp_path / "laptop", there) is None
     (tmp_path / "laptop/search/s0-a/rung0.json").write_text("{}")
-    with claimed_home(tmp_path / "laptop", here):
-        pass
-    with (
-        pytest.raises(UserError, match="is of runs on this disk alone, this run is of s3://b/run1"),
-        claimed_home(tmp_path / "laptop", there),
-    ):
-        pass
+    claim_home(tmp_path / "laptop", here)
+    with pytest.raises(UserError, match="is of runs on this disk alone, this run is of s3://b/run1"):
+        claim_home(tmp_path / "laptop", there)
     assert not (tmp_path / "laptop/bucket.txt").exists()
 
 
@@ -97,6 +88,8 @@ def test_a_folder_that_is_a_link_is_refused(name: str, tmp_path: Path, monkeypat
 
 
 def test_a_prefix_without_a_folder_is_refused() -> None:
-    for prefix in ("s3:///spec-decode-tune//.", "s3://b/.", "s3://b//."):
+    """As that of a profile without a bucket or a run id."""
+    for prefix in ("s3:///spec-decode-tune/a/.", "s3://b/spec-decode-tune//.", "s3://b/.", "s3://b//."):
         with pytest.raises(UserError, match="names no folder of a bucket"):
-            bring_records(Unasked(), prefix, offline=False, follow=False)
+            require_folder(prefix)
+    require_folder("s3://b/spec-decode-tune/a/.")

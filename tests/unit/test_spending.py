@@ -48,7 +48,7 @@ def test_what_is_not_acknowledged_is_refused_in_one_line_with_its_cost(given: di
 def test_what_is_acknowledged_or_runs_here_or_has_an_executor_that_asks_is_let_through() -> None:
     require_jobs_acknowledged(workflow(), Config(run_id="r1", ack_train="r1", ack_serve="r1"))
     require_jobs_acknowledged(workflow(local_exec=True), Config())
-    require_jobs_acknowledged(workflow(ack_train="", ack_serve=""), Config())
+    require_jobs_acknowledged(workflow(run_id="r1"), Config())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The frontier: what to try next, ranked by what it may gain for what it costs, and what became of what was tried."""
 
-import shlex
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing_extensions import TypedDict
 from lib.config import Config, Space
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment
+from lib.invocation import command
 from lib.next.finding import Finding, Found, Proposal
 from lib.next.levers import common, draft_tokens, edge, method, ranking, training_length
 from lib.publish.baseline import bench_of
@@ -37,7 +37,7 @@ FINDERS: dict[str, Callable[[Finding], Found]] = {
 NEAR_CEILING = 0.98
 """Share of k + 1 from which acceptance length counts as at its ceiling."""
 
-NOT_CARRIED = {"space", "budget", "baseline", "seed_from", "run_id", "ack_train", "ack_serve", "ack_publish"}
+NOT_CARRIED = {"space", "budget", "baseline", "seed_from", "ack_publish"}
 """Keys of a configuration that a lever's command does not repeat: its space holds the standing point."""
 
 
@@ -248,7 +248,7 @@ def _lever(finding: Finding, proposal: Proposal, experiment: Experiment, default
         samples=work.samples,
         work=said,
         search=experiment.search.id,
-        command=shlex.join([".venv/bin/snakemake", "--config", *words]),
+        command=command(words),
         origin=Origin(
             target=finding.recipe["target"],
             search=finding.experiment.search.id,

@@ -76,7 +76,7 @@ def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
         yield ""
         yield "Ranked by expected gain per device-hour; gains are tokens a step and DRAFT estimates."
         yield "Levers that draft another number of tokens stand behind: their lengths are no like for like with these."
-        yield "Add the options of your run that are not configuration, such as `--profile`; `--dry-run` shows the plan and spends nothing."
+        yield "With `--dry-run` a command shows its plan and spends nothing."
         yield ""
         yield "| | lever | expected gain | device-hours, at most | gain per hour |"
         yield "|---|---|---|---|---|"

@@ -7,6 +7,7 @@ from typing import Any
 from lib.arm import Arm, reachable
 from lib.config import Publish
 from lib.errors import UserError
+from lib.invocation import again
 from lib.publish.baseline import bench_of, context_key, promote
 from lib.publish.lake import append
 from lib.records.context import ServingContext
@@ -49,14 +50,12 @@ def publish(verdict: Verdict, measurements: Measurements, arms: list[Arm], optio
 
 
 def would_publish(verdict: Verdict, options: Publish) -> str:
-    """Return one sentence: what an acknowledgement of this verdict would record, and what to add to the command to give it."""
+    """Return one sentence: what an acknowledgement of this verdict would record, and the command that gives it."""
     if verdict.outcome != "improvement":
         return "Nothing to record: only an improvement becomes the standing baseline."
     lake = f" and add {sum(one.n for one in (verdict.champion, verdict.standing))} measurements to {options.lake}" if options.lake else ""
-    return (
-        f"Not recorded yet: .venv/bin/snakemake --config ack_publish={verdict.id}, with the options of this run, if it had any, would make "
-        f"it the standing baseline {options.baselines}/{baseline_key(verdict)}.json{lake}."
-    )
+    standing = f"{options.baselines}/{baseline_key(verdict)}.json"
+    return f"Not recorded yet: {again([f'ack_publish={verdict.id}'])} would make it the standing baseline {standing}{lake}."
 
 
 def baseline_key(verdict: Verdict) -> str:

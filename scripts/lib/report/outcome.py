@@ -24,4 +24,4 @@ def last_words(root: Path, filed: VerdictFiles, publish: Publish) -> Iterator[st
         yield would_publish(verdict, publish)
     if (root / filed.next_levers).exists():
         yield (root / filed.next_levers).read_text().rstrip()
-    yield "All of it in one file to mail, report.html: make report, with the options of this run, if it had any, as ARGS='...'"
+    yield "All of it in one file to mail, report.html: make report"
