@@ -19,16 +19,18 @@ OWNED = ("jobs", "pods", "secrets", "leases")  # what a run leaves; events go by
 ROUTE = re.compile(r"/(?:api|apis/[^/]+)/v1/namespaces/(?P<namespace>[^/]+)/(?P<kind>\w+)(?:/(?P<name>[^/]+))?(?:/(?P<part>status|log))?")
 
 PLUGIN = """
-import json, pathlib, sys
+import json, pathlib, sys, time
 here = pathlib.Path(__file__).parent
 with (here / "runs").open("a") as runs:
     runs.write("x")
+if (here / "hung").exists():
+    time.sleep(60)
 if (here / "broken").exists():
     sys.exit("the SSO session has expired")
 token = (here / "token").read_text()
 print(json.dumps({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": token}}))
 """
-"""A credential plugin as those of EKS and GKE, in the folder of its kubeconfig. The file `broken` there makes it fail."""
+"""A credential plugin as those of EKS and GKE, in the folder of its kubeconfig. The file `broken` there makes it fail, `hung` hang."""
 
 Object = dict[str, Any]
 

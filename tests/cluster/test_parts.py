@@ -442,6 +442,19 @@ def test_a_credential_plugin_that_fails_is_asked_again_and_nobody_is_asked_as_no
     assert anonymous(cluster) == [] and not caplog.records
 
 
+def test_a_credential_plugin_that_hangs_is_given_up_and_tried_once_a_request(
+    cluster: Emulator, plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "PLUGIN_PATIENCE", 1.0)
+    (plugin / "hung").touch()
+    with pytest.raises(ApiError, match=r"^no credentials from the kubeconfig: its exec plugin failed: .*no answer within 1 s$") as error:
+        api.Cluster("tune").list("jobs")
+    assert error.value.transient and (plugin / "runs").read_text() == "x"
+    (plugin / "hung").unlink()
+    monkeypatch.undo()
+    assert cluster.requests == []
+
+
 def test_a_right_that_was_held_may_come_back_and_one_that_never_was_is_missing_after_some_seconds(cluster: Emulator, plugin: Path) -> None:
     reach = api.Cluster("tune")
     (plugin / "token").write_text("unknown")

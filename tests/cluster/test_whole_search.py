@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from tests.cluster.controller import HERE_AS_WELL
 from tests.cluster.front import Cluster, Server
 from tests.s3 import Store
 from tests.workflow.clones import Clone, clone, decisions, heads
+from tests.workflow.conftest import PLANTED, SECRET, finished  # noqa: F401 - a fixture
 
-ACKNOWLEDGED = ("--kubernetes-experiment-ack-train", "whole", "--kubernetes-experiment-ack-serve", "whole")
+ACKNOWLEDGED = ("--config", "ack_train=whole", "ack_serve=whole")
 TWO_CORES = ("--jobs", "2", "--set-threads", "train_rung=1", "measure_serving=1", "measure_contest=1")
 
 
@@ -66,13 +68,19 @@ def controller(cluster: Cluster, server: Server, store: Store, tmp_path: Path) -
             "KUBECONFIG": str(server.write_kubeconfig(tmp_path / "kubeconfig")),
             "OMP_NUM_THREADS": "1",
         }
+        | dict(word.split("=", 1) for word in PLANTED if not word.startswith("AWS_"))
+        | {"NO_PROXY": "127.0.0.1"}
     )
     return Controller(one, environment)
 
 
 def assert_no_secret(cluster: Cluster, controller: Controller, store: Store) -> None:
-    """Look for the keys of the bucket, plain and in base64, in all files the run has left and all objects but the Secret."""
-    planted = [form for key in (store.key, store.secret) for form in (key.encode(), base64.b64encode(key.encode()))]
+    """Look for what is secret, plain and in base64, in all files that runs have left and all objects but the Secret.
+
+    It is the keys of the bucket, the token of the kubeconfig, and what else stands in the environment and in URLs there.
+    """
+    secrets = (store.key, store.secret, cluster.token, SECRET)
+    planted = [form for key in secrets for form in (key.encode(), base64.b64encode(key.encode()))]
     told = [json.dumps(request.body).encode() for request in cluster.requests if request.kind != "secrets"]
     told += store.read().values()
     for root in filter(None, (controller.clone.root, cluster.root)):
@@ -80,6 +88,32 @@ def assert_no_secret(cluster: Cluster, controller: Controller, store: Store) -> 
         told += [path.read_bytes() for path in written]  # these tests themselves, which a clone and every pod hold, know the keys
     assert len(told) > 100
     assert not [text[:200] for text in told if any(key in text for key in planted)]
+
+
+def report(one: Clone, environment: dict[str, str], profile: tuple[str, ...]) -> str:
+    """Do what `make status` and `make report` do, and return what they print."""
+    commands = (["scripts/status.py"], ["scripts/report.py"], ["-m", "snakemake", "draw_report", "--report", "report.html", *profile])
+    done = [
+        subprocess.run([sys.executable, *words], cwd=one.root, env=environment, text=True, capture_output=True, check=False)
+        for words in commands
+    ]
+    assert [each.returncode for each in done] == [0, 0, 0], done
+    assert "verdict.html" in (one.root / "report.html").read_text()
+    (one.root / "report.html").unlink()
+    return "".join(each.stdout + each.stderr for each in done)
+
+
+def plan_lever(controller: Controller, path: Path) -> str:
+    """Run the command of a lever as it stands, as a dry run, and return what it prints."""
+    lever = json.loads(path.read_text())
+    assert lever["command"] in (controller.clone.root / "results/HANDOFF.md").read_text()
+    program, *words = shlex.split(lever["command"])
+    assert program == ".venv/bin/snakemake" and words[:2] == ["--profile", "gb300"]
+    assert {"ack_train=whole", "ack_serve=whole"} <= {*words} and "streaming" not in lever["command"]
+    done = controller.run(*words[2:], "--dry-run")
+    assert done.returncode == 0 and f"Plan of search {lever['search']}: " in done.stdout, done.stdout[-6000:]
+    assert "refused" not in done.stdout
+    return done.stdout
 
 
 def plant(store: Store) -> None:
@@ -90,18 +124,25 @@ def plant(store: Store) -> None:
 
 @pytest.mark.slow
 def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does(
-    cluster: Cluster, controller: Controller, store: Store, tmp_path: Path
+    cluster: Cluster,
+    controller: Controller,
+    store: Store,
+    finished: Clone,  # noqa: F811
 ) -> None:
-    remote = controller.clone
+    remote, local = controller.clone, finished
     plant(store)
     done = controller.run(*ACKNOWLEDGED, *TWO_CORES)
     assert done.returncode == 0, done.stdout[-6000:]
     assert cluster.left() == []
-    (controller.clone.root / "printed").write_text(done.stdout)
+    assert not [path for path in store.read() if "workflow-sources" in path]
+    said = [done.stdout]
+    for profile in ((), ("--profile", "gb300")):
+        said.append(report(remote, controller.environment, profile))
+    said += [plan_lever(controller, path) for path in sorted((remote.root / "results/levers").glob("*/lever.json"))]
+    assert len(said) > 4
+    (remote.root / "printed").write_text("\n".join(said))
     assert_no_secret(cluster, controller, store)
 
-    local = clone(tmp_path / "local")
-    local.snakemake()
     names = ("champion.json", "verdict.json")
     mine, theirs = ({name: one.records(name)[name] for name in names} for one in (remote, local))
     if cluster.here:
@@ -124,20 +165,32 @@ def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_mach
     assert {name: remote.records(name)[name] for name in names} == mine
 
 
-@pytest.mark.parametrize("given", [(), ("--kubernetes-experiment-ack-train", "another")])
+@pytest.mark.parametrize("given", [(), ("--config", "ack_train=another")])
 def test_without_the_acknowledgement_of_this_run_nothing_is_created(
     given: tuple[str, ...], cluster: Cluster, controller: Controller, store: Store
 ) -> None:
     plant(store)
+    before = store.read()
     done = controller.run(*given)
+    assert store.read() == before
     assert "no data of a run: 'Snakefile', " in done.stdout
     changed = subprocess.run(["git", "diff", "--name-only"], cwd=controller.clone.root, text=True, capture_output=True, check=True)
     assert changed.stdout == ""
     assert done.returncode != 0
-    assert "to let it run, pass --kubernetes-experiment-ack-train=whole" in done.stdout
+    assert "to let it run, add ack_train=whole to --config" in done.stdout
     assert "1 x train_target" in done.stdout
     assert "Traceback" not in done.stdout
     assert not [request for request in cluster.requests if request.verb not in ("get", "list")]
+
+
+def test_of_another_workstreams_place_nothing_is_taken(cluster: Cluster, controller: Controller, store: Store) -> None:
+    store.write("spec-decode-tune/whole/results/search/s0-a/rung0.json", b"{}")
+    store.write("spec-decode-tune/whole.owner", b"run whole of workstream theirs")
+    before = store.read()
+    done = controller.run(*ACKNOWLEDGED)
+    assert done.returncode == 1 and store.read() == before and cluster.requests == []
+    assert "whole/ is of run whole of workstream theirs, not of run whole of workstream tests" in done.stdout.splitlines()[-1]
+    assert [path.name for path in (controller.clone.root / "results").rglob("*")] == ["bucket.txt"]
 
 
 def test_a_dry_run_asks_neither_the_cluster_nor_the_bucket(cluster: Cluster, controller: Controller) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ PATHS = {
 }
 PAGE = 500
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
+PLUGIN_PATIENCE = 30.0  # seconds for which a credential plugin is waited for
 PATIENCE = 5  # attempts at a request that fails for a reason that may pass
 TRANSIENT = {0, 408, 429, 500, 502, 503, 504}
 _NO_RIGHT = re.compile(r'User ".*" cannot \w+ resource')  # in a 403; quotas and admission speak otherwise
@@ -40,12 +42,14 @@ class ApiError(Exception):
         kind: Of what was not found.
         wait: Seconds the server asks to wait.
         transient: Whether the same request may succeed later.
+        hung: Whether it took so long to fail that nobody should wait for a second attempt.
     """
 
     def __init__(self, status: int, message: str, kind: str = "", wait: float | None = None):
         super().__init__(message)
         self.status, self.kind, self.wait = status, kind, wait
         self.transient = status in TRANSIENT
+        self.hung = False
 
     @property
     def lacks_right(self) -> bool:
@@ -57,6 +61,21 @@ class NoClusterError(Exception):
     """Nothing says where the cluster is."""
 
 
+_TIMED = """
+import subprocess, sys
+try:
+    sys.exit(subprocess.run(sys.argv[2:], timeout=float(sys.argv[1])).returncode)
+except subprocess.TimeoutExpired:
+    sys.exit(f"no answer within {float(sys.argv[1]):g} s")
+except OSError as error:
+    sys.exit(f"{sys.argv[2]}: {error.strerror}")
+"""  # runs a credential plugin, which the client would wait for without end
+
+
+class _HungError(config.ConfigException):  # type: ignore[misc]
+    """A credential plugin has not answered in time."""
+
+
 class _Kubeconfig(kube_config.KubeConfigLoader):  # type: ignore[misc]
     """Loads a kubeconfig. A credential plugin that fails is an error: the client would log it and go on as an anonymous user."""
 
@@ -64,11 +83,16 @@ class _Kubeconfig(kube_config.KubeConfigLoader):  # type: ignore[misc]
         for credential in ("token", "cert_file", "key_file"):
             if hasattr(self, credential):
                 delattr(self, credential)
+        if self._user and (own := self._user.value.get("exec")) and "command" in own:
+            words = [own["command"], *(own.get("args") or [])]
+            self._user.value["exec"] = own | {"command": sys.executable, "args": ["-c", _TIMED, str(PLUGIN_PATIENCE), *words]}
         with _overheard() as said:
             super()._load_authentication()
         plugin = self._user and next((way for way in ("exec", "auth-provider") if way in self._user), None)
         if plugin and not {"token", "cert_file"} & vars(self).keys():
-            raise config.ConfigException(f"its {plugin} plugin failed: {' '.join(said) or 'no token'}")
+            why = " ".join(said) or "no token"
+            kind = _HungError if "no answer within" in why else config.ConfigException
+            raise kind(f"its {plugin} plugin failed: {why}")
 
 
 @contextmanager
@@ -115,7 +139,9 @@ def _connect() -> client.ApiClient:
 
 
 def _no_credentials(error: Exception) -> ApiError:
-    return ApiError(0, f"no credentials from the kubeconfig: {' '.join(str(error).split()) or type(error).__name__}")
+    failure = ApiError(0, f"no credentials from the kubeconfig: {' '.join(str(error).split()) or type(error).__name__}")
+    failure.hung = isinstance(error, _HungError)
+    return failure
 
 
 class Cluster:
@@ -216,7 +242,7 @@ class Cluster:
                     fresh = True
                     continue
                 passes = error.transient or (error.status == 403 and error.lacks_right)
-                if not passes or attempt >= attempts:
+                if not passes or error.hung or attempt >= attempts:
                     raise
                 time.sleep(error.wait if error.wait is not None else min(0.2 * 2**attempt, 10) * random.uniform(0.5, 1))
                 attempt += 1
