@@ -107,6 +107,19 @@ def test_a_place_is_of_the_run_that_claimed_it_first(provider: StorageProvider, 
         provider.claim("s3://nowhere/team/run1/.", "run run1 of workstream we")
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"prefix": "s3://b/r/.", "known": 1}', "[" * 99999, '{"prefix": "s3://b/r/.", "known": {"a": []}}']
+)
+def test_a_damaged_listing_is_one_line(text: str, provider: StorageProvider) -> None:
+    LISTING.parent.mkdir(exist_ok=True)
+    LISTING.write_text(text)
+    with pytest.raises(WorkflowError, match=rf"^{LISTING} is damaged; delete it, the next run writes it again$"):
+        provider.go_offline("s3://b/r/.")
+    LISTING.unlink()
+    provider.go_offline("s3://b/r/.")
+    assert provider.known == {}
+
+
 def test_without_keys_of_its_own_it_asks_where_boto3_always_looks(
     s3_server: S3Server, bucket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ ELSEWHERE = {
     "snakemake --cores 2; echo $?; ls b.txt after.txt": f"{UPSTREAM}ends_early_with_success_and_the_net_does_not",
     "snakemake --cores 2 --keep-going; echo $?; ls flaky.txt": f"{UPSTREAM}ends_early_with_success_and_the_net_does_not",
     ".venv/bin/snakemake --profile gb300": f"{CLUSTER}test_without_the_acknowledgement_of_this_run_nothing_is_created",
-    ".venv/bin/snakemake --profile gb300 --kubernetes-experiment-ack-train=glm-a --kubernetes-experiment-ack-serve=glm-a": f"{CLUSTER}"
+    ".venv/bin/snakemake --profile gb300 --config ack_train=glm-a ack_serve=glm-a": f"{CLUSTER}"
     "test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does",
     ".venv/bin/snakemake --profile gb300 --rerun-incomplete": f"{CLUSTER}"
     "test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does",

@@ -92,6 +92,8 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words, to the minute."""
+    """Return seconds in words, from two minutes on to the minute."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

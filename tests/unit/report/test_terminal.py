@@ -241,7 +241,7 @@ def test_what_is_under_way_is_told_after_silence_and_then_ever_more_seldom(
     run.begin("measure_contest", log, "Measuring")
     log.write_text("12:00:01 measure_contest: 1 of 6: champion, a\n12:00:09 measure_contest: 2 of 6: standing, b\n12:00")
     assert [len(wait(59)), len(wait(2)), len(wait(119)), len(wait(2))] == [0, 1, 0, 1]
-    assert run.said()[-1] == "under way for 0 min: measure_contest (2 of 6: standing, b)"
+    assert run.said()[-1] == "under way for 0 s: measure_contest (2 of 6: standing, b)"
     run.log("from Snakemake", level=logging.WARNING)
     assert [len(wait(59)), len(wait(2))] == [0, 1], "what is said otherwise begins the silence anew"
     for _ in range(8):

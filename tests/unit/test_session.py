@@ -1,0 +1,93 @@
+"""What is refused before a bucket is asked, and what never asks it: the bucket here fails whoever asks."""
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import snakemake.api  # noqa: F401 - its modules import each other, and can only be begun here
+import yaml
+from lib.errors import UserError
+from lib.session import open_session
+from snakemake_interface_common.exceptions import WorkflowError
+
+ROOT = Path(__file__).parents[2]
+PREFIX = "s3://bucket/spec-decode-tune/r1/."
+KUBERNETES = "--kubernetes-experiment-"
+RUN = ["--executor", "kubernetes-experiment", f"{KUBERNETES}run-id=r1", f"{KUBERNETES}workstream=we"]
+
+
+class Bucket:
+    """Belongs to another workstream; its records are not to be pulled."""
+
+    settings = SimpleNamespace(**dict.fromkeys(("endpoint_url", "region", "access_key", "secret_key", "token")))
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def require_own(self, prefix: str, owner: str) -> None:
+        """Refuse."""
+        self.asked.append(prefix)
+        raise WorkflowError(f"{prefix} is not of {owner}")
+
+    def pull(self, prefix: str) -> None:
+        """Fail."""
+        raise AssertionError(prefix)
+
+    def go_offline(self, prefix: str) -> None:
+        """End here, as a damaged listing does."""
+        raise WorkflowError(f"offline {prefix}")
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """Return a bucket, and go to a clone of which results/ lies there."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    monkeypatch.chdir(tmp_path)
+    return Bucket()
+
+
+def opened(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, *words: str, prefix: str = PREFIX, **changes: Any) -> str:
+    """Return with what a run that is started with some words is refused."""
+    monkeypatch.setattr(sys, "argv", ["snakemake", *words])
+    workflow = SimpleNamespace(
+        is_main_process=True,
+        output_settings=SimpleNamespace(dryrun="--dry-run" in words, verbose=False, quiet=set()),
+        storage_registry=SimpleNamespace(default_storage_provider=bucket),
+        storage_settings=SimpleNamespace(default_storage_prefix=prefix),
+        configfiles=[],
+    )
+    with pytest.raises(UserError) as error:
+        open_session(workflow, yaml.safe_load(Path("config/config.yaml").read_text()) | changes)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "message"),
+    [
+        ([*RUN[:2], RUN[3]], {}, "run id not set"),
+        (RUN[:3], {}, "workstream not set"),
+        ([*RUN, f"{KUBERNETES}pod-patch=absent.yaml"], {}, "pod patch absent.yaml: No such file"),
+        (RUN, {"prefix": "s3://bucket/spec-decode-tune//."}, "fill in bucket and run_id in the profile"),
+        (RUN, {"seed": "x"}, "seed"),
+    ],
+)
+def test_what_needs_no_bucket_is_told_before_one_is_asked(
+    words: list[str], changes: dict[str, Any], message: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = opened(bucket, monkeypatch, *words, **changes)
+    assert message in said and "\n" not in said
+    assert bucket.asked == [] and not Path("results").exists()
+
+
+def test_a_place_of_others_is_refused_before_its_records_are_pulled(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened(bucket, monkeypatch, *RUN) == f"{PREFIX} is not of run r1 of workstream we"
+    assert opened(bucket, monkeypatch, *RUN, prefix="s3://bucket/b/.").startswith("s3://bucket/b/."), "and the run may be corrected"
+
+
+@pytest.mark.parametrize("looks", [["--dry-run"], ["draw_report", "--report", "report.html"]])
+def test_a_dry_run_and_a_report_ask_no_bucket(looks: list[str], bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened(bucket, monkeypatch, *RUN, *looks) == f"offline {PREFIX}"
+    assert bucket.asked == [] and not Path("results").exists()
