@@ -68,7 +68,7 @@ def controller(cluster: Cluster, server: Server, store: Store, tmp_path: Path) -
             "KUBECONFIG": str(server.write_kubeconfig(tmp_path / "kubeconfig")),
             "OMP_NUM_THREADS": "1",
         }
-        | dict(word.split("=", 1) for word in PLANTED if not word.startswith("AWS_"))
+        | {name: value for name, value in PLANTED.items() if not name.startswith("AWS_")}
         | {"NO_PROXY": "127.0.0.1"}
     )
     return Controller(one, environment)
