@@ -177,7 +177,7 @@ def test_without_the_acknowledgement_of_this_run_nothing_is_created(
     changed = subprocess.run(["git", "diff", "--name-only"], cwd=controller.clone.root, text=True, capture_output=True, check=True)
     assert changed.stdout == ""
     assert done.returncode != 0
-    assert "to let it run, add ack_train=whole to --config" in done.stdout
+    assert re.search(r"^error: .*to let it run, add ack_train=whole to --config", done.stdout.strip().splitlines()[-1])
     assert "1 x train_target" in done.stdout
     assert "Traceback" not in done.stdout
     assert not [request for request in cluster.requests if request.verb not in ("get", "list")]
@@ -189,7 +189,7 @@ def test_of_another_workstreams_place_nothing_is_taken(cluster: Cluster, control
     before = store.read()
     done = controller.run(*ACKNOWLEDGED)
     assert done.returncode == 1 and store.read() == before and cluster.requests == []
-    assert "whole/ is of run whole of workstream theirs, not of run whole of workstream tests" in done.stdout.splitlines()[-1]
+    assert "whole/ is of run whole of workstream theirs, not of run whole of workstream tests" in done.stdout.strip().splitlines()[-1]
     assert [path.name for path in (controller.clone.root / "results").rglob("*")] == ["bucket.txt"]
 
 

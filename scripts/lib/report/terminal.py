@@ -4,6 +4,7 @@ The logger plugin `experiment`, which executor/ brings, shows it.
 """
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -34,6 +35,9 @@ SILENCE_S = 60.0
 """Seconds of silence after which a line says what is under way. Each further one comes after twice the time, up to `SILENCES` times it."""
 
 SILENCES = 16
+
+REFUSAL = re.compile(r'WorkflowError:\n(?! )(.*)((\n  File ".*)*)\s*')
+"""How Snakemake says that a plugin has refused something in one line: with the plugin's place in the code, which its own log keeps."""
 
 CLOCK_S = 1.0
 """By how much a file's time may lag behind the clock."""
@@ -126,6 +130,8 @@ class Terminal:
     def _error(self, record: logging.LogRecord) -> Said:
         """Keep what a rule has raised until its job is known to have failed: that may say more."""
         self._idle = False
+        if refused := REFUSAL.fullmatch(record.getMessage()):
+            return [f"error: {refused[1]}"]
         if vars(record).get("exception") != RuleException.__name__:
             return [record]
         self._raised.append((time.monotonic(), record))

@@ -136,6 +136,20 @@ def test_what_a_rule_raised_is_shown_when_no_job_fails_for_it(run: Run, monkeypa
     assert run.hear(run.terminal.tick()) == ["RuleException: x"] and not run.terminal.end()
 
 
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ('WorkflowError:\nrun id not set\n  File "x.py", line 3, in __post_init__\n  File "y.py", line 4, in z\n', "error: run id not set"),
+        ("WorkflowError:\nbucket b does not exist", "error: bucket b does not exist"),
+        ("WorkflowError:\nFailed to get:\nrule x", "WorkflowError:\nFailed to get:\nrule x"),
+        ("WorkflowError in rule x:\nno", "WorkflowError in rule x:\nno"),
+    ],
+)
+def test_what_a_plugin_refuses_in_one_line_is_shown_in_one(run: Run, message: str, shown: str) -> None:
+    run.log(message, LogEvent.ERROR, logging.ERROR, exception="WorkflowError")
+    assert run.said() == shown.splitlines()
+
+
 def test_a_failed_job_is_told_of_by_what_its_log_says_and_once(run: Run, tmp_path: Path) -> None:
     log = tmp_path / "log"
     for _ in range(2):
