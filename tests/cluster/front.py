@@ -96,7 +96,7 @@ class Cluster(ABC):
     image = "tune:1"
     root: Path | None = None
 
-    def __init__(self, namespace: str, token: str = "token"):
+    def __init__(self, namespace: str, token: str = "planted-token"):
         self.namespace = namespace
         self.token = token
         self.forbidden: set[tuple[str, str]] = set()

@@ -120,6 +120,25 @@ def test_a_damaged_listing_is_one_line(text: str, provider: StorageProvider) -> 
     assert provider.known == {}
 
 
+def test_what_is_removed_between_the_listing_and_its_turn_is_not_there(
+    provider: StorageProvider, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a view is that another job makes anew."""
+    for name in ("plan", "verdict"):
+        s3_server.store.write(f"team/run1/results/{name}.json", b"{}")
+    client = provider.s3c.meta.client
+    fetch = client.download_file
+
+    def remove_first(bucket: str, key: str, local: str) -> None:
+        if key.endswith("plan.json"):
+            client.delete_object(Bucket=bucket, Key=key)
+        fetch(bucket, key, local)
+
+    monkeypatch.setattr(client, "download_file", remove_first)
+    provider.pull(f"s3://{BUCKET}/team/run1/.")
+    assert provider.known.keys() == {"results/verdict.json"} and [path.name for path in Path("results").iterdir()] == ["verdict.json"]
+
+
 def test_without_keys_of_its_own_it_asks_where_boto3_always_looks(
     s3_server: S3Server, bucket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

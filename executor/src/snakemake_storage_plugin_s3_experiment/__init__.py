@@ -83,6 +83,11 @@ def is_bulk(path: str) -> bool:
     return any(part in path for part in BULK)
 
 
+def is_missing(error: botocore.exceptions.ClientError) -> bool:
+    """Return whether a bucket answers that an object is not there."""
+    return error.response["Error"]["Code"] in ("404", "NoSuchKey")
+
+
 class StorageProvider(S3Provider):  # type: ignore[misc]
     """One experiment in a bucket.
 
@@ -182,7 +187,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         try:
             return str(self.s3c.Object(bucket, key).get()["Body"].read().decode(errors="replace"))
         except botocore.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] not in ("404", "NoSuchKey"):
+            if not is_missing(error):
                 raise
         self.require(bucket)
         raise FileNotFoundError(f"s3://{bucket}/{key}")
@@ -197,8 +202,13 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
             if is_of_run(path):
                 listing[path] = found["LastModified"].timestamp()
                 record = found["Size"] < LARGE and is_data(path) and not is_bulk(path)
-                if record and not self.fetch(bucket, found["Key"], path, listing[path]):
-                    refused[BLOCKED].append(path)
+                try:
+                    if record and not self.fetch(bucket, found["Key"], path, listing[path]):
+                        refused[BLOCKED].append(path)
+                except botocore.exceptions.ClientError as error:
+                    if not is_missing(error):
+                        raise
+                    del listing[path]  # a job has removed it meanwhile, to make it anew
             elif not (found["Key"].endswith("/") or SOURCES.fullmatch(path)):  # consoles show folders by objects that end so
                 refused[STRANGE].append(path)
         for why, paths in refused.items():
@@ -426,7 +436,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
             try:
                 found.load()
             except botocore.exceptions.ClientError as error:
-                if error.response["Error"]["Code"] not in ("404", "NoSuchKey"):
+                if not is_missing(error):
                     raise
             else:
                 self.provider.known[f"{self.path}/{subkey}".rstrip("/")] = found.last_modified.timestamp()
