@@ -58,6 +58,7 @@ def opened(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, *words: str, prefix:
         storage_registry=SimpleNamespace(default_storage_provider=bucket),
         storage_settings=SimpleNamespace(default_storage_prefix=prefix),
         configfiles=[],
+        config_settings=SimpleNamespace(config={}),
     )
     with pytest.raises(UserError) as error:
         open_session(workflow, yaml.safe_load(Path("config/config.yaml").read_text()) | changes)
