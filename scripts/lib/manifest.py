@@ -4,8 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from lib.errors import UserError
-from lib.files import read_json, write_json
+from lib.files import write_json
 
 MANIFEST = "manifest.json"
 
@@ -26,10 +28,14 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the facts of a state folder after checking every file. Raises CorruptState naming the file that is missing or altered."""
     try:
-        facts = read_json(folder / MANIFEST, "")
+        content = (folder / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        raise CorruptState(folder / MANIFEST, "is missing") from None
+    try:
+        facts: dict[str, Any] = from_json(content, allow_inf_nan=False)
         files = dict(facts.pop("files"))
-    except (UserError, KeyError, TypeError, ValueError):
-        raise CorruptState(folder / MANIFEST, "is not a whole manifest" if (folder / MANIFEST).exists() else "is missing") from None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CorruptState(folder / MANIFEST, "is not a whole manifest") from None
     for name, digest in files.items():
         if not (folder / name).is_file():
             raise CorruptState(folder / name, "is missing")

@@ -60,7 +60,7 @@ def read_state(path: Path) -> State:
     try:
         tally = Tally(**manifest["tally"]) if "tally" in manifest else None
         return State(manifest["samples"], manifest["identity"], load_file(path / _HEAD), load_file(path / _OPTIMIZER), tally)
-    except (KeyError, TypeError, OSError):
+    except (FileNotFoundError, KeyError, TypeError):
         raise CorruptState(path / MANIFEST, "is not a whole manifest") from None
 
 

@@ -53,7 +53,7 @@ def test_a_searched_weight_decay_makes_arms_that_train_by_it(domain: object) -> 
 def test_a_diverged_arm_leaves_a_record_and_no_state(places: At) -> None:
     record = run(make_arm(ALONE, lr=1e8), 1, places("lost"))
     assert record.status == "diverged" and record.reason and record.acc0 is None
-    assert read_json(places("lost").state_out / FAILURE)["status"] == "diverged"
+    assert read_json(places("lost").state_out / FAILURE, "")["status"] == "diverged"
 
 
 @pytest.mark.slow

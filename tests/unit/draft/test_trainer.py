@@ -263,7 +263,7 @@ def test_running_out_of_memory_in_the_evaluation_is_a_result(ranks: int, places:
     record = read_record(at.acc_out, ProxyRecord)
     assert (record.status, record.samples, record.acc0, record.head_sha256) == ("oom", 24, None, None)
     assert record.reason.startswith("in the evaluation: " + ("1 of 2 ranks are out of memory" if ranks == 2 else ""))
-    assert read_json(at.state_out / FAILURE) == {"status": "oom", "reason": record.reason}
+    assert read_json(at.state_out / FAILURE, "") == {"status": "oom", "reason": record.reason}
 
 
 def _evaluate_in_no_memory(arm: Arm, at: Places, ranks: int) -> None:
