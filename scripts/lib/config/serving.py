@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lib.section import Positive, Section
+from lib.section import Positive, Section, added
 
 ENGINES = sorted(file.parent.name for file in (Path(__file__).parents[1] / "serving").glob("*/engine.py"))
 """Names of the serving engines, each a folder."""
@@ -43,3 +43,7 @@ class Serving(Section):
         None, min_length=1, description="key of config/sol-ceilings.yaml that bounds decoding at one request in flight; empty: no %SoL"
     )
     start_timeout_s: Positive = Field(300, description="seconds the server may take to become ready")
+    environment: dict[str, str] = added(
+        {},
+        description="environment variables of the engine, besides those that say what the machine is; filed with the numbers",
+    )

@@ -48,7 +48,7 @@ def measure(
 
     Raises:
         UserError: bad input.
-        EngineError: the engine died; the message ends with its log.
+        EngineError: the engine died; the message says why.
         RuntimeError: the engine's counters and the load driver's differ.
     """
     if repeats < 1:

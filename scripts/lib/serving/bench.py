@@ -58,7 +58,7 @@ def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> Serv
     """Start an engine with an arm's head, measure it, and return the record; of a failed arm the record of its failure.
 
     Raises:
-        UserError: bad input. EngineError: the engine died; the message ends with its log.
+        UserError: bad input. EngineError: the engine died; the message says why.
     """
     if trained.status != "ok":
         return _failed(trained, bench.asked)
@@ -94,6 +94,7 @@ def engine_settings(asked: dict[str, Any], threads: int | None = None) -> Engine
         gpu_memory_utilization=asked["gpu_memory_utilization"],
         kv_cache_gib=asked["kv_cache_gib"],
         threads=threads,
+        environment=asked.get("environment", {}),
     )
 
 
