@@ -46,6 +46,11 @@ def extract_features(
         raise UserError(
             f"features.response_tokens={response_tokens} makes {longest} tokens, the target holds {facts.max_positions}; lower it"
         )
+    highest = max(map(max, prompts))
+    if highest >= facts.vocab_size:
+        raise UserError(
+            f"target.path={target_path}: its tokenizer makes token {highest}, its embedding holds {facts.vocab_size}; copy it again"
+        )
     rows: list[list[int]] = [[] for _ in prompts]
     started, done = time.monotonic(), 0
     with whole_directory(out_dir) as folder:

@@ -12,6 +12,7 @@ from lib.errors import UserError
 from lib.serving.counters import SpeculationCounters
 from lib.serving.engine import Engine, EngineSettings, RunningEngine, Speculation
 from lib.serving.workload import Workload, identify, require_room
+from lib.target.load import leading_text, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def measure(
         raise UserError(f"repeats={repeats}: measure at least once")
     identity = identify(workload)
     with engine.running(target, speculation, settings, log) as server:
-        require_room(workload, target, settings.max_model_len)
+        tokenizer = load_tokenizer(target)
+        workload = replace(workload, leading=leading_text(tokenizer))
+        require_room(workload, lambda prompt: len(tokenizer.encode(prompt)), settings.max_model_len)
         server.wait_until_ready(start_timeout_s)
         context = server.context()
         server.warm_up(workload)

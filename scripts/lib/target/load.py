@@ -131,6 +131,17 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trusts_code())
 
 
+def leading_text(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return the text of the tokens that a tokenizer puts before every sequence by itself, such as a BOS; empty when there are none.
+
+    A prompt that begins with this text, as a chat template writes it, is given to the tokenizer without it. Otherwise it would stand twice.
+    """
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a")
+    first = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
+    return str(tokenizer.decode(whole[:first]))
+
+
 def load_target(path: Path, dtype: str = "float32") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load model and tokenizer for inference in `dtype`, on the GPU where there is one. Raises UserError as check_target does."""
     import torch
