@@ -15,7 +15,7 @@ from lib.arm import Arm
 from lib.config import Streaming, parse_config
 from lib.controller import hold_results
 from lib.dag import keep_copies, let_stand, require_made, retry_always
-from lib.devices import gpus
+from lib.devices import gpus, require_devices
 from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment, load_experiment, verdict_files
 from lib.files import digest
@@ -63,9 +63,11 @@ class Session:
         """Take the results tree for this run.
 
         Raises:
-            UserError: another run holds it, vLLM is missing, or jobs on other machines would spend what is not acknowledged.
+            UserError: another run holds it, vLLM or devices are missing, or jobs on other machines would spend what is not acknowledged.
         """
         require_jobs_acknowledged(workflow, self.experiment.config)
+        if not self.elsewhere:
+            require_devices("serving.tensor_parallel", self.experiment.config.serving.tensor_parallel)
         if not self.store:
             require_installed()
         hold_results(Path(layout.RESULTS))

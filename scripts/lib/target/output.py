@@ -71,6 +71,6 @@ def require_own_answers(model: Any, states: Tensor, answers: Tensor, target: Pat
     if agree < LEAST_AGREEMENT * answers.numel():
         differ = f"{answers.numel() - agree} of {answers.numel()}"
         raise UserError(
-            f"target.path={target}: heads would learn {differ} tokens other than it answers, because a {type(model).__name__} ends otherwise "
-            "than in a norm and a projection; choose another target"
+            f"target.path={target}: heads would learn {differ} tokens other than it answers, because a {type(model).__name__} does not "
+            "end in a norm and a projection; choose another target"
         )

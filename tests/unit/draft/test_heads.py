@@ -122,7 +122,7 @@ def test_evaluation_agrees_with_drafting_one_start_at_a_time(start: Any, target:
             hits = [drafted[ahead] == int(choice[begin + ahead]) for ahead in range(draft.positions)]
             runs.append((*hits, False).index(False))
     score = evaluate_head(model, draft, heldout, 4)
-    assert score.starts == len(runs)
+    assert score.counted[0] == len(runs)
     assert score.acc0 == pytest.approx(sum(run > 0 for run in runs) / len(runs))
     assert score.accuracies[1] == pytest.approx(sum(run > 1 for run in runs) / max(1, sum(run > 0 for run in runs)))
     assert sum(accumulate(score.accuracies, operator.mul)) == pytest.approx(sum(runs) / len(runs))
