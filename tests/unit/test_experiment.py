@@ -97,7 +97,7 @@ def test_a_url_that_names_no_bucket_is_refused_by_its_key(section: dict) -> None
 
 def with_tokenizer(target: str, *added: str) -> str:
     """Give a target the tokenizer of 512 tokens, a letter each, and tokens beyond its embedding."""
-    letters = {chr(0x4E00 + number): number for number in range(512)}
+    letters = {chr(0x4E00 + number): number for number in range(1, 512)}
     tokenizer = Tokenizer(models.WordLevel({**letters, "?": 0}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(list(added))
@@ -128,9 +128,7 @@ def test_a_token_beyond_the_embedding_is_refused_where_a_prompt_holds_it(target:
 
     with_tokenizer(target, "<pad>")
     assert load("a", "b", "c")
-    with pytest.raises(
-        UserError, match=r"^target\.path=\S+: tokenizer\.json has token 512 \('<pad>'\), but the target's embedding holds 512;"
-    ):
+    with pytest.raises(UserError, match=r"^target\.path=\S+: tokenizer\.json has token 512 \('<pad>'\), but the target's .* holds 512;"):
         load("a", "b", "c <pad>")
     Tokenizer(models.WordLevel({"a": 0, "b": 512}, unk_token="a")).save(f"{target}/tokenizer.json")
     with pytest.raises(UserError, match=r"has token 512 \('b'\)"):

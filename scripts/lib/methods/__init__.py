@@ -83,8 +83,8 @@ class Draft(Section):
         if self.draft_vocab_size is None or self.draft_vocab_size <= vocab_size:
             return None
         return (
-            f"draft.draft_vocab_size = {self.draft_vocab_size} is larger than the target's vocabulary of {vocab_size}; lower it, or leave it "
-            "empty for the whole vocabulary"
+            f"draft.draft_vocab_size = {self.draft_vocab_size} is larger than the target's vocabulary of {vocab_size}; lower it, or leave "
+            "it empty for the whole vocabulary"
         )
 
     def build(self, layers: Any, told: dict[str, Any]) -> Any:

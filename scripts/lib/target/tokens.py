@@ -40,5 +40,5 @@ class Tokens:
     def _beyond(self, number: int) -> UserError:
         text = self._tokenizer.id_to_token(number)
         return UserError(
-            f"{self._name} has token {number} ({text!r}), but the target's embedding holds {self._size}; take the tokenizer that belongs to it"
+            f"{self._name} has token {number} ({text!r}), but the target's embedding holds {self._size}; take its own tokenizer"
         )
