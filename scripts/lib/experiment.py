@@ -41,6 +41,8 @@ class Experiment:
     subsets: dict[str, str]
     asked: dict[str, Any]
     """The serving settings that decide what a measurement means: prompts by their content, not by where they lie."""
+    preflight: str
+    """What tells apart what a preflight depends on: target, head and serving. It is part of no other name."""
     provisional: tuple[str, ...] = ()
     """Why the names are not those of the search to come, a line each: what they follow from is not on this machine."""
 
@@ -120,7 +122,8 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         priors=priors,
     )
     search.check()
-    return Experiment(config, space, search, refused, target, model, features, subsets, asked, unknown)
+    preflight = digest([target_id, recipe["draft"], {**asked, "repeats": None}], 12)
+    return Experiment(config, space, search, refused, target, model, features, subsets, asked, preflight, unknown)
 
 
 def _require_readable(config: Config) -> None:

@@ -31,6 +31,7 @@ from lib.report.terminal import narrate
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.search.decisions import Decisions
 from lib.search.work import Pace
+from lib.serving.bench import stack
 from lib.serving.vllm.engine import require_installed
 from lib.spending import require_jobs_acknowledged, tell_job
 from lib.standing import Standing
@@ -197,9 +198,10 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
         layout.VERDICT: filed.verdict,
         layout.HANDOFF: filed.handoff,
     }
-    standing = Standing(experiment, filed, views, store.knows if store else lambda path: Path(path).exists())
-    decisions = Decisions(experiment.search, Path())
     elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
+    there = store.knows if store else lambda path: Path(path).exists()
+    standing = Standing(experiment, filed, views, there, {} if elsewhere else stack())
+    decisions = Decisions(experiment.search, Path())
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
     streaming = stream_there(config.streaming, prefix) if store else config.streaming
     return Session(experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, elsewhere, streaming, store, prefix)

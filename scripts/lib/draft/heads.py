@@ -20,6 +20,7 @@ from transformers import AutoConfig
 
 from lib.errors import UserError
 from lib.features.samples import FeatureSet
+from lib.files import whole_directory
 from lib.methods import Draft, Pack
 from lib.target.load import check_target, register_config, trusts_code
 from lib.target.output import match_final_norm
@@ -96,6 +97,16 @@ def _decoder_layers(draft: Draft, target: Path) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         return of(Path(folder))
+
+
+def build_untrained_head(draft: Draft, target: Path, out: Path) -> None:
+    """Write a head of random weights to the folder `out`, as vLLM loads it: of the shape of all heads that are trained for the target."""
+    vocabulary = None
+    if (size := draft.draft_vocab_size) is not None:
+        d2t, t2d = build_vocab_mappings_from_distribution(Counter(range(size)), size, _check_fit(draft, target))
+        vocabulary = t2d, d2t
+    with whole_directory(out) as folder:
+        assemble_head(draft, target, vocabulary, seed=0).save_pretrained(folder)
 
 
 def frequent_vocabulary(features: FeatureSet, size: int, target_size: int) -> Vocabulary:
