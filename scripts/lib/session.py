@@ -200,7 +200,7 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     }
     elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
     there = store.knows if store else lambda path: Path(path).exists()
-    standing = Standing(experiment, filed, views, there, {} if elsewhere else stack())
+    standing = Standing(experiment, filed, views, there, stack={} if elsewhere else stack())
     decisions = Decisions(experiment.search, Path())
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
     streaming = stream_there(config.streaming, prefix) if store else config.streaming

@@ -31,8 +31,8 @@ class Standing:
     filed: VerdictFiles
     views: dict[str, str]
     there: Callable[[str], bool]
-    stack: dict[str, str] = field(default_factory=dict)
     root: Path = field(default_factory=Path)
+    stack: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, path: str) -> bool | None:
         """Return True for what stands, False for what is there but of another configuration or head, otherwise None."""
