@@ -8,6 +8,7 @@ import pytest
 import yaml
 from lib.errors import UserError
 from lib.experiment import load_experiment
+from lib.report.plan import format_plan, make_plan
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 pytestmark = pytest.mark.usefixtures("at_the_root")
@@ -169,3 +170,12 @@ def test_a_mask_token_beyond_the_vocabulary_is_refused_by_its_key(tmp_path: Path
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     with pytest.raises(UserError, match=r"space\.yaml: draft\.mask_token_id = 1024 is beyond the target's vocabulary of 1024; lower it"):
         load_experiment({"space": str(tmp_path / "space.yaml")})
+
+
+def test_a_preflight_is_done_once_for_a_target_a_head_and_a_serving_configuration() -> None:
+    one = load_experiment({})
+    assert load_experiment({"serving": {"repeats": 3}, "seed": 1, "training": {"beta1": 0.8}}).preflight == one.preflight
+    others = [{"serving": {"max_num_seqs": 8}}, {"target": {"tiny": {"seed": 1}}}, {"space": "config/spaces/dflash-draft.yaml"}]
+    assert len({one.preflight, *(load_experiment(other).preflight for other in others)}) == 4
+    line = next(line for line in format_plan(make_plan(one, Path("nowhere"))).splitlines() if line.startswith("Preflight: "))
+    assert "before any training" in line and f"results/preflight/{one.preflight}/preflight.json" in line

@@ -1,18 +1,20 @@
 """Targets of every kind, tiny and random: a head learns just the tokens that the target answers, or the kind is refused in one line."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lib.draft.heads import assemble_head
+from lib.draft.heads import assemble_head, build_untrained_head
 from lib.errors import UserError
 from lib.features.extract import hidden_states
 from lib.features.responses import greedy_responses
 from lib.methods import read_draft
 from lib.target.load import check_target, load_target
 from lib.target.output import require_own_answers
+from safetensors.numpy import load_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 COMMON = {
@@ -91,3 +93,28 @@ def test_a_target_that_ends_in_something_else_is_refused_at_extraction(target: P
     model.lm_head.bias = None
     with pytest.raises(UserError, match=rf"^target\.path={target}: heads would learn \d of 8 tokens other than it answers"):
         require_own_answers(model, states, tokens[:, 4:], target)
+
+
+@pytest.mark.parametrize("method", ["eagle3", "dflash"])
+@pytest.mark.parametrize("draft_vocab_size", [None, 256])
+def test_an_untrained_head_has_the_shape_of_those_to_come(method: str, draft_vocab_size: int | None, target: Path, tmp_path: Path) -> None:
+    draft = read_draft({"method": method, "aux_layers": (0, 1), "draft_vocab_size": draft_vocab_size})
+    build_untrained_head(draft, target, tmp_path / "head")
+    config = json.loads((tmp_path / "head/config.json").read_text())
+    tensors = load_file(tmp_path / "head/model.safetensors")
+    assert config["draft_vocab_size"] == (draft_vocab_size or 512) and config["speculators_model_type"] == method
+    assert ("d2t" in tensors) == (draft_vocab_size is not None) and not any("verifier" in name for name in tensors)
+
+
+@pytest.mark.parametrize(("mask", "says"), [("beyond", "mask token of its tokenizer, 512, is beyond"), (None, "has no token for what")])
+def test_a_target_without_a_token_to_mask_with_is_refused_by_our_key(
+    target: Path, monkeypatch: pytest.MonkeyPatch, mask: str | None, says: str
+) -> None:
+    def resolve(*_arguments: object, **_options: object) -> int:
+        if mask is None:
+            raise ValueError("Could not resolve mask_token_id: no --mask-token-id provided")
+        return 512
+
+    monkeypatch.setattr("speculators.train.utils.resolve_mask_token_id", resolve)
+    with pytest.raises(UserError, match=rf"^target\.path={target}: .*{says}.*; set draft\.mask_token_id of the space to one"):
+        assemble_head(read_draft({"method": "dflash", "aux_layers": (0, 1)}), target, None, 0)
