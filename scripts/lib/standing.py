@@ -24,7 +24,7 @@ class Standing:
     """Says of a path whether what lies there stands, as `lib.dag.let_stand` asks.
 
     `there` tells whether a file or a whole folder is there. `views` are files that every configuration has under the same name, with where
-    this one has filed them. `stack`: the versions that serve, where jobs run on this machine; empty elsewhere, where images have them.
+    this one has filed them. `stack`: the version that serves, where jobs run on this machine; empty elsewhere, where images have it.
     """
 
     experiment: Experiment
@@ -46,7 +46,7 @@ class Standing:
             return self._contested()
         if path.endswith("/serving.json"):
             return self._measured(path)
-        if path == layout.preflight(self.experiment.preflight) and self.stack:
+        if path == layout.preflight(self.experiment.preflight) and self.stack and not self.there(self.filed.measurements):
             return bool(self._read(path).get("stack") == self.stack)
         return True if EVIDENCE.fullmatch(path) else None
 

@@ -53,6 +53,8 @@ def test_a_preflight_stands_for_the_versions_that_serve_here_and_elsewhere_for_a
     assert standing("results/preflight/f/preflight.json") is None
     write_json(standing.root / "results/preflight/f/preflight.json", {"stack": {"vllm": "1"}})
     assert replace(standing, stack=here)("results/preflight/f/preflight.json") is stands
+    write_json(standing.root / FILED.measurements, {})
+    assert replace(standing, stack=here)("results/preflight/f/preflight.json"), "nothing is left to be served"
 
 
 def test_a_contest_that_is_not_whole_is_measured_again(standing: Standing) -> None:

