@@ -13,7 +13,7 @@ from lib.serving.counters import SpeculationCounters
 from lib.serving.workload import Workload
 
 
-class EngineError(RuntimeError):
+class EngineError(UserError):
     """The engine died, hung or refused. The message is one line: what happened, the reason that its log tells, and where that log is."""
 
 
