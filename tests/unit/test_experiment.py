@@ -164,6 +164,16 @@ def test_variables_of_the_engine_are_filed_with_the_numbers_and_none_changes_no_
     )
 
 
+def test_an_eagle3_head_that_vllm_does_not_serve_is_refused_by_its_key(tmp_path: Path) -> None:
+    space = yaml.safe_load(Path("config/spaces/eagle3-draft.yaml").read_text())
+    space["draft"]["aux_layers"] = [1, 2]
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    with pytest.raises(
+        UserError, match=r"space\.yaml: draft\.aux_layers = \[1, 2\] are 2, and vLLM serves EAGLE3 heads that read 3; name 3$"
+    ):
+        load_experiment({"space": str(tmp_path / "space.yaml")})
+
+
 def test_a_mask_token_beyond_the_vocabulary_is_refused_by_its_key(tmp_path: Path) -> None:
     space = yaml.safe_load(Path("config/spaces/dflash-draft.yaml").read_text())
     space["draft"]["mask_token_id"] = 1024
