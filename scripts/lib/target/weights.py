@@ -14,6 +14,10 @@ from lib.target.load import TargetFacts, read_weight_map
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _EMBEDDING = re.compile(r"(?:language_model\.|model\.)*embed_tokens\.weight")
 _LAYER = re.compile(r"^(?:language_model\.|model\.|transformer\.|gpt_neox\.)*(?:layers|h)\.(\d+)\.")
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, struct.error),
+    *(OverflowError, MemoryError, RecursionError),
+)
 _UNREAD = ("embed_tokens.weight", "wte.weight")
 
 
@@ -62,5 +66,15 @@ def _tensors(target: Path) -> Iterator[tuple[str, tuple[list[int], int]]]:
                     yield name, (tensor["shape"], last - first)
             if (size := file.stat().st_size) < (whole := 8 + length + end):
                 raise ValueError(f"it has {size} of {whole} bytes")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error, OverflowError, MemoryError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            struct.error,
+            OverflowError,
+            MemoryError,
+            RecursionError,
+        ) as error:
             raise UserError(f"target.path={target}: {file.name} cannot be read ({error}); finish the download") from None
