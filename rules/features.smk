@@ -28,6 +28,7 @@ if settings.features.dataset:
                 include={"train_prompts", "heldout_prompts", "seed"}
             ),
             aux_layers=list(experiment.space.draft.aux_layers),
+            ahead=experiment.space.ahead,
         message:
             "Taking rows of the data set"
         script:

@@ -1,8 +1,53 @@
-"""Export a head and measure it in vLLM.
+"""The preflight: an untrained head is served before any is trained. Then export a head and measure it in vLLM.
 
 Inputs:   results/{arm}/rung<top>.state/, the target, the serving prompts
-Outputs:  results/{arm}/head/, results/{arm}/serving.json
+Outputs:  results/preflight/<what it depends on>/; results/{arm}/head/, results/{arm}/serving.json
 """
+
+
+rule build_untrained_head:
+    """Write a head of random weights, of the shape of all heads that are to be trained."""
+    input:
+        made_target,
+    output:
+        head=directory(layout.untrained_head(experiment.preflight)),
+    log:
+        "results/logs/build_untrained_head.log",
+    priority: 1  # what cannot be served is to be known first
+    conda:
+        "../envs/laptop.yaml"
+    resources:
+        **takes("serve", 0),
+    params:
+        target=target_folder,
+        described=fingerprints(settings),
+        draft=experiment.space.draft.model_dump(mode="json"),
+    script:
+        "../scripts/build_untrained_head.py"
+
+
+rule preflight:
+    """Serve the target with an untrained head and send one prompt: what cannot be served is known before any training."""
+    input:
+        made_target,
+        head=layout.untrained_head(experiment.preflight),
+        prompts=made_prompts,
+    output:
+        record=layout.preflight(experiment.preflight),
+    log:
+        "results/logs/preflight.log",
+    priority: 1
+    retries: attempts_more
+    conda:
+        "../envs/laptop.yaml"
+    resources:
+        **takes("serve", settings.serving.tensor_parallel, session.serving_seconds),
+    params:
+        bench=describe_bench(experiment),
+    message:
+        "Serving an untrained head, to know before any training that heads can be served"
+    script:
+        "../scripts/preflight.py"
 
 
 rule export_head:

@@ -12,6 +12,7 @@ rule train_rung:
         made_target,
         train=f"{experiment.features}/train",
         heldout=f"{experiment.features}/heldout",
+        preflight=layout.preflight(experiment.preflight),
         state=state_below,
     output:
         acc="results/{arm}/rung{rung}.acc",

@@ -20,4 +20,5 @@ if __name__ == "__main__":
             {split: snakemake.params.features[f"{split}_prompts"] for split in ("train", "heldout")},
             snakemake.params.aux_layers,
             snakemake.params.features["seed"],
+            snakemake.params.ahead,
         )

@@ -36,6 +36,14 @@ def gpus() -> list[str]:
     return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
 
 
+def require_devices(key: str, count: int) -> None:
+    """Refuse a setting that asks for more devices than this machine has: GPUs, or without one cores. Raises UserError."""
+    names = gpus()
+    there = len(names) or os.cpu_count() or 1
+    if count > there:
+        raise UserError(f"{key} = {count}, but there are {there} {'GPUs' if names else 'cores and no GPU'} here; lower it")
+
+
 def hold_gpus(count: int) -> None:
     """Take `count` GPUs for the life of this process, and let it and its children see no others. Without any GPU it does nothing.
 

@@ -12,7 +12,7 @@ from typing import Any
 from lib.config import Config, Features, Point, Space, load_space, parse_config
 from lib.errors import UserError
 from lib.features.dataset import check_dataset
-from lib.features.description import Description, find_description, find_unknown, fingerprints
+from lib.features.description import DescribedTarget, Description, find_description, find_unknown, fingerprints
 from lib.features.prompts import read_prompts
 from lib.files import digest
 from lib.publish.baseline import check_folder, read_baseline, require_same_context
@@ -22,8 +22,9 @@ from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
 from lib.serving.ceilings import load_ceiling
 from lib.serving.engine import load_engine
-from lib.serving.workload import find_subsets
+from lib.serving.workload import Workload, find_subsets, require_room
 from lib.storage import check_url
+from lib.target.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Experiment:
     subsets: dict[str, str]
     asked: dict[str, Any]
     """The serving settings that decide what a measurement means: prompts by their content, not by where they lie."""
+    preflight: str
+    """What tells apart what a preflight depends on: target, head and serving. It is part of no other name."""
     provisional: tuple[str, ...] = ()
     """Why the names are not those of the search to come, a line each: what they follow from is not on this machine."""
 
@@ -64,10 +67,9 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         _check_fit(config, space, described)
     if len(set(space.draft.aux_layers)) < len(space.draft.aux_layers):
         raise UserError(f"{config.space}: draft.aux_layers = {list(space.draft.aux_layers)} repeat; list each layer once")
-    ahead = max(space.objective.draft_tokens, space.draft.positions, space.draft.overhang)
-    if not config.features.dataset and config.features.response_tokens <= ahead:
+    if not config.features.dataset and config.features.response_tokens <= space.ahead:
         raise UserError(
-            f"features.response_tokens = {config.features.response_tokens} leaves no room to draft {ahead} tokens ahead; raise it"
+            f"features.response_tokens = {config.features.response_tokens} leaves no room to draft {space.ahead} tokens ahead; raise it"
         )
     if config.target.path:
         target = config.target.path
@@ -90,6 +92,8 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
     if missing:
         unknown += (f"serving.workload.path={prompts} is not here yet: the verdict's files have other names in the run to come",)
     subsets, asked = _serving(config, space, features, described, missing=missing)
+    if described:
+        _check_tokens(config, described.target, subsets)
     if config.baseline:
         baseline = read_baseline(Path(config.baseline))
         if not unknown:
@@ -118,7 +122,8 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         priors=priors,
     )
     search.check()
-    return Experiment(config, space, search, refused, target, model, features, subsets, asked, unknown)
+    preflight = digest([target_id, recipe["draft"], {**asked, "repeats": None}], 12)
+    return Experiment(config, space, search, refused, target, model, features, subsets, asked, preflight, unknown)
 
 
 def _require_readable(config: Config) -> None:
@@ -184,20 +189,21 @@ def describe_bench(experiment: Experiment) -> dict[str, Any]:
 def _check_fit(config: Config, space: Space, described: Description | None) -> None:
     """Refuse a head, sequences or a data set that do not fit the target."""
     tiny = config.target.tiny
-    vocab_size, layers, positions = tiny.vocab_size, tiny.layers, tiny.context
+    vocab_size, layers, positions, heads = tiny.vocab_size, tiny.layers, tiny.context, tiny.heads
     if described:
         facts = described.target.facts
-        vocab_size, layers, positions = facts.vocab_size, facts.num_layers, facts.max_positions
+        vocab_size, layers, positions, heads = facts.vocab_size, facts.num_layers, facts.max_positions, facts.heads or 0
         if described.target.code and not config.target.trust_remote_code:
             raise UserError(
                 f"target.path={config.target.path}: {described.target.code} names code of the model directory to run (auto_map); read that "
                 "code and set target.trust_remote_code to true, or where transformers has the architecture take auto_map out of a copy"
             )
-    if space.draft.draft_vocab_size is not None and space.draft.draft_vocab_size > vocab_size:
+    if heads % config.serving.tensor_parallel:
         raise UserError(
-            f"{config.space}: draft.draft_vocab_size = {space.draft.draft_vocab_size} is larger than the target's vocabulary of "
-            f"{vocab_size}; lower it, or leave it empty for the whole vocabulary"
+            f"serving.tensor_parallel = {config.serving.tensor_parallel} does not divide the target's {heads} attention heads; lower it"
         )
+    if said := space.draft.misfit(vocab_size):
+        raise UserError(f"{config.space}: {said}")
     outside = [layer for layer in space.draft.aux_layers if not 0 <= layer < layers]
     if outside:
         raise UserError(f"{config.space}: draft.aux_layers = {outside[0]} is outside the target's layers 0 to {layers - 1}; choose within")
@@ -210,6 +216,20 @@ def _check_fit(config: Config, space: Space, described: Description | None) -> N
     if described and described.dataset:
         wanted = config.features.train_prompts + config.features.heldout_prompts
         check_dataset(described.dataset.path, described.dataset.facts, described.target.facts, space.draft.aux_layers, wanted)
+
+
+def _check_tokens(config: Config, target: DescribedTarget, subsets: dict[str, str]) -> None:
+    """Refuse a user's prompts that the target cannot read or the engine cannot hold, where the target's tokenizer is here."""
+    workload, prompts = config.serving.workload, config.features.prompts
+    if not (prompts or workload.path) or not Path(target.path, "tokenizer.json").is_file():
+        return
+    tokens = Tokens(Path(target.path), target.facts.vocab_size)
+    if prompts:
+        tokens.check(read_prompts(Path(prompts)))
+    if workload.path:
+        sent = Workload({name: Path(path) for name, path in subsets.items()}, **workload.model_dump(exclude={"path"}))
+        tokens.check([prompt for name in subsets for prompt in sent.prompts(name)])
+        require_room(sent, tokens.fewest, config.serving.max_model_len)
 
 
 def _serving(

@@ -32,8 +32,8 @@ LINE = re.compile(r"^[\d:]{8} \S+: (.*\S)", re.MULTILINE)
 STDIN, STDERR = 0, 2
 """The numbers of these streams, for what libraries in C and children do with them as well."""
 
-TRACEBACK_LINES = 12
-"""Lines of a traceback that are shown; all of them stand in the log."""
+RAISED = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t|+].*\n)+(\S.*)", re.MULTILINE)
+"""A traceback, which is not shown, and the first line of its exception, which is."""
 
 ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
@@ -113,14 +113,15 @@ class _Redacting(logging.Formatter):
 
 
 def fault(log: Path) -> str | None:
-    """Return how a job ended by its log: the error in its words, or the end of a traceback. None when it says nothing of a failure."""
+    """Return how a job ended by its log: the error in its words, or the first line of the exception. None when it tells of no failure."""
     try:
         found = FAULT.search(log.read_text(errors="replace").partition("\nRuleException:")[0])  # a pod's log goes on with Snakemake's words
     except OSError:
         return None
     if not found:
         return None
-    return found[2].strip() if found[1] == "error: " else "\n".join(found[2].strip().splitlines()[-TRACEBACK_LINES:])
+    raised = RAISED.findall(found[2]) if found[1] != "error: " else []
+    return raised[-1] if raised else found[2].strip()
 
 
 def latest(log: Path) -> str | None:

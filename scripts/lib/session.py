@@ -15,7 +15,7 @@ from lib.arm import Arm
 from lib.config import Streaming, parse_config
 from lib.controller import hold_results
 from lib.dag import keep_copies, let_stand, require_made, retry_always
-from lib.devices import gpus
+from lib.devices import gpus, require_devices
 from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment, load_experiment, verdict_files
 from lib.files import digest
@@ -31,6 +31,7 @@ from lib.report.terminal import narrate
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.search.decisions import Decisions
 from lib.search.work import Pace
+from lib.serving.bench import stack
 from lib.serving.vllm.engine import require_installed
 from lib.spending import require_jobs_acknowledged, tell_job
 from lib.standing import Standing
@@ -63,9 +64,11 @@ class Session:
         """Take the results tree for this run.
 
         Raises:
-            UserError: another run holds it, vLLM is missing, or jobs on other machines would spend what is not acknowledged.
+            UserError: another run holds it, vLLM or devices are missing, or jobs on other machines would spend what is not acknowledged.
         """
         require_jobs_acknowledged(workflow, self.experiment.config)
+        if not self.elsewhere:
+            require_devices("serving.tensor_parallel", self.experiment.config.serving.tensor_parallel)
         if not self.store:
             require_installed()
         hold_results(Path(layout.RESULTS))
@@ -195,9 +198,10 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
         layout.VERDICT: filed.verdict,
         layout.HANDOFF: filed.handoff,
     }
-    standing = Standing(experiment, filed, views, store.knows if store else lambda path: Path(path).exists())
-    decisions = Decisions(experiment.search, Path())
     elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
+    there = store.knows if store else lambda path: Path(path).exists()
+    standing = Standing(experiment, filed, views, there, stack={} if elsewhere else stack())
+    decisions = Decisions(experiment.search, Path())
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
     streaming = stream_there(config.streaming, prefix) if store else config.streaming
     return Session(experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, elsewhere, streaming, store, prefix)

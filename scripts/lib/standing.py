@@ -15,7 +15,7 @@ from lib.records.measurement import read_record
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, make_contest
 
-EVIDENCE = re.compile(r"resources/.+|results/gb[^/]+/.+|results/search/[^/]+/(rung|plan-|contest-)[^/]+\.json")
+EVIDENCE = re.compile(r"resources/.+|results/gb[^/]+/.+|results/preflight/.+|results/search/[^/]+/(rung|plan-|contest-)[^/]+\.json")
 """What is filed under a name that carries its content. Champions and verdicts are too, but follow from it at no cost."""
 
 
@@ -24,7 +24,7 @@ class Standing:
     """Says of a path whether what lies there stands, as `lib.dag.let_stand` asks.
 
     `there` tells whether a file or a whole folder is there. `views` are files that every configuration has under the same name, with where
-    this one has filed them.
+    this one has filed them. `stack`: the version that serves, where jobs run on this machine; empty elsewhere, where images have it.
     """
 
     experiment: Experiment
@@ -32,6 +32,7 @@ class Standing:
     views: dict[str, str]
     there: Callable[[str], bool]
     root: Path = field(default_factory=Path)
+    stack: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, path: str) -> bool | None:
         """Return True for what stands, False for what is there but of another configuration or head, otherwise None."""
@@ -45,6 +46,8 @@ class Standing:
             return self._contested()
         if path.endswith("/serving.json"):
             return self._measured(path)
+        if path == layout.preflight(self.experiment.preflight) and self.stack and not self.there(self.filed.measurements):
+            return bool(self._read(path).get("stack") == self.stack)
         return True if EVIDENCE.fullmatch(path) else None
 
     def trained_head(self, arm: str, rung: int) -> str | None:

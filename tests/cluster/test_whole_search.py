@@ -20,7 +20,7 @@ from tests.workflow.clones import Clone, clone, decisions, heads
 from tests.workflow.conftest import PLANTED, SECRET, finished  # noqa: F401 - a fixture
 
 ACKNOWLEDGED = ("--config", "ack_train=whole", "ack_serve=whole")
-TWO_CORES = ("--jobs", "2", "--set-threads", "train_rung=1", "measure_serving=1", "measure_contest=1")
+TWO_CORES = ("--jobs", "2", "--set-threads", "train_rung=1", "preflight=1", "measure_serving=1", "measure_contest=1")
 
 
 @dataclass

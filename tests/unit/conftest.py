@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models
 
 
 @pytest.fixture
@@ -22,9 +23,9 @@ def hollow_target(tmp_path: Path) -> Path:
     """Return the folder of a target that is whole, if only to look at."""
     folder = tmp_path / "target"
     folder.mkdir()
-    facts = {"hidden_size": 64, "num_hidden_layers": 4, "vocab_size": 512, "max_position_embeddings": 512}
+    facts = {"hidden_size": 64, "num_hidden_layers": 4, "vocab_size": 512, "max_position_embeddings": 512, "rms_norm_eps": 1e-6}
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", **facts}))
-    (folder / "tokenizer.json").write_text("{}")
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
     save_file({"lm_head.weight": np.zeros((512, 64), np.float32)}, folder / "model.safetensors")
     return folder
 

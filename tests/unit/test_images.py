@@ -220,7 +220,7 @@ def test_the_lists_name_packages_of_the_lock_once_and_in_order() -> None:
 
 
 def test_each_job_of_a_cluster_is_checked_in_one_image() -> None:
-    assert checked_scripts("serve") == {"measure_contest", "measure_serving"}
+    assert checked_scripts("serve") == {"measure_contest", "measure_serving", "preflight"}
     assert checked_scripts("train") == scripts_of_pods() - checked_scripts("serve")
 
 

@@ -1,5 +1,6 @@
 """What stands in a results tree, and what is of another configuration."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ def standing(tmp_path: Path) -> Standing:
         write_json(tmp_path / path, {"id": "v1"})
     write_json(tmp_path / "results/champion/manifest.json", {"verdict": "v1", "files": {"README.md": "digest"}})
     (tmp_path / "results/champion/README.md").touch()
-    experiment = SimpleNamespace(asked=ASKED, search=SimpleNamespace(top_rung=1))
+    experiment = SimpleNamespace(asked=ASKED, preflight="f", search=SimpleNamespace(top_rung=1))
     views = {"results/verdict.json": FILED.verdict, "results/champion.json": FILED.champion}
     return Standing(experiment, FILED, views, lambda path: (tmp_path / path).exists(), tmp_path)  # type: ignore[arg-type]
 
@@ -43,6 +44,17 @@ def test_a_measurement_stands_only_with_the_settings_and_the_head_there_are_now(
     assert standing("results/gb4-a/serving.json")
     write_json(standing.root / "results/gb4-a/serving.json", record)
     assert standing("results/gb4-a/serving.json") is False
+
+
+@pytest.mark.parametrize(("here", "stands"), [({"vllm": "1"}, True), ({"vllm": "2"}, False), ({}, True)])
+def test_a_preflight_stands_for_the_versions_that_serve_here_and_elsewhere_for_any(
+    standing: Standing, here: dict[str, str], stands: bool
+) -> None:
+    assert standing("results/preflight/f/preflight.json") is None
+    write_json(standing.root / "results/preflight/f/preflight.json", {"stack": {"vllm": "1"}})
+    assert replace(standing, stack=here)("results/preflight/f/preflight.json") is stands
+    write_json(standing.root / FILED.measurements, {})
+    assert replace(standing, stack=here)("results/preflight/f/preflight.json"), "nothing is left to be served"
 
 
 def test_a_contest_that_is_not_whole_is_measured_again(standing: Standing) -> None:

@@ -89,7 +89,7 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def clone(target: Path, *, adopt: Clone | None = None, results: bool = False, small: bool = True, stub: bool = False) -> Clone:
-    """Clone the repository, with resources/ and, if asked, results/ copied in from another clone with fresh file times.
+    """Clone the repository, with resources/, the preflight and, if asked, all results/ copied in from another with fresh file times.
 
     With `stub` its small run is served by tests/stub_engine/, which takes a second.
     """
@@ -98,7 +98,7 @@ def clone(target: Path, *, adopt: Clone | None = None, results: bool = False, sm
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target / name)
-    for folder in ("results", "resources") if results else ("resources",):
+    for folder in ("results", "resources") if results else ("resources", "results/preflight"):
         if adopt:
             shutil.copytree(adopt.root / folder, target / folder, copy_function=shutil.copyfile)
     one = Clone(target, small)

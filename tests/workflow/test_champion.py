@@ -40,10 +40,10 @@ def test_the_winner_served_by_its_cards_command_gives_the_recorded_acceptance(fi
             ["bash", "-c", command.group(1)], stdout=output, stderr=output, env=variables, process_group=group
         ) as process:
             try:
-                server = Server(process, port, str(bench.target), log, "key-of-clients")
+                server = Server(process, port, bench.target, log, "key-of-clients", model=str(bench.target))
                 server.wait_until_ready(300)
                 before = server.counters()
-                send(server.url, "key-of-clients", server.model, bench.workload, "serving", log)
+                send(server.url, "key-of-clients", bench.target, server.model, bench.workload, "serving", log)
                 counted = server.counters().since(before)
             finally:
                 process.terminate()

@@ -106,6 +106,7 @@ def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(co
     assert killed >= {
         "train_target",
         "extract_features",
+        "preflight",
         "decide_cohort",
         "train_rung",
         "measure_serving",

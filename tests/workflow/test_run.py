@@ -98,6 +98,7 @@ def test_waiting_longer_for_the_engine_measures_nothing_anew(finished: Clone) ->
         (["features={train_prompts: 41}"], {"extract_features", "decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
         (["training={beta1: 0.8}"], {"decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
         (["serving={workload: {output_tokens: 8}}"], {"measure_serving", "choose_champion"}),
+        (["serving={environment: {VLLM_TEST: '1'}}"], {"measure_serving", "choose_champion"}),
         (["verdict={seeds: 3}"], {"train_rung", "export_head", "measure_contest", "give_verdict", "write_handoff"}),
         (["verdict={repeats: 2}"], {"measure_contest", "give_verdict"}),
         (["verdict={smallest_effect: 0.5}"], {"give_verdict", "write_handoff"}),
@@ -129,6 +130,7 @@ def test_snakemake_knows_every_job_that_ran(finished: Clone) -> None:
     names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
     edges = {(names[one], names[other]) for one, other in re.findall(r"(\d+) -> (\d+)", graph)}
     assert edges >= {("train_target", "train_rung"), ("extract_features", "train_rung"), ("train_rung", "decide_cohort")}
+    assert edges >= {("build_untrained_head", "preflight"), ("preflight", "train_rung")}
     assert edges >= {("train_rung", "export_head"), ("export_head", "measure_serving"), ("measure_contest", "give_verdict")}
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lib.section import Positive, Section
+from lib.section import Positive, Section, added
 
 ENGINES = sorted(file.parent.name for file in (Path(__file__).parents[1] / "serving").glob("*/engine.py"))
 """Names of the serving engines, each a folder."""
@@ -35,11 +35,15 @@ class Serving(Section):
     max_num_seqs: Positive = Field(16, description="sequences the engine batches")
     max_model_len: Positive = Field(256, description="longest sequence of the engine, in tokens")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the device's memory the engine may take")
-    kv_cache_gib: float | None = Field(0.25, gt=0, description="KV cache in GiB; empty: what gpu_memory_utilization leaves")
+    kv_cache_gib: float | None = Field(0.25, ge=0.001, description="KV cache in GiB; empty: what gpu_memory_utilization leaves")
     tensor_parallel: Positive = Field(1, description="tensor-parallel size of the engine")
     enforce_eager: bool = Field(True, description="run without graph capture and compilation")
     workload: WorkloadOptions = Field(WorkloadOptions(), description="what is sent")
     sol_ceiling: str | None = Field(
         None, min_length=1, description="key of config/sol-ceilings.yaml that bounds decoding at one request in flight; empty: no %SoL"
     )
-    start_timeout_s: Positive = Field(300, description="seconds the server may take to become ready")
+    start_timeout_s: int = Field(300, ge=10, description="seconds the server may take to become ready")
+    environment: dict[str, str] = added(
+        {},
+        description="environment variables of the engine, besides those that say what the machine is; filed with the numbers",
+    )

@@ -129,6 +129,11 @@ class Space(Section):
     rungs: Rungs = Field(description="the ladder of training lengths")
     standing: Point = Field(description="the configuration in use today, measured beside the finalists")
 
+    @property
+    def ahead(self) -> int:
+        """Tokens that an answer must hold behind one that a draft starts at, for heads to learn and to be evaluated."""
+        return max(self.objective.draft_tokens, self.draft.positions, self.draft.overhang)
+
     @model_validator(mode="after")
     def _head_can_draft(self) -> "Space":
         needed, _ = self.draft.for_tokens(self.objective.draft_tokens)

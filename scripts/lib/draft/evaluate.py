@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lib.draft.heads import pack_samples, run_head
 from lib.draft.memory import together
+from lib.errors import UserError
 from lib.features.samples import FeatureSet
 from lib.methods import Draft
 
@@ -19,13 +20,13 @@ class HeldOutAccuracy:
     """How far greedy drafts agree with the target's greedy choice.
 
     A draft starts at a token of an answer and looks `positions` tokens ahead, all of them within the answer.
-    `accuracies[j]`: share of the drafts right so far whose token j is right as well, 0 where none is left; `acc0` is the first of them.
-    `starts`: drafts counted.
+    `accuracies[j]`: share of the `counted[j]` drafts right so far whose token j is right as well, 0 where none is left; `acc0` is the first
+    of them.
     """
 
     acc0: float
     accuracies: list[float]
-    starts: int
+    counted: list[int]
 
 
 class _Hits:
@@ -46,7 +47,8 @@ def evaluate_head(model: Any, draft: Draft, features: FeatureSet, batch: int) ->
     Several ranks share the samples and count together, so that each returns the accuracy over all.
     The method chooses from which starts in a sample it drafts; one that drafts token by token is fed with the answer's own tokens.
     With a reduced draft vocabulary an answer's token outside it counts as missed, as it is at serving.
-    Where memory does not suffice every rank raises, as `lib.draft.memory.out_of_memory` tells.
+    Where memory does not suffice every rank raises, as `lib.draft.memory.out_of_memory` tells. Raises UserError when no answer is long
+    enough for a draft: there is no accuracy then.
     """
     was_training = model.training
     model.eval()
@@ -70,8 +72,10 @@ def evaluate_head(model: Any, draft: Draft, features: FeatureSet, batch: int) ->
     if ranks > 1:
         dist.all_reduce(counted)
     counts = counted.tolist()
+    if not counts[0]:
+        raise UserError(f"features: no held-out answer is long enough to draft {draft.positions} tokens ahead; prepare longer answers")
     accuracies = [right / before if before else 0.0 for before, right in pairwise(counts)]
-    return HeldOutAccuracy(accuracies[0], accuracies, counts[0])
+    return HeldOutAccuracy(accuracies[0], accuracies, counts[:-1])
 
 
 def _draft_starts(loss_mask: Tensor, positions: int) -> Tensor:

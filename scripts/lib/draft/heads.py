@@ -4,6 +4,7 @@ The models, losses and collation are speculators'; this module fixes what they l
 """
 
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,14 @@ from speculators.train.cli import create_transformer_layer_config
 from speculators.train.data import CollateFn
 from speculators.train.vocab_mapping import build_vocab_mappings_from_distribution
 from torch import Tensor
+from transformers import AutoConfig
 
 from lib.errors import UserError
 from lib.features.samples import FeatureSet
+from lib.files import whole_directory
 from lib.methods import Draft, Pack
 from lib.target.load import check_target, register_config, trusts_code
+from lib.target.output import match_final_norm
 
 Vocabulary = tuple[Tensor, Tensor]
 """(t2d, d2t) in speculators' encoding: which target tokens are drafted [target's size], and each drafted token's offset [draft's size]."""
@@ -61,21 +65,48 @@ def assemble_head(draft: Draft, target: Path, vocabulary: Vocabulary | None, see
         "draft_vocab_size": draft.draft_vocab_size or vocab_size,
         "draft_attn_impl": "simple_flex_attention" if torch.cuda.is_available() else "sdpa",
     }
-    layers = create_transformer_layer_config(
-        str(target),
-        draft.layers,
-        draft.decoder,
-        hidden_act=None,
-        sliding_window=0,
-        full_attention_indices=list(range(draft.layers)),
-        trust_remote_code=trusts_code(),
-    )
+    layers = _decoder_layers(draft, target)
     register_config(target)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = draft.build(layers, told)
     model.config.speculators_config.proposal_methods[0].speculative_tokens = draft.positions
-    return model.float()
+    model = model.float()
+    match_final_norm(model.verifier_norm, target)
+    return model
+
+
+def _decoder_layers(draft: Draft, target: Path) -> Any:
+    """Return the configuration of a head's decoder layers, of the target's shape and with the one activation that vLLM serves in heads."""
+
+    def of(path: Path) -> Any:
+        return create_transformer_layer_config(
+            str(path),
+            draft.layers,
+            draft.decoder,
+            hidden_act="silu",
+            sliding_window=0,
+            full_attention_indices=list(range(draft.layers)),
+            trust_remote_code=trusts_code(),
+        )
+
+    config = AutoConfig.from_pretrained(target, local_files_only=True, trust_remote_code=trusts_code()).get_text_config()
+    if getattr(config, "head_dim", None):
+        return of(target)
+    config.head_dim = config.hidden_size // config.num_attention_heads  # as speculators takes it, but it does not say so to every decoder
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        return of(Path(folder))
+
+
+def build_untrained_head(draft: Draft, target: Path, out: Path) -> None:
+    """Write a head of random weights to the folder `out`, as vLLM loads it: of the shape of all heads that are trained for the target."""
+    vocabulary = None
+    if (size := draft.draft_vocab_size) is not None:
+        d2t, t2d = build_vocab_mappings_from_distribution(Counter(range(size)), size, _check_fit(draft, target))
+        vocabulary = t2d, d2t
+    with whole_directory(out) as folder:
+        assemble_head(draft, target, vocabulary, seed=0).save_pretrained(folder)
 
 
 def frequent_vocabulary(features: FeatureSet, size: int, target_size: int) -> Vocabulary:

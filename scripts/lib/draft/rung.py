@@ -200,6 +200,7 @@ def _record(
         train_loss=outcome.train_loss,
         acc0=accuracy.acc0 if accuracy else None,
         accuracies=accuracy.accuracies if accuracy else None,
+        counted=accuracy.counted if accuracy else None,
         head_sha256=outcome.head if accuracy else None,
         wall_seconds=seconds,
         device_seconds=seconds * arm.layout.ranks,

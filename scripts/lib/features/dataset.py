@@ -112,7 +112,9 @@ class Sample:
     ends: str
 
 
-def adopt_dataset(path: Path, target: Path, out: Mapping[str, Path], counts: Mapping[str, int], aux_layers: list[int], seed: int) -> None:
+def adopt_dataset(
+    path: Path, target: Path, out: Mapping[str, Path], counts: Mapping[str, int], aux_layers: list[int], seed: int, ahead: int
+) -> None:
     """Take rows of a data set that share no sequence into the folders `out` by split, as `FeatureSet` reads them.
 
     A split holds its rows and where their hidden states lie. Rows are dealt by a hash of `seed` and their tokens, held-out rows first:
@@ -125,9 +127,11 @@ def adopt_dataset(path: Path, target: Path, out: Mapping[str, Path], counts: Map
         counts: rows by split.
         aux_layers: the target's layers whose outputs the data set holds.
         seed: of the split.
+        ahead: tokens that an answer must hold behind one that a draft starts at.
 
     Raises:
-        UserError: a row does not fit the target, its files differ, or there are fewer distinct rows with an answer than `counts` asks for.
+        UserError: a row does not fit the target, its files differ, there are fewer distinct rows with an answer than `counts` asks for, or
+            no answer of a split is long enough.
     """
     from datasets import load_from_disk  # type: ignore[import-untyped]
 
@@ -148,6 +152,14 @@ def adopt_dataset(path: Path, target: Path, out: Mapping[str, Path], counts: Map
     for split in ("heldout", "train"):
         rows = ranked[first : first + counts[split]]
         first += counts[split]
+        short = sum(not _can_be_drafted(data[row]["loss_mask"], ahead) for row in rows)
+        if short == len(rows):
+            raise UserError(
+                f"{KEY}={path}: no answer of its {split} rows holds the {ahead + 1} tokens that drafting {ahead} tokens ahead takes; "
+                "prepare it with longer answers, or lower objective.draft_tokens and the positions of the head"
+            )
+        if short:
+            logger.warning("%s: %d of %d answers are too short to draft %d tokens ahead", split, short, len(rows), ahead)
         samples = [_check_sample(path, row, data[row], facts, len(aux_layers) + 1) for row in rows]
         with whole_directory(out[split]) as folder:
             data.select(rows).save_to_disk(folder)
@@ -195,6 +207,16 @@ def _ranked(data: Any, seed: int) -> list[int]:
         if any(sample["loss_mask"]):
             rows.setdefault(hashlib.sha256(f"{seed} {sample['input_ids']}".encode()).hexdigest(), row)
     return [row for _, row in sorted(rows.items())]
+
+
+def _can_be_drafted(loss_mask: Sequence[int], ahead: int) -> bool:
+    """Return whether a draft can start at a token of an answer, not the first of its row, that has `ahead` more behind it."""
+    length = 0
+    for counts in loss_mask[1:]:
+        length = length + 1 if counts else 0
+        if length > ahead:
+            return True
+    return False
 
 
 def _check_sample(path: Path, number: int, row: Mapping[str, Any], facts: TargetFacts, layers: int) -> Sample:

@@ -16,7 +16,7 @@ from lib.features.dataset import KEY, DatasetFacts, dataset_fingerprint, read_da
 from lib.reading import read_json
 from lib.section import Section
 from lib.target.load import TargetFacts, check_target, find_code, target_fingerprint
-from lib.target.weights import is_dense
+from lib.target.weights import check_weights
 
 CURE = "run python scripts/describe.py --configfile <yours> where they are mounted, and save what it prints there"
 
@@ -28,7 +28,7 @@ class DescribedTarget(Section):
     name: str = Field(min_length=1, description="name of the model in records")
     fingerprint: str = Field(min_length=1, description="tells targets apart")
     code: str | None = Field(description="file that names code of the model directory to run; None: no file does")
-    dense: bool = Field(description="whether a decoding step reads all its weights, of which there are safetensors")
+    dense: bool = Field(description="whether a decoding step reads all its weights")
     facts: TargetFacts
 
 
@@ -58,7 +58,7 @@ def describe(config: Config) -> Description:
             name=folder.resolve().name,
             fingerprint=target_fingerprint(folder),
             code=find_code(folder),
-            dense=is_dense(folder),
+            dense=check_weights(folder, facts),
             facts=facts,
         ),
         dataset=DescribedDataset(path=dataset, facts=read_dataset(Path(dataset))) if dataset else None,

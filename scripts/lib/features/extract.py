@@ -15,6 +15,7 @@ from lib.features.responses import batches_of_one_length, greedy_responses
 from lib.features.samples import seal_features, states_name
 from lib.files import whole_directory
 from lib.target.load import check_target, load_target, target_fingerprint
+from lib.target.output import require_own_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,6 +47,11 @@ def extract_features(
         raise UserError(
             f"features.response_tokens={response_tokens} makes {longest} tokens, the target holds {facts.max_positions}; lower it"
         )
+    highest = max(map(max, prompts))
+    if highest >= facts.vocab_size:
+        raise UserError(
+            f"target.path={target_path}: its tokenizer makes token {highest}, its embedding holds {facts.vocab_size}; copy it again"
+        )
     rows: list[list[int]] = [[] for _ in prompts]
     started, done = time.monotonic(), 0
     with whole_directory(out_dir) as folder:
@@ -57,6 +63,8 @@ def extract_features(
             states = hidden_states(model, tokens, aux_layers)
             if not states.isfinite().all():
                 raise UserError(f"target.path={target_path} yields infinite hidden states; the target is broken, export it again")
+            first = tokens.shape[1] - response_tokens
+            require_own_answers(model, states[:, first - 1 : -1, -1], tokens[:, first:], target_path)
             for index, row, row_states in zip(indices, tokens, states, strict=True):
                 rows[index] = row.tolist()
                 (folder / states_name(index)).write_bytes(save({"hidden_states": row_states.contiguous(), "token_ids": row}))

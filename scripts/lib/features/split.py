@@ -1,6 +1,7 @@
 """Prompts for training, evaluation and serving, split so that no document and no prompt serves two purposes."""
 
 import json
+import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,9 @@ from lib.errors import UserError
 from lib.features.prompts import read_prompts
 from lib.files import whole_directory
 from lib.target.corpus import name_hash, split_documents, stdlib_documents
-from lib.target.load import load_tokenizer
+from lib.target.load import leading_text, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("serving", "heldout", "train")
 """Filled in this order, so that asking for more training prompts leaves the prompts that are measured on unchanged."""
@@ -23,6 +26,7 @@ def write_prompts(
 
     The text is the record: encoded by the target's tokenizer, special tokens included as a server adds them, a prompt has exactly
     `prompt_tokens` tokens when cut from the standard library (`source` None), at most that many when it comes from the JSONL file `source`.
+    A prompt of the file that is blank when cut is dropped and counted in the log.
     Raises UserError for a file that is missing or malformed, and when there are fewer distinct prompts than `counts` asks for.
     """
     tokenizer = load_tokenizer(tokenizer_path)
@@ -50,11 +54,17 @@ def _stdlib_prompts(tokenizer: Any, counts: Mapping[str, int], prompt_tokens: in
 
 
 def _user_prompts(tokenizer: Any, counts: Mapping[str, int], prompt_tokens: int, seed: int, source: Path) -> dict[str, list[str]]:
-    distinct = {_truncate(tokenizer, prompt, prompt_tokens) for prompt in read_prompts(source)}
+    leading = leading_text(tokenizer)
+    prompts = [_truncate(tokenizer, prompt.removeprefix(leading), prompt_tokens) for prompt in read_prompts(source)]
+    distinct = {prompt for prompt in prompts if prompt.strip()}
+    dropped = sum(not prompt.strip() for prompt in prompts)
+    if dropped:
+        logger.warning("%d of %d prompts are dropped: their first %d tokens are blank", dropped, len(prompts), prompt_tokens)
     wanted = sum(counts[split] for split in SPLITS)
     if len(distinct) < wanted:
+        blank = f", after {dropped} that begin with {prompt_tokens} blank tokens," if dropped else ""
         raise UserError(
-            f"features.prompts={source} holds {len(distinct)} distinct prompts of {wanted} wanted; add some or lower the counts"
+            f"features.prompts={source} holds {len(distinct)} distinct prompts{blank} of {wanted} wanted; add some or lower the counts"
         )
     ranked = iter(sorted(distinct, key=lambda prompt: name_hash(f"{seed} {prompt}")))
     return {split: [next(ranked) for _ in range(counts[split])] for split in SPLITS}

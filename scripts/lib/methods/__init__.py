@@ -78,6 +78,15 @@ class Draft(Section):
         """Return the options to change so that the head drafts `tokens` at once, and what a user should know of such a draft."""
         raise NotImplementedError
 
+    def misfit(self, vocab_size: int) -> str | None:
+        """Return which option does not fit a target of so many tokens, and the cure; None: they all fit."""
+        if self.draft_vocab_size is None or self.draft_vocab_size <= vocab_size:
+            return None
+        return (
+            f"draft.draft_vocab_size = {self.draft_vocab_size} is larger than the target's vocabulary of {vocab_size}; lower it, or leave "
+            "it empty for the whole vocabulary"
+        )
+
     def build(self, layers: Any, told: dict[str, Any]) -> Any:
         """Return a fresh model of speculators'. `told`: what `from_training_args` is told of every method besides `layers`."""
         raise NotImplementedError

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from lib.errors import UserError
 from lib.methods import Draft, Pack
 from lib.section import Positive, added
 
@@ -58,14 +59,32 @@ class DFlash(Draft):
             return {}, ""
         return {"block_size": tokens + 1}, f"DFlash needs a block of {tokens + 1} for that, so heads are trained anew"
 
+    def misfit(self, vocab_size: int) -> str | None:
+        """Return that the mask token is none of the target's."""
+        if self.mask_token_id is None or self.mask_token_id < vocab_size:
+            return super().misfit(vocab_size)
+        return f"draft.mask_token_id = {self.mask_token_id} is beyond the target's vocabulary of {vocab_size}; lower it, or leave it empty"
+
     def build(self, layers: Any, told: dict[str, Any]) -> Any:
         """Return a model with block and mask token."""
         from speculators import DFlashDraftModel
         from speculators.train.utils import resolve_mask_token_id
 
-        mask_token_id = resolve_mask_token_id(
-            told["verifier_name_or_path"], layers.vocab_size, self.mask_token_id, trust_remote_code=told["trust_remote_code"]
-        )
+        target = told["verifier_name_or_path"]
+        try:
+            mask_token_id = resolve_mask_token_id(
+                target, layers.vocab_size, self.mask_token_id, trust_remote_code=told["trust_remote_code"]
+            )
+        except ValueError as error:
+            raise UserError(
+                f"target.path={target}: its tokenizer has no token for what is to be drafted ({error}); set draft.mask_token_id of the "
+                "space to one that answers do not hold"
+            ) from None
+        if mask_token_id >= layers.vocab_size:
+            raise UserError(
+                f"target.path={target}: the mask token of its tokenizer, {mask_token_id}, is beyond its vocabulary of {layers.vocab_size}; "
+                "set draft.mask_token_id of the space to one that answers do not hold"
+            )
         # Every layer attends to its whole block in training. vLLM reads this one flag, and without it would serve them causal.
         own: dict[str, Any] = {"block_size": self.block_size, "mask_token_id": mask_token_id, "sliding_window_non_causal": True}
         return DFlashDraftModel.from_training_args(layers, **told, **own)

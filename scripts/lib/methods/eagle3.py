@@ -35,6 +35,12 @@ class Eagle3(Draft):
         """Return that any number can be drafted, beyond the steps unrolled untrained."""
         return {}, "" if tokens <= self.ttt_steps else "the head was not trained for that position"
 
+    def misfit(self, vocab_size: int) -> str | None:
+        """Return that vLLM 0.32 takes heads of this format for ones that read three layers."""
+        if len(self.aux_layers) == 3:
+            return super().misfit(vocab_size)
+        return f"draft.aux_layers = {list(self.aux_layers)} are {len(self.aux_layers)}, and vLLM serves EAGLE3 heads that read 3; name 3"
+
     def build(self, layers: Any, told: dict[str, Any]) -> Any:
         """Return a model with the norms and steps asked for."""
         from speculators import Eagle3DraftModel

@@ -39,6 +39,16 @@ def head(arm: str) -> str:
     return f"results/{arm}/head"
 
 
+def preflight(name: str) -> str:
+    """Return the record that a target can be served with a head of this kind, by the digest of what it depends on."""
+    return f"results/preflight/{name}/preflight.json"
+
+
+def untrained_head(name: str) -> str:
+    """Return the folder of the untrained head that a preflight serves."""
+    return f"results/preflight/{name}/head"
+
+
 def search(folder: str) -> str:
     """Return the folder of the decisions of a bracket, or of what follows from the finalists."""
     return f"results/search/{folder}"

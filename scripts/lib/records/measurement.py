@@ -67,6 +67,7 @@ class ProxyRecord(Measurement):
     accuracies: Annotated[list[Share], Field(min_length=1)] | None = Field(
         description="held-out accuracy per position, given that all before were right; as many positions as the head was trained for"
     )
+    counted: list[Count] | None = Field(None, description="drafts behind each accuracy; one of none says nothing")
     head_sha256: str | None
     resumed_from_samples: Count
     kind: ClassVar = "proxy"

@@ -77,6 +77,7 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
         "pace": asdict(pace) if pace else None,
         "budget": config.budget.model_dump(),
         "fresh_seeds": seeds,
+        "preflight": layout.preflight(experiment.preflight),
         "files": asdict(verdict_files(experiment)),
         "in_full": _in_full(search, seeds),
     }
@@ -262,6 +263,8 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
         yield f"Prior arm refused: {refusal['arm']} ({refusal['source']}): {refusal['reason']}"
     servings = f"{search['top_k']} finalists, 1 standing, {2 * plan['fresh_seeds']} for the verdict"
     yield f"Jobs: at most {bound['training_jobs']:,} trainings; {bound['serving_jobs'] + bound['contest_jobs']} servings ({servings})"
+    seconds = f"about {plan['pace']['per_serving']:.3g} s at most" if plan["pace"] else "the first minutes of a serving"
+    yield f"Preflight: before any training an untrained head is served and answers one prompt, {seconds}, once ({plan['preflight']})"
     yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
     yield from _cost_lines(plan)
     yield ""

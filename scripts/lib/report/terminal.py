@@ -179,9 +179,8 @@ class Terminal:
             return [*self._release(), record]
         if self._raised:
             self._raised.popleft()
-        last = said.splitlines()[-1]  # of a traceback the exception; above it stand names that change
-        line = _now(f"error: {job.name}: {'the same again' if job.fault == last else said} ({', '.join(logs)})")
-        job.fault = last
+        line = _now(f"error: {job.name}: {'the same again' if job.fault == said else said} ({', '.join(logs)})")
+        job.fault = said
         return [line]
 
 

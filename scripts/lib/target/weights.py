@@ -2,27 +2,44 @@
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError
+from lib.target.load import TargetFacts, read_weight_map
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_EMBEDDING = re.compile(r"(?:language_model\.|model\.)*embed_tokens\.weight")
+_LAYER = re.compile(r"^(?:language_model\.|model\.|transformer\.|gpt_neox\.)*(?:layers|h)\.(\d+)\.")
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, struct.error),
+    *(OverflowError, MemoryError, RecursionError),
+)
 _UNREAD = ("embed_tokens.weight", "wte.weight")
 
 
-def is_dense(target: Path) -> bool:
-    """Return whether a decoding step reads all weights of a target: there are safetensors to count, and no experts.
+def check_weights(target: Path, facts: TargetFacts) -> bool:
+    """Return whether a decoding step reads all weights of a target: there are no experts among them.
 
-    Raises UserError when the header of one cannot be read.
+    Raises UserError when a safetensors file is cut short or has no header, or when the files lack tensors of the index, a layer, or rows of
+    the embedding. Of the files only headers are read.
     """
-    try:
-        tensors = dict(_tensors(target))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error, OverflowError, MemoryError, RecursionError) as error:
-        raise UserError(f"target.path={target}: the header of a safetensors file cannot be read ({error}); finish the download") from None
-    return bool(tensors) and not any(".experts." in name for name in tensors)
+    tensors = dict(_tensors(target))
+    indexed = {name for index in target.glob("*.safetensors.index.json") for name in read_weight_map(index)}
+    numbers = {int(found[1]) for name in tensors if (found := _LAYER.search(name))}
+    absent = sorted(indexed - tensors.keys()) or [
+        f"layer {number}" for number in range(facts.num_layers) if numbers and number not in numbers
+    ]
+    if absent:
+        raise UserError(f"target.path={target} lacks {absent[0]} and {len(absent) - 1} more weights; finish the download")
+    for name, (shape, _) in tensors.items():
+        if _EMBEDDING.fullmatch(name) and shape != [facts.vocab_size, facts.hidden_size]:
+            said = f"vocab_size = {facts.vocab_size} and hidden_size = {facts.hidden_size}"
+            raise UserError(f"target.path={target}: config.json says {said}, but {name} is {shape}; correct it")
+    return not any(".experts." in name for name in tensors)
 
 
 def weight_bytes(target: Path, engine: dict[str, Any]) -> int:
@@ -31,15 +48,33 @@ def weight_bytes(target: Path, engine: dict[str, Any]) -> int:
     untied = any(name.endswith("lm_head.weight") for name in tensors)
     read = [tensor for name, tensor in tensors.items() if not (untied and name.endswith(_UNREAD))]
     size = None if engine["quantization"] else _BYTES[engine["dtype"].removeprefix("torch.")]
-    return sum(stored if size is None else count * size for count, stored in read)
+    return sum(stored if size is None else math.prod(shape) * size for shape, stored in read)
 
 
-def _tensors(target: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield name, number of elements and bytes of every tensor, from the headers of the safetensors files."""
+def _tensors(target: Path) -> Iterator[tuple[str, tuple[list[int], int]]]:
+    """Yield name, shape and bytes of every tensor, from the headers of the safetensors files. Raises UserError for one that is cut."""
     for file in sorted(target.glob("*.safetensors")):
-        with file.open("rb") as handle:
-            header = json.loads(handle.read(struct.unpack("<Q", handle.read(8))[0]))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                first, last = tensor["data_offsets"]
-                yield name, (math.prod(tensor["shape"]), last - first)
+        end = 0
+        try:
+            with file.open("rb") as handle:
+                length = struct.unpack("<Q", handle.read(8))[0]
+                header = json.loads(handle.read(length))
+            for name, tensor in header.items():
+                if name != "__metadata__":
+                    first, last = tensor["data_offsets"]
+                    end = max(end, last)
+                    yield name, (tensor["shape"], last - first)
+            if (size := file.stat().st_size) < (whole := 8 + length + end):
+                raise ValueError(f"it has {size} of {whole} bytes")
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            struct.error,
+            OverflowError,
+            MemoryError,
+            RecursionError,
+        ) as error:
+            raise UserError(f"target.path={target}: {file.name} cannot be read ({error}); finish the download") from None

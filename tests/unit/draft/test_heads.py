@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lib.draft import evaluate
 from lib.draft.evaluate import evaluate_head
 from lib.draft.heads import build_head, frequent_vocabulary, head_hash, head_tensors, loss_options, pack_samples, run_head
 from lib.draft.trainer import train_rung
@@ -102,6 +103,13 @@ def test_evaluation_depends_on_nothing_but_the_head(start: Any, heldout: Feature
     assert weights == head_hash(training.model)
 
 
+def test_where_no_draft_can_start_there_is_no_accuracy(start: Any, heldout: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = start()
+    monkeypatch.setattr(evaluate, "_draft_starts", lambda *_: torch.empty(0, dtype=torch.long))
+    with pytest.raises(UserError, match=f"no held-out answer is long enough to draft {training.draft.positions} tokens ahead"):
+        evaluate_head(training.model, training.draft, heldout, 4)
+
+
 def test_evaluation_agrees_with_drafting_one_start_at_a_time(start: Any, target: Path, heldout: FeatureSet) -> None:
     """Against the whole target's greedy choice, each start drafted alone over the text up to it."""
     training = start()
@@ -122,7 +130,7 @@ def test_evaluation_agrees_with_drafting_one_start_at_a_time(start: Any, target:
             hits = [drafted[ahead] == int(choice[begin + ahead]) for ahead in range(draft.positions)]
             runs.append((*hits, False).index(False))
     score = evaluate_head(model, draft, heldout, 4)
-    assert score.starts == len(runs)
+    assert score.counted == [sum(run >= ahead for run in runs) for ahead in range(draft.positions)]
     assert score.acc0 == pytest.approx(sum(run > 0 for run in runs) / len(runs))
     assert score.accuracies[1] == pytest.approx(sum(run > 1 for run in runs) / max(1, sum(run > 0 for run in runs)))
     assert sum(accumulate(score.accuracies, operator.mul)) == pytest.approx(sum(runs) / len(runs))

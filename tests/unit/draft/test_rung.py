@@ -31,6 +31,7 @@ def test_climbing_two_rungs_equals_training_in_one_go(places: At) -> None:
     assert (low.samples, low.cap_samples, high.samples, high.resumed_from_samples) == (8, 10, 24, 8)
     assert high.head_sha256 == straight.head_sha256 != low.head_sha256
     assert (high.acc0, high.accuracies) == (straight.acc0, straight.accuracies)
+    assert high.counted and len(high.counted) == len(high.accuracies or []) and min(high.counted) >= 0
     assert high.rigor == "DRAFT" and read_manifest(places("high").state_out)["samples"] == 24
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,17 @@ def dataset(tmp_path: Path) -> Path:
 
 def adopt(dataset: Path, target: Path, **counts: int) -> dict[str, FeatureSet]:
     out = {split: dataset.parent / split for split in ("train", "heldout")}
-    adopt_dataset(dataset, target, out, {"train": 5, "heldout": 3} | counts, LAYERS, 0)
+    adopt_dataset(dataset, target, out, {"train": 5, "heldout": 3} | counts, LAYERS, 0, 1)
     return {split: FeatureSet(path) for split, path in out.items()}
+
+
+@pytest.mark.parametrize(("ahead", "held"), [(1, True), (2, False), (7, False)])
+def test_a_split_of_which_no_answer_can_be_drafted_is_refused(dataset: Path, target: Path, ahead: int, held: bool) -> None:
+    out = {split: dataset.parent / split for split in ("train", "heldout")}
+    refused = pytest.raises(UserError, match=rf"no answer of its heldout rows holds the {ahead + 1} tokens that drafting {ahead} tokens")
+    with nullcontext() if held else refused:
+        adopt_dataset(dataset, target, out, {"train": 5, "heldout": 3}, LAYERS, 0, ahead)
+    assert out["heldout"].exists() == held
 
 
 def sequences(features: FeatureSet) -> list[tuple[int, ...]]:

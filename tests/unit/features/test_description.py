@@ -80,7 +80,10 @@ def unmount(volume: Path) -> None:
     [
         ({"serving": {"max_model_len": 1024}}, "serving.max_model_len = 1024 is more than the target's 512 positions"),
         ({"features": {"train_prompts": 5}}, "holds 6 rows, but features.train_prompts + heldout_prompts = 7"),
-        ({"space": {"aux_layers": [1, 2]}}, "holds 4 layers per token, but draft.aux_layers asks for [1, 2] and the last one, 3"),
+        (
+            {"space": {"method": "dflash", "aux_layers": [1, 2]}},
+            "holds 4 layers per token, but draft.aux_layers asks for [1, 2] and the last one, 3",
+        ),
         ({"space": {"draft_vocab_size": 600}}, "draft.draft_vocab_size = 600 is larger than the target's vocabulary of 512"),
     ],
 )

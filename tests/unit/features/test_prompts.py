@@ -22,6 +22,9 @@ from lib.features.prompts import read_prompts
         (b'{"prompt": 7}\n', "line 1"),
         (b'{"prompt": "  "}\n', "line 1"),
         (b'{"prompt": "\xff"}\n', "not UTF-8"),
+        (b'{"prompt": "a"}\n{"prompt": "b \\ud800"}\n', "line 2"),
+        (b"[" * 100_000 + b"\n", "line 1"),
+        (b'{"prompt": ' + b"9" * 10_000 + b"}\n", "line 1"),
     ],
 )
 @pytest.mark.parametrize("key", ["features.prompts", "prompts"])

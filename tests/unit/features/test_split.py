@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from lib.errors import UserError
 from lib.features.prompts import read_prompts
 from lib.features.split import SPLITS, write_prompts
 from lib.target.corpus import split_documents, stdlib_documents
-from lib.target.load import load_tokenizer
+from lib.target.load import leading_text, load_tokenizer
+from tokenizers import Tokenizer, processors
 
 COUNTS = {"train": 40, "heldout": 10, "serving": 10}
 
@@ -97,3 +99,39 @@ def test_prompts_that_agree_up_to_the_limit_count_once(target: Path, tmp_path: P
 def test_too_few_stdlib_prompts_are_refused_by_name(target: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"features\.serving_prompts=9999999"):
         write_prompts(tmp_path / "out", target, {**COUNTS, "serving": 9_999_999}, 16, seed=0)
+
+
+def _with_bos(target: Path, folder: Path) -> Path:
+    """Return a copy of the target whose tokenizer puts its BOS before every text."""
+    copy = Path(shutil.copytree(target, folder / "with-bos"))
+    file = copy / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    tokenizer.save(str(file))
+    return copy
+
+
+def test_a_prompt_that_begins_with_the_bos_of_its_template_gets_no_second_one(target: Path, tmp_path: Path) -> None:
+    target = _with_bos(target, tmp_path)
+    texts = [f"print({number})" for number in range(60)]
+    write_prompts(tmp_path / "plain", target, COUNTS, 16, seed=0, source=_write(tmp_path / "plain.jsonl", texts))
+    templated = _write(tmp_path / "templated.jsonl", [f"<|endoftext|>{text}" for text in texts])
+    write_prompts(tmp_path / "templated", target, COUNTS, 16, seed=0, source=templated)
+    assert _splits(tmp_path / "plain") == _splits(tmp_path / "templated")
+    tokenizer = load_tokenizer(target)
+    assert leading_text(tokenizer) == "<|endoftext|>"
+    assert all(tokenizer.encode(prompt).count(0) == 1 for prompts in _splits(tmp_path / "templated").values() for prompt in prompts)
+
+
+def test_a_tokenizer_without_a_bos_leads_with_nothing(target: Path) -> None:
+    assert leading_text(load_tokenizer(target)) == ""
+
+
+def test_prompts_that_are_blank_when_cut_are_dropped_and_counted(target: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = [f"print({number})" for number in range(60)]
+    blank = ["\n" * 200 + "def main():", "\n \n" * 100 + "x"]
+    write_prompts(tmp_path / "prompts", target, COUNTS, 16, seed=0, source=_write(tmp_path / "own.jsonl", [*blank, *texts]))
+    assert sorted(itertools.chain(*_splits(tmp_path / "prompts").values())) == sorted(texts)
+    assert "2 of 62 prompts are dropped" in caplog.text
+    with pytest.raises(UserError, match=r"holds 59 distinct prompts, after 2 that begin with 16 blank tokens, of 60 wanted"):
+        write_prompts(tmp_path / "few", target, COUNTS, 16, seed=0, source=_write(tmp_path / "few.jsonl", [*blank, *texts[1:]]))

@@ -159,14 +159,15 @@ def test_a_failed_job_is_told_of_by_what_its_log_says_and_once(run: Run, tmp_pat
     assert run.said() == [f"error: export_head a: the state is cut off; delete it ({log})", f"error: export_head a: the same again ({log})"]
 
 
-def test_the_end_of_a_traceback_is_shown(run: Run, tmp_path: Path) -> None:
+def test_of_a_traceback_the_exception_is_shown_and_of_that_its_first_line(run: Run, tmp_path: Path) -> None:
     log = tmp_path / "log"
     run.begin("export_head", log, arm="a")
     frames = "\n".join(f"  frame {number}" for number in range(30))
-    log.write_text(f"12:00:01 a: unexpected failure\nTraceback (most recent call last):\n{frames}\nZeroDivisionError: division by zero\n")
+    begin = f"Traceback (most recent call last):\n{frames}\n"
+    raised = "ValueError: sizes differ\n| a | b |\n|---|---|\n| 1 | 2 |\n"
+    log.write_text(f"12:00:01 a: unexpected failure\n{begin}KeyError: 1\n\nThe above exception was the direct cause:\n\n{begin}{raised}")
     run.fail(log)
-    said = run.said()
-    assert len(said) == 12 and said[0].startswith("error: export_head a:   frame 19") and said[-1].startswith("ZeroDivisionError: ")
+    assert run.said() == [f"error: export_head a: ValueError: sizes differ ({log})"]
 
 
 def test_a_log_of_an_earlier_run_explains_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ def settings() -> EngineSettings:
 
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a target that has learnt enough to be predictable."""
-    out = tmp_path_factory.mktemp("serving") / "target"
+    """Return the folder of a target that has learnt enough to be predictable, with a blank in its name."""
+    out = tmp_path_factory.mktemp("serving") / "a target"
     shape = {"hidden": 64, "intermediate": 160, "layers": 4, "heads": 2, "kv_heads": 1, "vocab_size": 512, "context": 128}
     train_tiny_target(out, **shape, steps=80, batch=16, lr=4e-3, seed=0, threads=1)
     return out

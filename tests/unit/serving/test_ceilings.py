@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from lib.errors import UserError
 from lib.serving.ceilings import CEILINGS, hardware_token, load_ceiling, sol_percent
-from lib.target.weights import is_dense, weight_bytes
+from lib.target.load import TargetFacts
+from lib.target.weights import check_weights, weight_bytes
 
 from tests.workflow.clones import ROOT
 
@@ -58,11 +59,10 @@ def test_a_tied_embedding_is_read_and_quantized_weights_count_as_they_are_stored
     assert weight_bytes(stored, ENGINE | {"quantization": "fp8"}) == 864
 
 
-def test_a_target_with_experts_or_with_weights_that_cannot_be_counted_is_not_dense(tmp_path: Path) -> None:
-    assert is_dense(target(tmp_path / "dense", DENSE))
-    assert not is_dense(target(tmp_path / "moe", DENSE | {"model.layers.0.mlp.experts.0.weight": (8, 8)}))
-    (tmp_path / "bin").mkdir()
-    assert not is_dense(tmp_path / "bin")
+def test_a_target_with_experts_is_not_dense(tmp_path: Path) -> None:
+    facts = TargetFacts("LlamaForCausalLM", "llama", hidden_size=8, num_layers=1, vocab_size=100, max_positions=8)
+    assert check_weights(target(tmp_path / "dense", DENSE), facts)
+    assert not check_weights(target(tmp_path / "moe", DENSE | {"model.layers.0.mlp.experts.0.weight": (8, 8)}), facts)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from lib.errors import UserError
-from lib.serving import workload as of
 from lib.serving.workload import Workload, find_subsets, identify, require_room
 
 
@@ -31,10 +30,9 @@ def test_a_directory_is_one_subset_per_file_and_a_file_one_subset(folder: Path) 
     [
         ("none", r"does not exist; give"),
         ("empty", r"holds no \.jsonl file; put"),
-        ("README.md", r"is not named \.jsonl, and vLLM's load driver reads no other file; rename"),
     ],
 )
-def test_prompts_that_the_driver_cannot_read_are_refused(folder: Path, name: str, message: str) -> None:
+def test_a_path_without_prompts_is_refused(folder: Path, name: str, message: str) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match=rf"^serving\.prompts=\S+{name} {message}"):
         find_subsets(folder / name, "serving.prompts")
@@ -67,16 +65,22 @@ def test_so_many_prompts_of_each_subset(folder: Path) -> None:
             replace(workload, prompts_per_subset=asked).prompts("qa")
 
 
-def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Words:
-        encode = staticmethod(str.split)
+def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused(folder: Path) -> None:
+    def words(text: str) -> int:
+        return len(text.split())
 
-    monkeypatch.setattr(of, "load_tokenizer", lambda _: Words)
     (folder / "qa.jsonl").write_text('{"prompt": "a"}\n{"prompt": "a b c"}\n')
     workload = Workload(find_subsets(folder, "prompts"), output_tokens=4, concurrency=1)
-    require_room(workload, folder, 7)
+    require_room(workload, words, 7)
     with pytest.raises(
         UserError, match=r"^serving\.max_model_len = 6 is too short for a prompt of 3 tokens in \S+qa\.jsonl and serving\.workload"
     ):
-        require_room(workload, folder, 6)
-    require_room(replace(workload, prompts_per_subset=1), folder, 6)
+        require_room(workload, words, 6)
+    require_room(replace(workload, prompts_per_subset=1), words, 6)
+
+
+def test_what_the_tokenizer_puts_before_every_prompt_is_not_sent_twice(folder: Path) -> None:
+    (folder / "qa.jsonl").write_text('{"prompt": "<s>[INST] a"}\n{"prompt": "a <s>"}\n')
+    workload = Workload({"qa": folder / "qa.jsonl"}, output_tokens=4, concurrency=1)
+    assert workload.prompts("qa") == ["<s>[INST] a", "a <s>"]
+    assert replace(workload, leading="<s>").prompts("qa") == ["[INST] a", "a <s>"]

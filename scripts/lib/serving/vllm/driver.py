@@ -4,13 +4,14 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lib.files import digest
 from lib.serving.counters import SpeculationCounters, request_counters
 from lib.serving.engine import Answers, EngineError
+from lib.serving.vllm.surroundings import inherited
 from lib.serving.workload import Workload
 from lib.target.load import trusts_code
 
@@ -23,42 +24,43 @@ THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughpu
 KEY = "OPENAI_API_KEY"
 """Environment variable from which the driver takes the key that it sends."""
 
+MODEL = "target"
+"""Name of the model in requests and metrics. Its path would do for all but the driver, which reads no metrics of a name with a blank."""
+
 COUNT_BY_REQUEST = ("--per-request-spec-decode-metrics", "summary")
 """Arguments of a speculating server that put each request's own counts into its response."""
 
 
-def send(url: str, key: str, model: str, workload: Workload, subset: str, log: Path) -> Answers:
-    """Send a subset once to the ready server at `url`, which asks for `key` and serves `model`, and return what came of it.
+def send(url: str, key: str, target: Path, model: str, workload: Workload, subset: str, log: Path) -> Answers:
+    """Send a subset once to the ready server at `url`, which asks for `key` and serves `target` as `model`, and return what came of it.
 
     The counters of the requests are missing without `COUNT_BY_REQUEST` among the server's arguments. What the driver prints is appended to
     `log`, the server's own. EngineError if a request failed.
     """
     driver, parser = load_driver()
-    prompts = -1 if workload.prompts_per_subset is None else workload.prompts_per_subset
     sampling = {"temperature": workload.temperature, "top-p": workload.top_p, "top-k": workload.top_k}
     arguments = parser.parse_args(
         [
-            *("--backend", "vllm", "--base-url", url, "--model", model),
-            *("--dataset-name", "custom", "--dataset-path", str(workload.subsets[subset]), "--num-prompts", str(prompts)),
-            *("--skip-chat-template", "--disable-shuffle", "--custom-output-len", str(workload.output_tokens), "--ignore-eos"),
+            *("--backend", "vllm", "--base-url", url, "--model", str(target), "--served-model-name", model),
+            *("--dataset-name", "custom", "--ignore-eos"),
             *("--max-concurrency", str(workload.concurrency), "--percentile-metrics", "ttft,tpot,itl,e2el"),
             *(word for name, value in sampling.items() if value is not None for word in (f"--{name}", str(value))),
-            *("--request-id-prefix", "", "--save-detailed", "--disable-tqdm"),
+            *("--save-detailed", "--disable-tqdm"),
             *(["--trust-remote-code"] if trusts_code() else []),
         ]
     )
     with (
         log.open("a") as output,
         contextlib.redirect_stdout(output),
-        _seeding(driver, [workload.seed, subset]),
+        _sending(driver, workload, subset),
         _listening() as heard,
-        _environment({KEY: key, "no_proxy": "*"}),
+        _environment({KEY: key}),
     ):
         result: dict[str, Any] = driver.main(arguments)
     if result["failed"]:
         reason = next(error for error in result["errors"] if error).strip().splitlines()[-1]
         requests = result["failed"] + result["completed"]
-        raise EngineError(f"{result['failed']} of {requests} requests failed, the first with: {reason}; {end_of(log)}")
+        raise EngineError(f"{result['failed']} of {requests} requests failed, the first with: {reason}")
     speed = {
         "duration_s": float(result["duration"]),
         "input_tokens": int(result["total_input_tokens"]),
@@ -75,12 +77,6 @@ def send(url: str, key: str, model: str, workload: Workload, subset: str, log: P
     )
 
 
-def end_of(log: Path, lines: int = 30) -> str:
-    """Return the tail of a server's log, for an error message."""
-    tail = log.read_text(errors="replace").splitlines()[-lines:]
-    return "\n".join([f"the end of {log}:", *tail])
-
-
 @functools.cache
 def load_driver() -> tuple[Any, Any]:
     """Import vLLM's load driver, once, and return its module and argument parser.
@@ -88,43 +84,56 @@ def load_driver() -> tuple[Any, Any]:
     It takes as long as a server's start: do it meanwhile. A run leaves nothing in it for the next: each has its own event loop, its own
     connections, and takes its counters before and after.
     """
-    from vllm.benchmarks import serve
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    with _environment({}):
+        from vllm.benchmarks import serve
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser: Any = FlexibleArgumentParser()  # type: ignore[no-untyped-call]
-    serve.add_cli_args(parser)
+        parser: Any = FlexibleArgumentParser()  # type: ignore[no-untyped-call]
+        serve.add_cli_args(parser)
     return serve, parser
 
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables for what the driver takes from the environment. Its arguments would not do for a key: it prints them."""
+    """Let the driver find what a server inherits, and `variables`: no proxy, no `VLLM_PORT`, and no `.netrc`, whose password it would send.
+
+    Its arguments would not do for a key: it prints them.
+    """
     before = dict(os.environ)
-    os.environ |= variables
+    _set_environment({**inherited(before), "NETRC": os.devnull, **variables})
     try:
         yield
     finally:
-        for name in variables:
-            del os.environ[name]
-            os.environ |= {name: before[name]} if name in before else {}
+        _set_environment(before)
+
+
+def _set_environment(variables: Mapping[str, str]) -> None:
+    """Make these the only variables of this process. Those that stay are not touched meanwhile: threads may look them up."""
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
 
 
 @contextlib.contextmanager
-def _seeding(driver: Any, source: list[Any]) -> Iterator[None]:
-    """Give every request of the driver a seed of its own, a function of `source` and its place.
+def _sending(driver: Any, workload: Workload, subset: str) -> Iterator[None]:
+    """Have the driver send a subset's prompts as they were read here, each with a seed of its own: a function of subset and place.
 
-    The driver's arguments know one seed for all. Requests that share a seed share their random numbers, so their acceptances rise and
-    fall together and the mean of a workload scatters as if it had a handful of requests.
+    The driver's own reader takes prompts of digits for numbers, and it knows one seed for all. Requests that share a seed share their
+    random numbers, so their acceptances rise and fall together and the mean of a workload scatters as if it had a handful of requests.
     """
+    from vllm.benchmarks.datasets import SampleRequest
+
     get_samples = driver.get_samples
-
-    def with_seeds(*arguments: Any) -> Any:
-        requests = get_samples(*arguments)
-        for index, request in enumerate(requests):
-            request.request_overrides = {"seed": int(digest([*source, index], length=8), 16)}
-        return requests
-
-    driver.get_samples = with_seeds
+    driver.get_samples = lambda _, tokenizer: [
+        SampleRequest(
+            prompt=prompt,
+            prompt_len=len(tokenizer(prompt).input_ids),
+            expected_output_len=workload.output_tokens,
+            request_id=str(place),
+            request_overrides={"seed": int(digest([workload.seed, subset, place], length=8), 16)},
+        )
+        for place, prompt in enumerate(workload.prompts(subset))
+    ]
     try:
         yield
     finally:

@@ -3,14 +3,13 @@
 import importlib.metadata
 import importlib.util
 import json
-import os
 import secrets
 import shlex
 import socket
 import subprocess
 import sys
-import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,8 +19,10 @@ from typing import Any
 from lib.errors import UserError
 from lib.serving.counters import SpeculationCounters, parse_counters
 from lib.serving.engine import Answers, EngineError, EngineSettings, Speculation
-from lib.serving.vllm.driver import COUNT_BY_REQUEST, end_of, load_driver, send
+from lib.serving.vllm.driver import COUNT_BY_REQUEST, MODEL, load_driver, send
 from lib.serving.vllm.introspection import read_context
+from lib.serving.vllm.log import LONGEST, reason_in
+from lib.serving.vllm.surroundings import environment, scratch
 from lib.serving.workload import Workload
 
 PLUGIN = "spec_decode_tune"
@@ -37,12 +38,16 @@ KEY = "VLLM_API_KEY"
 class Server:
     """A vLLM server that `running` has started: ask it things, wait for it, learn why it died. It answers nobody without its `key`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str, log: Path, key: str) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], port: int, target: Path, log: Path, key: str, *, begin: int = 0, model: str = MODEL
+    ) -> None:
         self.process = process
         self.url = f"http://127.0.0.1:{port}"
-        self.model = model
+        self.target = target
         self.log = log
         self.key = key
+        self._begin = begin  # of what this server has written into the log
+        self.model = model
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return when the server answers `/health`; EngineError if it dies or `timeout_s` seconds pass first."""
@@ -51,19 +56,23 @@ class Server:
         while time.monotonic() < deadline:
             status = self.process.poll()
             if status is not None:
-                raise EngineError(f"vLLM ended with status {status} while starting; {end_of(self.log)}")
+                raise self._failure(f"vLLM ended with status {status} while starting")
             with suppress(OSError):
                 self._request("/health", None, timeout_s=5)
                 return
             time.sleep(0.1)
-        raise EngineError(f"vLLM was not ready within {timeout_s:g} s; {end_of(self.log)}")
+        raise self._failure(f"vLLM was not ready within serving.start_timeout_s = {timeout_s:g}")
 
     def ask(self, path: str, body: Any = None, timeout_s: float = 60) -> str:
         """GET `path`, or POST `body` to it as JSON, and return the answer's text; EngineError if none comes within `timeout_s` seconds."""
         try:
             return self._request(path, body, timeout_s)
+        except urllib.error.HTTPError as error:
+            raise self._failure(
+                f"vLLM refused {path} ({error}: {' '.join(error.read(LONGEST).decode(errors='replace').split())})"
+            ) from error
         except OSError as error:
-            raise EngineError(f"vLLM did not answer {path} ({error}); {end_of(self.log)}") from error
+            raise self._failure(f"vLLM did not answer {path} ({error})") from error
 
     def context(self) -> dict[str, Any]:
         """Return the context as `read_context` reads it from the workers."""
@@ -82,7 +91,15 @@ class Server:
     def send(self, workload: Workload, subset: str) -> Answers:
         """Send a subset once by vLLM's load driver, with an empty prefix cache."""
         self.ask("/reset_prefix_cache", {})
-        return send(self.url, self.key, self.model, workload, subset, self.log)
+        try:
+            return send(self.url, self.key, self.target, self.model, workload, subset, self.log)
+        except EngineError as error:
+            raise self._failure(str(error)) from None
+
+    def _failure(self, what: str) -> EngineError:
+        """Return the error that says what happened, why by the log, and where the log is."""
+        reason = reason_in(self.log, self._begin)
+        return EngineError(f"{what}{f', {reason}' if reason else ''} (log: {self.log})")
 
     def _request(self, path: str, body: Any, timeout_s: float) -> str:
         data = None if body is None else json.dumps(body).encode()
@@ -121,20 +138,21 @@ def running(target: Path, speculation: Speculation | None, settings: EngineSetti
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         reserved_port() as port,
-        tempfile.TemporaryDirectory(prefix="vllm-") as scratch,
+        scratch() as temporary,
         log.open("ab") as output,
         mortal_group() as group,
     ):
+        begin = output.tell()
         process = subprocess.Popen(
             command_line(target, speculation, settings, port),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment(settings), "TMPDIR": scratch, KEY: key},
+            env={**environment(settings), "TMPDIR": temporary, KEY: key},
             process_group=group,
         )
         try:
-            yield Server(process, port, str(target), log, key)
+            yield Server(process, port, target, log, key, begin=begin)
         finally:
             stop(process)
 
@@ -160,6 +178,7 @@ def command_line(target: Path, speculation: Speculation | None, settings: Engine
         *(sys.executable, "-m", MODULE),
         *("--host", "127.0.0.1", "--port", str(port)),
         *engine_arguments(target, speculation, settings),
+        *("--served-model-name", MODEL),
         *("--worker-extension-cls", WORKER_EXTENSION),
         *("--middleware", MIDDLEWARE),
         *("--uvicorn-log-level", "warning"),
@@ -198,28 +217,6 @@ def serve_command(python: str, target: Path, speculation: Speculation, settings:
     key = f'{KEY}="${{{KEY}:?set it to the key that clients are to send}}"'
     place = ("--host", '"${HOST:-127.0.0.1}"', "--port", '"${PORT:-8000}"')
     return [key, python, "-m", MODULE, *place, *map(shlex.quote, engine_arguments(target, speculation, settings))]
-
-
-def environment(settings: EngineSettings) -> dict[str, str]:
-    """Return the environment variables the server gets on top of ours."""
-    from spec_decode_tune_vllm import SWITCH
-
-    threads = {} if settings.threads is None else {"OMP_NUM_THREADS": str(settings.threads)}
-    return {
-        SWITCH: "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_DISABLE_LOG_LOGO": "1",
-        "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc and /reset_prefix_cache
-        "PYTHONSAFEPATH": "1",  # `-m` would import from the working directory
-        # Read on CPU only. Servers side by side would all bind themselves to the same first cores; and with the default "1" the worker of
-        # a single rank is a third process, which imports everything once more.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        **threads,
-    }
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def read_context(server: Askable) -> dict[str, Any]:
     It is a flat dictionary of the keys of `CONFIG`, `OF_THE_WORKER` and `ENGINE`, plus `workers`.
 
     The workers are asked because they run the model; a value is None only where vLLM's own is. EngineError if a key is missing, if the
-    workers differ, or if the plugin was not loaded (`VLLM_PLUGINS` can exclude it) or is an older one.
+    workers differ, or if the plugin was not loaded (`VLLM_PLUGINS` in `serving.environment` can exclude it) or is an older one.
     """
     answer = server.ask("/collective_rpc", {"method": "spec_decode_tune_report", "args": list(CONFIG.values())}, timeout_s=60)
     reports = json.loads(answer)["results"]
@@ -63,7 +63,9 @@ def read_context(server: Askable) -> dict[str, Any]:
     if any(report != first for report in reports):
         raise EngineError(f"the workers of this server differ: {reports}")
     if first["repairs"] is None:
-        raise EngineError("the vLLM plugin was not loaded in the worker: unset VLLM_PLUGINS or add spec_decode_tune to it")
+        raise EngineError(
+            "the vLLM plugin was not loaded in the worker: take VLLM_PLUGINS out of serving.environment, or add spec_decode_tune to it"
+        )
     unreported = [key for key in OF_THE_WORKER if key not in first]
     if unreported:
         raise EngineError(
