@@ -26,11 +26,18 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the facts of a state folder after checking every file. Raises CorruptState naming the file that is missing or altered."""
+    """Return the facts of a state folder after checking every file.
+
+    Raises:
+        CorruptState: a file is missing or altered, and the message names it.
+        UserError: the manifest is there and cannot be read.
+    """
     try:
         content = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
         raise CorruptState(folder / MANIFEST, "is missing") from None
+    except OSError as error:
+        raise UserError(f"state: {folder / MANIFEST} cannot be read ({error.strerror}); make it accessible") from None
     try:
         facts: dict[str, Any] = from_json(content, allow_inf_nan=False)
         files = dict(facts.pop("files"))

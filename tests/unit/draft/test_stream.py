@@ -221,7 +221,7 @@ def test_what_fails_on_this_machine_is_not_laid_to_the_store(start: Start, folde
         recover(place, store)
     (folder / "000000000004/manifest.json").unlink()
     (folder / "000000000004/manifest.json").mkdir()
-    with pytest.raises(UserError, match=rf"^{folder}/000000000004: the state there cannot be read or removed \(IsADirectoryError"):
+    with pytest.raises(UserError, match=rf"^state: {folder}/000000000004/manifest.json cannot be read \(Is a directory\)"):
         recover(folder, None)
 
 
