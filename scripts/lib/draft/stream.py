@@ -200,6 +200,8 @@ def _fetch(state: Path, names: list[str], store: Storage) -> bool:
 def _or_refused(what: str, cure: str) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # each library has its own
         raise UserError(f"{what} ({type(error).__name__}: {error}); {cure}") from error
 
