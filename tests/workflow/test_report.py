@@ -75,7 +75,7 @@ def test_a_half_finished_search_is_reported_as_a_draft(finished: Clone, tmp_path
 
 def test_a_search_that_has_only_been_planned_is_reported(finished: Clone, tmp_path: Path) -> None:
     one = clone(tmp_path, adopt=finished)
-    (one.root / "results").mkdir()
+    (one.root / "results").mkdir(exist_ok=True)
     shutil.copy(finished.root / "results/plan.json", one.root / "results/plan.json")
     report = make_report(one)
     assert "No champion yet" in text(files(report)["verdict.html"]) and opening(report).startswith("DRAFT No champion yet ")

@@ -21,7 +21,9 @@ def test_a_run_tells_its_stages_the_best_so_far_and_what_is_left_and_ends_with_v
     standings = [line.rpartition(" go on, ")[2] for line in lines if " heads served · " in line]
     assert len(set(standings)) == len(standings), "nothing is said twice"
     assert re.search(
-        r" · best acceptance length so far [\d.]+ \(DRAFT\), .* · about \d+ min, [\d.]+ device-hours left at most$", said, re.MULTILINE
+        r" · best acceptance length so far [\d.]+ \(DRAFT\), .* · about \d+ (?:s|min), [\d.]+ device-hours left at most$",
+        said,
+        re.MULTILINE,
     )
     verdict, lever, report = (said.index(words) for words in ("VERDICT: ", "Next (gains are DRAFT estimates", "make report"))
     assert verdict < lever < report

@@ -24,18 +24,18 @@ from lib.methods import Draft, read_draft
 from lib.records.measurement import ProxyRecord, read_record
 from torch.distributed.launcher.api import LaunchConfig
 
-multiprocessing.set_forkserver_preload(["lib.draft.rung"])
-
 ALONE, TWO_RANKS = Layout(1, 2, 2), Layout(2, 2, 1)
 SCRIPT = """
 import pickle, sys, time
+from functools import partial
 from pathlib import Path
 from lib.draft import rung as module
 from lib.draft.rung import run_rung
 from lib.script import running
 train_rung = module.train_rung
-module.train_rung = lambda *arguments: train_rung(*arguments[:-1], lambda *step: (arguments[-1](*step), time.sleep(0.5)))
-arm, rung, places, streaming = pickle.loads(Path(sys.argv[1]).read_bytes())
+module.train_rung = lambda *given: train_rung(*given[:-1], given[-1] and (lambda *step: (given[-1](*step), time.sleep(0.5))))
+arm, rung, places, streaming, method = pickle.loads(Path(sys.argv[1]).read_bytes())
+module.LaunchConfig = partial(module.LaunchConfig, start_method=method)
 with running(places.log):
     run_rung(arm, rung, places, streaming)
 """
@@ -70,20 +70,20 @@ def make_arm(
 
 
 def run(arm: Arm, rung: int, places: Places, streaming: Streaming | None = None) -> ProxyRecord:
-    """Run a rung in this process. Several ranks come from a fork server that has the libraries imported, not from new interpreters."""
-    with patch.object(module, "LaunchConfig", partial(LaunchConfig, start_method="forkserver")):
+    """Run a rung in this process. Several ranks are forks of it, which need not import anything."""
+    with patch.object(module, "LaunchConfig", partial(LaunchConfig, start_method="fork")):
         run_rung(arm, rung, places, streaming or Streaming())
     return read_record(places.acc_out, ProxyRecord)
 
 
-def start(arm: Arm, rung: int, places: Places, streaming: Streaming) -> "subprocess.Popen[bytes]":
+def start(arm: Arm, rung: int, places: Places, streaming: Streaming, method: str = "fork") -> "subprocess.Popen[bytes]":
     """Run a rung in a process group of its own, a single rank at two steps a second at most, so that it can be met midway.
 
-    What it says goes to a file beside its log, with the suffix .out.
+    What it says goes to a file beside its log, with the suffix .out. Users' ranks are started by the `method` spawn.
     """
     job = places.log.with_suffix(".job")
     job.parent.mkdir(parents=True, exist_ok=True)
-    job.write_bytes(pickle.dumps((arm, rung, places, streaming)))
+    job.write_bytes(pickle.dumps((arm, rung, places, streaming, method)))
     paths = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "scripts")}
     with places.log.with_suffix(".out").open("w") as out:
         return subprocess.Popen([sys.executable, "-c", SCRIPT, str(job)], env=paths, start_new_session=True, stdout=out, stderr=out)

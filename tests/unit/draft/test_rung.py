@@ -20,7 +20,8 @@ At = Callable[..., Places]
 
 
 def ranks_of(launcher: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(launcher).children() if "spawn_main" in " ".join(child.cmdline())]
+    process = psutil.Process(launcher)
+    return [child for child in process.children() if child.cmdline() == process.cmdline()]
 
 
 def test_climbing_two_rungs_equals_training_in_one_go(places: At) -> None:
@@ -102,7 +103,7 @@ def test_ranks_end_with_the_process_that_started_them(places: At) -> None:
 @pytest.mark.slow
 def test_what_a_rank_refuses_is_said_in_one_line(places: At, tmp_path: Path) -> None:
     wrong = places("wrong", tmp_path / "nowhere.state")
-    process = start(make_arm(TWO_RANKS), 1, wrong, Streaming())
+    process = start(make_arm(TWO_RANKS), 1, wrong, Streaming(), "spawn")
     assert process.wait(timeout=300) == 1
     said = wrong.log.with_suffix(".out").read_text()
     assert "error: state: " in wrong.log.read_text() and "Traceback" not in wrong.log.read_text()
