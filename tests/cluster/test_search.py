@@ -155,7 +155,7 @@ def test_a_credential_plugin_that_fails_for_a_while_costs_nothing(cluster: Clust
     assert controller.wait() == 0, controller.output
     assert len(cluster.started) == 2 and cluster.left() == []
     assert controller.output.count("no status of the Jobs, will ask again") == 1
-    assert "the cluster tells the status of the Jobs again" in controller.output
+    assert "the cluster reports the status of the Jobs again" in controller.output
     assert all(each.token for each in cluster.requests), "nobody asks as nobody"
 
 
@@ -306,7 +306,7 @@ def test_a_restart_that_fails_spares_what_it_should_take_over(cluster: Cluster, 
     cluster.forbidden.add(("update", "secrets"))  # refused when it has found them
     assert controller.run(*search) == 1
     assert 'cannot update resource "secrets"' in controller.output
-    assert "2 Jobs of an earlier controller, to which this one had not come, stay: start run r1 again" in controller.output
+    assert "2 Jobs of an earlier controller were not adopted and keep running: start run r1 again" in controller.output
     assert "Traceback" not in controller.output
     assert sorted(cluster.left()) == left
 
@@ -394,7 +394,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "training not acknowledged: would run 3 x train_rung with 12 GPUs, about 1.5 device-hours; "
         "to let it run, add ack_train=r1 to --config",
     ),
-    "of another run": (["ack_train=r0"], "training acknowledged is 'r0', not this run: would run 3 x train_rung with 12 GPUs"),
+    "of another run": (["ack_train=r0"], "training is acknowledged for 'r0', not for this run: would run 3 x train_rung with 12 GPUs"),
 }
 
 
@@ -471,7 +471,7 @@ def test_a_run_id_of_another_workstream_is_refused(cluster: Cluster, controller:
 def test_a_place_in_the_bucket_of_another_workstream_is_refused(cluster: Cluster, controller: Controller) -> None:
     controller.store.write("run.owner", b"run r1 of workstream theirs")
     assert controller.run(*TWO_ARMS) == 1
-    assert "run/ is of run r1 of workstream theirs, not of run r1 of workstream tests; use another" in controller.output
+    assert "run/ belongs to run r1 of workstream theirs, not to run r1 of workstream tests; use another" in controller.output
     assert "Traceback" not in controller.output
     assert not [name for name in cluster.created() if name.startswith("jobs/")] and cluster.left() == []
     assert controller.store.read().keys() == {"run.owner"}

@@ -95,7 +95,7 @@ def test_a_place_is_of_the_run_that_claimed_it_first(provider: StorageProvider, 
         provider.claim(prefix, "run run1 of workstream we")
     assert (bucket / "team/run1.owner").read_text() == "run run1 of workstream we"
     refused = (
-        "^s3://bucket/team/run1/ is of run run1 of workstream we, not of run {} of workstream {}; use another default-storage-prefix, "
+        "^s3://bucket/team/run1/ belongs to run run1 of workstream we, not to run {} of workstream {}; use another default-storage-prefix, "
     )
     for run_id, workstream in (("run1", "they"), ("run2", "we")):
         with pytest.raises(WorkflowError, match=refused.format(run_id, workstream) + r"or remove s3://bucket/team/run1\.owner if"):

@@ -189,7 +189,7 @@ def test_of_another_workstreams_place_nothing_is_taken(cluster: Cluster, control
     before = store.read()
     done = controller.run(*ACKNOWLEDGED)
     assert done.returncode == 1 and store.read() == before and cluster.requests == []
-    assert "whole/ is of run whole of workstream theirs, not of run whole of workstream tests" in done.stdout.strip().splitlines()[-1]
+    assert "whole/ belongs to run whole of workstream theirs, not to run whole of workstream tests" in done.stdout.strip().splitlines()[-1]
     assert [path.name for path in (controller.clone.root / "results").rglob("*")] == ["bucket.txt"]
 
 

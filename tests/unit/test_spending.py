@@ -36,7 +36,7 @@ def workflow(local_exec: bool = False, **settings: str) -> SimpleNamespace:
             "training not acknowledged: would run 2 x train_job with 8 GPUs, at least 1.5 device-hours; "
             "to let it run, add ack_train=r1 to --config",
         ),
-        ({"run_id": "r1", "ack_train": "r1", "ack_serve": "r0"}, "serving acknowledged is 'r0', not this run: would run 1 x serve_job"),
+        ({"run_id": "r1", "ack_train": "r1", "ack_serve": "r0"}, "serving is acknowledged for 'r0', not for this run: would run 1 x serve"),
     ],
 )
 def test_what_is_not_acknowledged_is_refused_in_one_line_with_its_cost(given: dict[str, str], refused: str) -> None:

@@ -30,53 +30,47 @@ from .patch import read_patch
 from .spending import acknowledged, oversize, refusal
 from .status import CONTAINER, Limits, Outcome, judge
 
-LOG_PATIENCE = 10  # seconds for which the logs of pods are waited for
+LOG_PATIENCE = 10  # seconds to wait for the logs of pods
 
 
 @dataclass
 class ExecutorSettings(StockSettings):  # type: ignore[misc]
     """Settings of the stock executor and those of experiments."""
 
-    run_id: str = field(default="", metadata={"help": "Id of this run: names and labels all its objects. Required."})
-    workstream: str = field(default="", metadata={"help": "Who runs it: labels all its objects. Required."})
-    slug: str = field(default="sdt", metadata={"help": "What the names of all objects start with."})
+    run_id: str = field(default="", metadata={"help": "Id of this run. It names and labels all objects of the run. Required."})
+    workstream: str = field(default="", metadata={"help": "Who runs it. It labels all objects of the run. Required."})
+    slug: str = field(default="sdt", metadata={"help": "First part of the names of all objects."})
     pod_patch: str = field(default="", metadata={"help": "YAML file, merged strategically into the pod template of every Job."})
-    gpus_per_node: int = field(default=0, metadata={"help": "GPUs of a node: a job that asks for more is refused; 0: not known."})
+    gpus_per_node: int = field(default=0, metadata={"help": "GPUs of a node. A job that asks for more is refused. 0: unknown."})
     active_deadline: int = field(
-        default=0, metadata={"help": "Seconds a pod may take on its node; a rule's resource runtime (minutes) goes first; 0: no end."}
+        default=0, metadata={"help": "Seconds a pod may run on its node. A rule's resource runtime (minutes) comes first. 0: no limit."}
     )
     ttl: int = field(
-        default=86400, metadata={"help": "Seconds after which the cluster drops a finished Job that no controller has collected."}
+        default=86400, metadata={"help": "Seconds after which the cluster deletes a finished Job that no controller has collected."}
     )
-    image_pull_grace: int = field(
-        default=300, metadata={"help": "Seconds for which an image that cannot be pulled is waited for; 0: for ever."}
-    )
-    forbidden_limit: int = field(
-        default=600, metadata={"help": "Seconds for which a pod that the cluster forbids is waited for; 0: for ever."}
-    )
-    pending_limit: int = field(
-        default=14400, metadata={"help": "Seconds for which a pod that cannot be scheduled is waited for; 0: for ever."}
-    )
+    image_pull_grace: int = field(default=300, metadata={"help": "Seconds to wait for an image that cannot be pulled. 0: no limit."})
+    forbidden_limit: int = field(default=600, metadata={"help": "Seconds to wait for a pod that the cluster forbids. 0: no limit."})
+    pending_limit: int = field(default=14400, metadata={"help": "Seconds to wait for a pod that cannot be scheduled. 0: no limit."})
 
 
 common_settings = CommonSettings(
     non_local_exec=True,
     implies_no_shared_fs=True,
-    job_deploy_sources=False,  # Snakemake would send them before it asks the executor whether the run is refused
+    job_deploy_sources=False,  # Snakemake would upload them before the executor can refuse the run
     pass_envvar_declarations_to_cmd=False,
     auto_deploy_default_storage_provider=False,
 )
 
 
 def check_settings(settings: ExecutorSettings) -> tuple[Experiment, Object]:
-    """Return experiment and pod patch of settings; raise ValueError with one line that says what is wrong. No network is asked."""
+    """Return experiment and pod patch of settings, without network access; raise ValueError with one line that states the fault."""
     experiment = make_experiment(settings.slug, settings.run_id, settings.workstream)
     return experiment, read_patch(Path(settings.pod_patch)) if settings.pod_patch else {}
 
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Turn whatever can be wrong with settings or cluster into one line."""
+    """Turn any fault of the settings or the cluster into one line."""
     try:
         yield
     except (ValueError, HeldError, NoClusterError) as error:
@@ -96,10 +90,10 @@ def _explain(error: ApiError) -> str:
 
 
 class Executor(StockExecutor):  # type: ignore[misc]
-    """Runs jobs as Kubernetes Jobs that belong to one experiment, have one controller and are never lost."""
+    """Runs jobs as Kubernetes Jobs of one experiment. The experiment has one controller, and no Job is lost."""
 
     def __post_init__(self) -> None:
-        """Check everything that can be checked, take control, and find the Jobs that an earlier controller left."""
+        """Check settings and jobs, take control, and find the Jobs that an earlier controller left."""
         settings = self.workflow.executor_settings
         image = self.workflow.remote_execution_settings.container_image
         self.namespace = settings.namespace
@@ -125,12 +119,12 @@ class Executor(StockExecutor):  # type: ignore[misc]
             self._check([job for job in self.dag.needrun_jobs() if not job.is_local])
             self._cluster = Cluster(self.namespace)
             self._lease = Lease(self._cluster, self.experiment, self._lose, self.logger.warning)
-            self._list_jobs()  # refuses another's run id before anything is written
+            self._list_jobs()  # refuses a run id of another workstream before anything is written
             self._lease.acquire()
             atexit.register(lambda: self._lease.release(keep=bool(self._left)))
             self._find_left()
             self._claim_storage()
-        self.run_namespace = self.experiment.secret  # in the stock executor's words
+        self.run_namespace = self.experiment.secret  # the stock executor's name for it
         self.secret_envvars = {name: name for name in self.envvars()}
         self.logger.info(f"Run {self.experiment.run_id} of workstream {self.experiment.workstream}: {len(self._left)} Jobs found.")
 
@@ -139,14 +133,14 @@ class Executor(StockExecutor):  # type: ignore[misc]
         return acknowledged(self.workflow.config)
 
     def _check(self, jobs: list[Any]) -> None:
-        """Refuse, by a ValueError, what is not acknowledged and what no node can run."""
+        """Raise ValueError if a job is not acknowledged, fits on no node, or has no image."""
         settings = self.workflow.executor_settings
         refused = refusal(jobs, self._acknowledged, settings.run_id) or oversize(jobs, settings.gpus_per_node) or self._imageless(jobs)
         if refused:
             raise ValueError(refused)
 
     def _imageless(self, jobs: list[Any]) -> str | None:
-        """Return for which rule no image is set, before others have run for days."""
+        """Return one line that names a rule without an image; None if every rule has one."""
         patched = any(each.get("image") for each in self._patch.get("spec", {}).get("containers", []) if each["name"] == CONTAINER)
         if self._image or patched:
             return None
@@ -164,27 +158,27 @@ class Executor(StockExecutor):  # type: ignore[misc]
         return jobs
 
     def _claim_storage(self) -> None:
-        """Refuse a place for the results that is another run's, where the storage can tell."""
+        """Refuse a storage place of another run, if the storage records owners."""
         store = self.workflow.storage_registry.default_storage_provider
         if hasattr(store, "claim"):
             store.claim(self.workflow.storage_settings.default_storage_prefix, self.experiment.owner)
 
     def _find_left(self) -> None:
-        """Remember the Jobs of an earlier controller, the latest for each task."""
+        """Record the Jobs of an earlier controller, the latest one per task."""
         for job in self._list_jobs():
             writes, number = job["metadata"]["labels"].get(JOB, ""), int(re.sub(r".*\D", "", job["metadata"]["name"]) or 0)
             if number > self._numbers[writes]:
                 self._numbers[writes], self._left[writes] = number, job
 
     def _lose(self, why: str) -> None:
-        """Stop, and delete nothing where the experiment is somebody else's now."""
+        """Stop. `shutdown` deletes nothing if another controller has the experiment."""
         self._ending.set()
         self.workflow.scheduler.executor_error_callback(WorkflowError(why))
 
     # --- submission -------------------------------------------------------------------------------------------------
 
     def run_jobs(self, jobs: list[Any]) -> None:
-        """Run jobs; before the first, prepare what they need."""
+        """Run jobs. Before the first one, create the Secret and upload the sources."""
         if not self._prepared:
             self._prepared = True
             if threading.current_thread() is threading.main_thread():
@@ -197,14 +191,14 @@ class Executor(StockExecutor):  # type: ignore[misc]
         super().run_jobs(jobs)
 
     def _interrupt(self, *_: Any) -> None:
-        """End as Snakemake ends on Ctrl-C, by cancelling; once that has begun, let it finish."""
+        """Cancel the run as Snakemake does on Ctrl-C. Further signals do not interrupt the cancelling."""
         if not self._ending.is_set():
             self._interrupted = True
             self._ending.set()
             raise KeyboardInterrupt
 
     def _remind(self) -> None:
-        """End the run if the interrupt has not: Python drops what a signal raises inside a destructor or a callback of the collector."""
+        """End the run if KeyboardInterrupt has not. Python drops an exception that a signal raises in a destructor or a GC callback."""
         if self._interrupted and not self._leaving:
             self.workflow.scheduler.executor_error_callback(WorkflowError("interrupted"))
 
@@ -221,7 +215,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
             self._cluster.replace("secrets", secret)
 
     def run_job(self, job: Any) -> None:
-        """Attach to the Job that already does this, or create it."""
+        """Adopt the Job that already does this, or create one."""
         info = SubmittedJobInfo(job)
         try:
             self._check([job])
@@ -241,7 +235,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         self.report_job_submission(info)
 
     def _draw(self, job: Any) -> dict[str, Any]:
-        """Return a job's task and the Job that does it."""
+        """Return the task of a job and the manifest of its Job."""
         settings = self.workflow.executor_settings
         task = make_task(job)
         body = finish(
@@ -258,7 +252,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         return {"body": body, "task": task}
 
     def _refuse(self, info: SubmittedJobInfo, why: str) -> None:
-        """Fail a job that cannot be created; where there is no Job yet, end the run: what is wrong with the first is wrong with all."""
+        """Fail a job that cannot be created. If the run has no Job yet, end the run, because the others would fail alike."""
         if not (self._submitted or self._left):
             raise WorkflowError(why) from None
         self.report_job_error(info, msg=f"{why}. ")
@@ -268,7 +262,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         return error.transient or (error.status == 403 and "exceeded quota" in str(error))
 
     def _attach(self, info: SubmittedJobInfo) -> bool:
-        """Take over the Job that an earlier controller has left for a task, if it does the same and has not failed."""
+        """Adopt the Job that an earlier controller left for a task, if it does the same and has not failed."""
         task: Task = info.aux["task"]
         left = self._left.get(task.writes)
         if left is None:
@@ -287,12 +281,12 @@ class Executor(StockExecutor):  # type: ignore[misc]
         return self._usable(job) and job["metadata"].get("annotations", {}).get(RECIPE) == task.recipe
 
     def _usable(self, job: Object) -> bool:
-        outcome = judge(job, (), datetime.now(UTC), Limits(0, 0, 0))  # how long it waits is seen when its pods are
+        outcome = judge(job, (), datetime.now(UTC), Limits(0, 0, 0))  # limits on waiting need its pods, which `_look` lists
         metadata = job["metadata"]
         return outcome.state != "failed" and "deletionTimestamp" not in metadata and COLLECTED not in metadata.get("annotations", {})
 
     def _create(self, info: SubmittedJobInfo) -> None:
-        """Create the Job of a task; if its name is taken, by an attempt of ours whose answer was lost, attach."""
+        """Create the Job of a task. Adopt a Job of that name that does the same; it is an attempt of ours whose answer was lost."""
         task: Task = info.aux["task"]
         while True:
             number = self._numbers[task.writes] + 1
@@ -314,8 +308,8 @@ class Executor(StockExecutor):  # type: ignore[misc]
     # --- status -----------------------------------------------------------------------------------------------------
 
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
-        """Settle the jobs that have ended, by one look at all Jobs and one at all pods; yield the others."""
-        if not active_jobs:  # this may be asked before the executor is complete
+        """Report the jobs that have ended and yield the others. All Jobs are listed once, and all pods once."""
+        if not active_jobs:  # Snakemake may call this before the executor is complete
             return
         self._remind()
         judged: dict[int, Outcome] = {}
@@ -323,11 +317,11 @@ class Executor(StockExecutor):  # type: ignore[misc]
             if not self._ending.is_set() and self._lease.confirm():
                 self._clear()
                 judged = self._look(active_jobs)
-        except Exception as error:  # whatever happens, no job is lost
+        except Exception as error:  # no error may lose a job
             self._tell("cluster", f"no status of the Jobs, will ask again: {error or type(error).__name__}")
         else:
             if self._told.pop("cluster", None):
-                self.logger.warning("the cluster tells the status of the Jobs again")
+                self.logger.warning("the cluster reports the status of the Jobs again")
         logs = self._read_logs(outcome.pod for outcome in judged.values() if outcome.state == "failed" and outcome.pod)
         for index, info in enumerate(active_jobs):
             outcome = judged.get(index)
@@ -340,7 +334,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 self._fail(info, outcome, logs)
 
     def _look(self, active_jobs: list[SubmittedJobInfo]) -> dict[int, Outcome]:
-        """Return what has become of jobs, by their place in the list."""
+        """Return the outcomes of jobs, by index."""
         outcomes = self._send(active_jobs)
         jobs = {job["metadata"]["name"]: job for job in self._cluster.list("jobs", self.experiment.selector, 1)}
         pods: dict[str, list[Object]] = defaultdict(list)
@@ -355,20 +349,20 @@ class Executor(StockExecutor):  # type: ignore[misc]
         return outcomes | found | self._missing({index: name for index, name in names.items() if name not in jobs})
 
     def _refused(self, podless: list[Object]) -> dict[str, str]:
-        """Return why the cluster lets Jobs have no pod, by their names, as the latest of their events say."""
+        """Return, by the names of Jobs, why the cluster creates no pod for them. The latest events tell."""
         waiting = {job["metadata"]["uid"]: job["metadata"]["name"] for job in podless if not job["spec"].get("suspend")}
         if not waiting:
             return {}
         try:
             events = self._cluster.list("events", attempts=1, fields="involvedObject.kind=Job,reason=FailedCreate")
         except ApiError as error:
-            self._tell("events", f"Jobs without a pod, and why is not known: {_explain(error)}")
+            self._tell("events", f"Jobs have no pod, and the reason cannot be read: {_explain(error)}")
             return {}
         events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")))
         return {waiting.get(event["involvedObject"].get("uid"), ""): event.get("message") or "" for event in events}
 
     def _send(self, active_jobs: list[SubmittedJobInfo]) -> dict[int, Outcome]:
-        """Create the Jobs that could not be created before; return the outcome of those that never can, by their place in the list."""
+        """Create the Jobs that could not be created before. Return the outcomes of those that are refused, by index."""
         refused = {}
         for index, info in enumerate(active_jobs):
             if info.external_jobid is not None:
@@ -378,12 +372,12 @@ class Executor(StockExecutor):  # type: ignore[misc]
                     self._create(info)
             except ApiError as error:
                 if self._passes(error):
-                    break  # the others would fare no better now
+                    break  # the others would fail alike
                 refused[index] = Outcome("failed", _explain(error))
         return refused
 
     def _missing(self, names: dict[int, str]) -> dict[int, Outcome]:
-        """Return what has become of Jobs that are not listed: one may be done again, several are somebody's will to end the run."""
+        """Return the outcomes of Jobs that are not listed. A single deleted Job fails; several deleted Jobs end the run."""
         gone = {}
         for index, name in names.items():
             try:
@@ -392,16 +386,16 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 if error.status != 404:
                     raise
                 gone[index] = Outcome("failed", "deleted by someone else while it ran")
-        if gone and not self._lease.confirm(ask=True):  # it was torn down, and says so
+        if gone and not self._lease.confirm(ask=True):  # torn down; the Lease has reported it
             return {}
         if len(gone) > 1:
             who = f"{len(gone)} Jobs of run {self.experiment.run_id} were deleted by someone else"
-            self._lose(f"{who}: this run ends and starts nothing more; the same command goes on from here")
+            self._lose(f"{who}: this run ends and starts nothing more; the same command resumes it")
             return {}
         return gone
 
     def _tell_waits(self, waits: list[tuple[str, str]]) -> None:
-        """Say why Jobs wait, once for as long as any waits for that."""
+        """Log why Jobs wait, once per reason for as long as a Job waits for it."""
         alike: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for name, why in waits:
             alike[f"wait: {why[:60]}"].append((name, why))
@@ -411,7 +405,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
             self._tell(key, f"Job {name} {f'and {len(others)} others wait' if others else 'waits'}: {why}", key)
 
     def _tell(self, key: str, line: str, gist: str = "") -> None:
-        """Log a line once for as long as its gist, if not told else its beginning, stays the same."""
+        """Log a line unless the last line of this key had the same gist. The default gist is the beginning of the line."""
         line = redact(line, self.envvars())
         gist = gist or line[:60]
         if self._told.get(key) != gist:
@@ -419,7 +413,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
             self.logger.warning(line)
 
     def _read_logs(self, pods: Iterable[str]) -> dict[str, str]:
-        """Return what pods have written. All are asked at once, and those on a node that hangs are not waited for."""
+        """Return the logs of pods. They are read in parallel, each for at most `LOG_PATIENCE` seconds, because a node may hang."""
         texts: dict[str, str] = {}
 
         def read(pod: str) -> None:
@@ -451,7 +445,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
             self._drop(name)
 
     def _clear(self) -> None:
-        """Delete the Jobs of results that Snakemake has filed: until then they are what a next controller would adopt."""
+        """Delete the Jobs whose results Snakemake has recorded. Until then the next controller could adopt them."""
         waiting = []
         answers = True
         for job, name in self._unsettled:
@@ -461,7 +455,7 @@ class Executor(StockExecutor):  # type: ignore[misc]
         self._unsettled = waiting
 
     def _drop(self, name: str) -> bool:
-        """Delete a Job whose end has been reported; return whether that is done."""
+        """Delete a Job whose end has been reported; return whether it is deleted."""
         try:
             if self.workflow.executor_settings.omit_job_cleanup:
                 self._cluster.annotate("jobs", name, {COLLECTED: "true"})
@@ -474,17 +468,17 @@ class Executor(StockExecutor):  # type: ignore[misc]
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
-    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:  # noqa: ARG002  those between two lists are meant as well
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:  # noqa: ARG002  Jobs that the list lacks are deleted too
         """Delete the experiment's Jobs."""
         self._leaving = True
         self._ending.set()
         self._interrupted = self._interrupted or isinstance(sys.exception(), KeyboardInterrupt)
-        with suppress(ApiError):  # shutdown, which follows, says so
+        with suppress(ApiError):  # shutdown follows and reports it
             if self._lease.confirm():
                 self._delete_jobs()
 
     def _spared(self) -> set[str]:
-        """Return the names of the Jobs that go on: what an earlier controller left, when this one fails before it has come to them."""
+        """Return the names of inherited Jobs that keep running: those not yet adopted when this run fails."""
         if self._interrupted or all(self.dag.finished(job) for job in self.dag.needrun_jobs()):
             return set()
         return {job["metadata"]["name"] for job in self._left.values() if self._usable(job)}
@@ -499,25 +493,25 @@ class Executor(StockExecutor):  # type: ignore[misc]
                 self._cluster.delete("jobs", job["metadata"]["name"])
 
     def shutdown(self) -> None:
-        """Leave nothing behind but what the next controller is to take over; touch nothing that is another controller's by now."""
+        """Delete everything except Jobs for the next controller to adopt. Delete nothing if another controller has the run."""
         self._leaving = True
         self._ending.set()
         RemoteExecutor.shutdown(self)
         run = self.experiment.run_id
         try:
             if not self._lease.confirm():
-                self.logger.error(f"Run {run} is another controller's by now: nothing of it was deleted")
+                self.logger.error(f"Run {run} has another controller now: nothing of it was deleted")
                 return
             if not self.workflow.executor_settings.omit_job_cleanup:
                 self._delete_jobs()
             if spared := self._spared():
-                many = f"{len(spared)} Jobs of an earlier controller, to which this one had not come, stay"
-                self.logger.warning(f"{many}: start run {run} again to take them over, or tear it down")
+                many = f"{len(spared)} Jobs of an earlier controller were not adopted and keep running"
+                self.logger.warning(f"{many}: start run {run} again to adopt them, or tear it down")
             else:
                 self._cluster.delete("secrets", self.run_namespace)
                 self.workflow.cleanup_source_archive()
             self._lease.release(keep=bool(spared))
         except ApiError as error:
-            self.logger.error(f"Run {run} may have left objects on the cluster, tear it down: {_explain(error)}")
+            self.logger.error(f"Run {run} may have left objects on the cluster; tear it down: {_explain(error)}")
         except WorkflowError as error:
-            self.logger.error(f"The sources that jobs were sent stay in the bucket: {error}")
+            self.logger.error(f"The uploaded sources stay in the bucket: {error}")

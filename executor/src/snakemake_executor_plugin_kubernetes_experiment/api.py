@@ -1,4 +1,4 @@
-"""The few requests an experiment makes to a Kubernetes API server, as plain data, with errors told in one line."""
+"""The requests of an experiment to a Kubernetes API server, as plain data. Each error is one line."""
 
 import json
 import logging
@@ -25,24 +25,24 @@ PATHS = {
 }
 PAGE = 500
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
-PLUGIN_PATIENCE = 30.0  # seconds for which a credential plugin is waited for
-PATIENCE = 5  # attempts at a request that fails for a reason that may pass
+PLUGIN_PATIENCE = 30.0  # seconds to wait for a credential plugin
+PATIENCE = 5  # attempts at a request that fails for a transient reason
 TRANSIENT = {0, 408, 429, 500, 502, 503, 504}
-_NO_RIGHT = re.compile(r'User ".*" cannot \w+ resource')  # in a 403; quotas and admission speak otherwise
+_NO_RIGHT = re.compile(r'User ".*" cannot \w+ resource')  # in a 403 of RBAC; quotas and admission use other words
 
 Object = dict[str, Any]
-Right = tuple[str, str, bool]  # method, resource, whether one object is named
+Right = tuple[str, str, bool]  # method, resource, whether the request names one object
 Parameters = list[tuple[str, str]]
 
 
 class ApiError(Exception):
-    """An answer that says no, or no answer (status 0).
+    """An error answer, or no answer (status 0).
 
     Attributes:
-        kind: Of what was not found.
-        wait: Seconds the server asks to wait.
+        kind: Kind of the object that was not found.
+        wait: Seconds that the server asks to wait.
         transient: Whether the same request may succeed later.
-        hung: Whether it took so long to fail that nobody should wait for a second attempt.
+        hung: Whether the failure took so long that a second attempt is not worth waiting for.
     """
 
     def __init__(self, status: int, message: str, kind: str = "", wait: float | None = None):
@@ -53,12 +53,12 @@ class ApiError(Exception):
 
     @property
     def lacks_right(self) -> bool:
-        """Return whether the server does not know who asks, or knows of no right of his."""
+        """Return whether the server does not know the user, or the user lacks the right."""
         return self.status == 401 or (self.status == 403 and bool(_NO_RIGHT.search(str(self))))
 
 
 class NoClusterError(Exception):
-    """Nothing says where the cluster is."""
+    """There is neither a kubeconfig nor a pod's service account."""
 
 
 _TIMED = """
@@ -69,15 +69,15 @@ except subprocess.TimeoutExpired:
     sys.exit(f"no answer within {float(sys.argv[1]):g} s")
 except OSError as error:
     sys.exit(f"{sys.argv[2]}: {error.strerror}")
-"""  # runs a credential plugin, which the client would wait for without end
+"""  # runs a credential plugin with a time limit, which the client does not have
 
 
 class _HungError(config.ConfigException):  # type: ignore[misc]
-    """A credential plugin has not answered in time."""
+    """A credential plugin did not answer in time."""
 
 
 class _Kubeconfig(kube_config.KubeConfigLoader):  # type: ignore[misc]
-    """Loads a kubeconfig. A credential plugin that fails is an error: the client would log it and go on as an anonymous user."""
+    """Loads a kubeconfig. A failing credential plugin is an error; the stock client would continue as an anonymous user."""
 
     def _load_authentication(self) -> None:
         for credential in ("token", "cert_file", "key_file"):
@@ -97,7 +97,7 @@ class _Kubeconfig(kube_config.KubeConfigLoader):  # type: ignore[misc]
 
 @contextmanager
 def _overheard() -> Iterator[list[str]]:
-    """Collect what is logged without a logger of its own, as the client does, in place of printing it."""
+    """Collect messages of the root logger, which the client uses, instead of printing them."""
     said: list[str] = []
     root, silent = logging.getLogger(), logging.NullHandler()
 
@@ -115,11 +115,11 @@ def _overheard() -> Iterator[list[str]]:
 
 
 def _connect() -> client.ApiClient:
-    """Return a client with the credentials as they are now: of the kubeconfig, or of the pod this runs in.
+    """Return a client with the current credentials of the kubeconfig or of this pod.
 
     Raises:
         NoClusterError: there is neither.
-        ApiError: credentials cannot be had now.
+        ApiError: the credentials cannot be loaded now.
     """
     settings = client.Configuration()
     try:
@@ -128,12 +128,12 @@ def _connect() -> client.ApiClient:
             config.load_incluster_config(client_configuration=settings)
             return client.ApiClient(settings)
         loader = _Kubeconfig(config_dict=files.config, config_base_path=None, config_persister=files.save_changes)
-    except Exception as error:  # whatever a damaged file leads to
+    except Exception as error:  # a damaged file leads to errors of many types
         why = f"no usable kubeconfig in $KUBECONFIG or ~/.kube/config ({' '.join(str(error).split())})"
         raise NoClusterError(f"no cluster: {why}, and this is not a pod") from None
     try:
         loader.load_and_set(settings)
-    except Exception as error:  # each plugin has its own
+    except Exception as error:  # each plugin raises its own type
         raise _no_credentials(error) from None
     return client.ApiClient(settings)
 
@@ -151,10 +151,10 @@ class Cluster:
         self.namespace = namespace
         self._client: client.ApiClient | None = None
         self._connecting = threading.Lock()
-        self._held: set[Right] = set()  # those that were used with success
+        self._held: set[Right] = set()  # rights that a request has used with success
 
     def list(self, resource: str, selector: str = "", attempts: int = PATIENCE, fields: str = "") -> list[Object]:
-        """Return all objects that match labels and fields; a list that expires halfway is begun again."""
+        """Return all objects that match labels and fields. A list that expires between pages is restarted."""
         try:
             return list(self._pages(resource, selector, fields, attempts))
         except ApiError as error:
@@ -176,11 +176,11 @@ class Cluster:
         return self._object("GET", resource, name)
 
     def create(self, resource: str, body: Object) -> Object:
-        """Create an object; a field that the server does not know is an error."""
+        """Create an object. Unknown fields are an error."""
         return self._object("POST", resource, query={"fieldValidation": "Strict"}, body=body)
 
     def replace(self, resource: str, body: Object) -> Object:
-        """Replace an object, if it still is the version that the body names."""
+        """Replace an object if its version is still the one in the body."""
         return self._object("PUT", resource, body["metadata"]["name"], body=body)
 
     def annotate(self, resource: str, name: str, annotations: dict[str, str]) -> None:
@@ -198,11 +198,11 @@ class Cluster:
         return True
 
     def delete_all(self, resource: str, selector: str) -> None:
-        """Delete whatever matches, in one request."""
+        """Delete all objects that match, in one request."""
         self._object("DELETE", resource, query={"labelSelector": selector, "propagationPolicy": "Background"})
 
     def log(self, pod: str, container: str) -> str:
-        """Return what a container has written, its last megabyte at most."""
+        """Return the log of a container, at most one megabyte of its last 10,000 lines."""
         query = {"container": container, "tailLines": "10000", "limitBytes": str(1 << 20)}
         path = self._path("pods", pod) + "/log"
         return self._request("GET", path, query, None, 2, ("GET", "pods/log", True)).decode(errors="replace")
@@ -225,10 +225,10 @@ class Cluster:
         return answer
 
     def _request(self, method: str, path: str, query: dict[str, str], body: Object | None, attempts: int, right: Right) -> bytes:
-        """Return an answer; ask again while the reason for a refusal may pass, at once with fresh credentials after the first 401.
+        """Return an answer. Retry transient failures, and the first 401 at once with fresh credentials.
 
-        A server that does not know this user or a right of his any more, although it did before, is one whose credentials have expired or
-        whose rules are not loaded yet. A right that it has never known is asked for again as well, then believed to be missing.
+        If a user or right was accepted before and is refused now, the credentials have expired or the server has not loaded its rules yet.
+        That is transient. A right that was never accepted is retried as well. After the last attempt it counts as missing.
         """
         fresh = False
         attempt = 1
@@ -271,7 +271,7 @@ class Cluster:
             return bytes(answer.data)
         refusal = _refusal(answer)
         if refusal.lacks_right and self._client is connection:
-            self._client = None  # the next request loads the credentials again
+            self._client = None  # the next request reloads the credentials
         raise refusal
 
     def _connection(self, headers: dict[str, str], parameters: Parameters) -> client.ApiClient:
@@ -283,7 +283,7 @@ class Cluster:
             except NoClusterError as error:
                 if not self._held:
                     raise
-                raise _no_credentials(error) from None  # it is being written, perhaps
+                raise _no_credentials(error) from None  # the kubeconfig may be in the middle of a rewrite
             except Exception as error:
                 self._client = None
                 raise error if isinstance(error, ApiError) else _no_credentials(error) from None
@@ -291,7 +291,7 @@ class Cluster:
 
 
 def _refusal(answer: urllib3.BaseHTTPResponse) -> ApiError:
-    """Return the error that an answer carries: the server's own sentence, never its body."""
+    """Return the error of an answer, with the server's message and never the whole body."""
     try:
         status = json.loads(answer.data)
         message, kind = str(status["message"]), str((status.get("details") or {}).get("kind", ""))

@@ -1,4 +1,4 @@
-"""One controller per experiment: a Lease that its holder renews, and that a dead holder loses."""
+"""One controller per experiment. The holder renews a Lease; a dead holder loses it."""
 
 import os
 import platform
@@ -11,8 +11,8 @@ from pathlib import Path
 from .api import ApiError, Cluster, Object
 from .names import WORKSTREAM, Experiment
 
-DURATION = 30  # seconds for which a Lease holds without being renewed
-PAUSE = 1  # seconds between two looks at a Lease that another process holds
+DURATION = 30  # seconds for which a Lease is valid without renewal
+PAUSE = 1  # seconds between two reads of a Lease that another process holds
 
 
 class HeldError(Exception):
@@ -20,17 +20,17 @@ class HeldError(Exception):
 
 
 def _now() -> float:
-    """Return seconds by a clock that nobody sets and that goes on while the machine sleeps. It is compared with itself only."""
+    """Return seconds of a clock that is never set and that runs while the machine sleeps. Compare it with itself only."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def identity() -> str:
-    """Return who this process is: host, the pids' namespace, pid."""
+    """Return the identity of this process: host, PID space, PID."""
     return f"{platform.node()}/{_pid_space()}/{os.getpid()}"
 
 
 def _pid_space() -> str:
-    """Return what makes a pid unique: the boot of the machine and the namespace of its pids; nothing where that cannot be told."""
+    """Return boot id and PID namespace, in which a PID is unique; an empty string if they cannot be read."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -39,19 +39,19 @@ def _pid_space() -> str:
 
 
 def surely_dead(holder: str) -> bool:
-    """Return whether a holder was a process of this machine that is gone."""
+    """Return whether a holder was a process of this machine and no longer exists."""
     _, space, pid = (*holder.split("/"), "", "")[:3]
     return bool(space) and space == _pid_space() and pid.isdigit() and not Path(f"/proc/{pid}").exists()
 
 
 class Lease:
-    """The right to control an experiment, renewed in the background until it is released.
+    """The right to control an experiment. It is renewed in the background until it is released.
 
     Args:
-        cluster: Where it is kept.
-        experiment: What it is for.
-        on_loss: Is told, once, that somebody else has it.
-        say: Takes a line for the user.
+        cluster: The cluster that stores the Lease.
+        experiment: The experiment that the Lease controls.
+        on_loss: Called once, with the reason, when the Lease is lost.
+        say: Called with a line for the user.
     """
 
     def __init__(self, cluster: Cluster, experiment: Experiment, on_loss: Callable[[str], None], say: Callable[[str], None]):
@@ -67,29 +67,29 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Return whether this process controls the experiment: nobody else can have it until `DURATION` after it was renewed."""
+        """Return whether this process controls the experiment. Nobody else can take it for `DURATION` seconds after a renewal."""
         return self._body is not None and _now() - self._renewed < DURATION
 
     @property
     def owner(self) -> Object:
-        """Return the reference that makes another object go with the Lease."""
+        """Return an owner reference; an object that has it is deleted with the Lease."""
         found = self._body or {}
         return {key: found[key] for key in ("apiVersion", "kind")} | {key: found["metadata"][key] for key in ("name", "uid")}
 
     def confirm(self, ask: bool = False) -> bool:
-        """Return whether this process controls the experiment; if it has not renewed for too long, as when it was suspended, ask.
+        """Return whether this process controls the experiment. Ask the server if the last renewal is too old, for example after a suspend.
 
         Raises:
-            ApiError: the server does not say.
+            ApiError: the server does not answer.
         """
         if ask or not self.held:
             self._renew()
         return self.held
 
     def acquire(self) -> None:
-        """Take the Lease, or raise HeldError with one line that says who has it.
+        """Take the Lease, or raise HeldError with one line that names its holder.
 
-        One that another process holds, which is not surely dead, is watched for as long as it was given: it is free if it has not changed.
+        If the holder may be alive, the Lease is watched for its duration. It is free if it has not changed.
         """
         name = self._experiment.prefix
         found = self._look(name)
@@ -112,7 +112,7 @@ class Lease:
         threading.Thread(target=self._keep, daemon=True).start()
 
     def _look(self, name: str) -> Object | None:
-        """Return the Lease, None when there is none; refuse one of another workstream."""
+        """Return the Lease, or None if there is none. Raise HeldError for a Lease of another workstream."""
         try:
             found = self._cluster.get("leases", name)
         except ApiError as error:
@@ -129,7 +129,7 @@ class Lease:
         return not holder or holder == self._identity or surely_dead(holder)
 
     def _watch(self, found: Object, seconds: float) -> Object | None:
-        """Return a Lease as soon as it changes, None when it is gone; if it has not for so many seconds, without its holder."""
+        """Return a Lease as soon as it changes, or None when it is gone. If it has not changed for `seconds`, return it without holder."""
         begun = _now()
         while _now() - begun < seconds:
             time.sleep(PAUSE)
@@ -139,7 +139,7 @@ class Lease:
         return found | {"spec": {}}
 
     def _write(self, write: Callable[[str, Object], Object], body: Object) -> Object:
-        """Write the Lease in this process's name, or raise HeldError when another process was faster."""
+        """Write the Lease with this process as holder, or raise HeldError if another process was faster."""
         spec = {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": DURATION,
@@ -153,10 +153,10 @@ class Lease:
         found = self._cluster.get("leases", body["metadata"]["name"])
         if found["spec"].get("holderIdentity") != self._identity:
             raise HeldError(f"run {self._experiment.run_id} was taken by another controller just now")
-        return self._write(self._cluster.replace, found)  # an earlier attempt arrived, its answer did not
+        return self._write(self._cluster.replace, found)  # the server got an earlier attempt, but its answer was lost
 
     def _keep(self) -> None:
-        """Renew until the Lease is released or lost; whatever happens, go on."""
+        """Renew until the Lease is released or lost. No error ends this loop."""
         told = False
         while not self._released.wait(DURATION / 3):
             try:
@@ -171,7 +171,7 @@ class Lease:
                 return
 
     def _renew(self) -> None:
-        """Renew the Lease; tell when it is lost."""
+        """Renew the Lease; call `on_loss` if it is lost."""
         with self._lock:
             if self._body is None or self._released.is_set():
                 return
@@ -190,7 +190,7 @@ class Lease:
         self._on_loss(f"lost control of run {self._experiment.run_id}: {why}")
 
     def release(self, keep: bool = False) -> None:
-        """Give the Lease back: it goes, or stays without holder to `keep` what would go with it. One that may be another's by now stays."""
+        """Delete the Lease. With `keep`, leave it without holder, so that the objects it owns stay. An expired Lease is left alone."""
         self._released.set()
         with self._lock:
             body, held = self._body, self.held

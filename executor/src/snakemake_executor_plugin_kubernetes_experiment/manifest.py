@@ -1,4 +1,4 @@
-"""The manifest of a Job: drawn up by the stock executor, finished here."""
+"""The manifest of a Job. The stock executor drafts it, and this module completes it."""
 
 import base64
 import logging
@@ -16,7 +16,7 @@ from .status import CONTAINER
 
 Object = dict[str, Any]
 
-# What Pod Security's level "restricted" asks for, and nothing that a job does not need: no token, no variable per Service of the namespace.
+# Pod Security's level "restricted", without what a job does not need: the service-account token and the Service variables.
 POD = {
     "automountServiceAccountToken": False,
     "enableServiceLinks": False,
@@ -24,12 +24,12 @@ POD = {
 }
 CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
-# The first process of a container alone is sent SIGTERM: it passes it on to all of its group, and stays until the job has ended.
+# Only the first process of a container receives SIGTERM. It passes it on to its process group and stays until the job has ended.
 PASS_ON_SIGTERM = "trap 'trap \"\" TERM; kill -TERM 0; wait $job; exit $?' TERM; (trap : TERM; {command}) & job=$!; wait $job"
 
 
 class Draft:
-    """Stands in for a stock executor while it runs a job: keeps the Job that it would create, sends nothing."""
+    """Stands in for a stock executor in `run_job`. It keeps the Job that would be created and sends nothing."""
 
     def __init__(self, executor: Any):
         self._executor = executor
@@ -49,7 +49,7 @@ class Draft:
         return request()
 
     def report_job_submission(self, job_info: Any) -> None:
-        """Report nothing: nothing was submitted."""
+        """Do nothing, because nothing was submitted."""
 
 
 def draw(executor: Any, job: Any) -> Object:
@@ -61,7 +61,7 @@ def draw(executor: Any, job: Any) -> Object:
 
 @dataclass(frozen=True)
 class Task:
-    """What a Snakemake job is to the cluster: its rule, the digest of what it writes and that of how."""
+    """A Snakemake job on the cluster. `writes` is the digest of its outputs, `recipe` the digest of its parameters and image."""
 
     rule: str
     wildcards: dict[str, str]
@@ -70,7 +70,7 @@ class Task:
 
 
 def make_task(job: Any) -> Task:
-    """Return the task of a job or of a group of jobs; it is the same in every run that asks for the same."""
+    """Return the task of a job or of a group of jobs. It is the same in every run that asks for the same work."""
     jobs = list(job.jobs) if job.is_group() else [job]
     files = sorted(file.storage_object.query if file.is_storage else str(file) for file in job.output)
     return Task(
@@ -93,18 +93,18 @@ def finish(
     deadline: int,
     ttl: int,
 ) -> Object:
-    """Return a Job with labels, patch, image, acknowledgements, deadline and time to live; its name comes last, when it is known.
+    """Return a Job with labels, patch, image, acknowledgements, deadline and time to live, but without its name.
 
-    The deadline is the pod's: it counts from when a node has it.
+    The deadline is set on the pod, so it counts from when the pod is on a node.
     """
     labels = job_labels(experiment, task.rule, task.wildcards, task.writes)
     deadline = int(resources["runtime"]) * 60 if resources.get("runtime") else deadline
     template = body["spec"]["template"]
     template["spec"] |= deepcopy(POD) | ({"activeDeadlineSeconds": deadline} if deadline else {})
-    template["spec"].pop("tolerations", None)  # on GPU nodes; below
+    template["spec"].pop("tolerations", None)  # the stock tolerations of GPUs; replaced below
     container = template["spec"]["containers"][0]
     container["args"][-1] = PASS_ON_SIGTERM.format(command=container["args"][-1])
-    container.setdefault("securityContext", deepcopy(CONTAINER_SECURITY))  # a privileged one stays so
+    container.setdefault("securityContext", deepcopy(CONTAINER_SECURITY))  # a privileged container stays privileged
     asked = {name: amount for name, amount in container["resources"].get("requests", {}).items() if amount != "0"}
     limits = asked | {"cpu": f"{int(resources.get('_cores', 1) * 1000)}m"}
     container["resources"] = {"requests": asked, "limits": limits}
@@ -120,7 +120,7 @@ def finish(
     told.append({"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}})
     container["env"] = [each for each in container.get("env") or [] if each["name"] not in {*values, NODE_VARIABLE}] + told
     requests, limits = (container["resources"].get(each) or {} for each in ("requests", "limits"))
-    devices = {name: amount for name, amount in (requests | limits).items() if "/" in name}  # of these a limit must equal the request
+    devices = {name: amount for name, amount in (requests | limits).items() if "/" in name}  # their limit must equal the request
     container["resources"]["limits"] = devices | limits
     tolerations = [{"key": name, "operator": "Exists", "effect": "NoSchedule"} for name in devices]
     template["spec"]["tolerations"] = (template["spec"].get("tolerations") or []) + tolerations
@@ -136,7 +136,7 @@ def finish(
 
 
 def secret_manifest(experiment: Experiment, owner: Object, values: Mapping[str, str]) -> Object:
-    """Return the Secret that carries the environment of all jobs, and goes with its owner."""
+    """Return the Secret with the environment of all jobs. It is deleted with its owner."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",

@@ -1,4 +1,4 @@
-"""Names and labels of what an experiment puts on a cluster."""
+"""Names and labels of the objects of an experiment."""
 
 import hashlib
 import json
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 EXPERIMENT, WORKSTREAM, ARM, RULE, JOB = "experiment", "workstream", "arm", "rule", "job"
-RECIPE = "spec-decode-tune/recipe"  # annotation of a Job: what it computes, beyond the files that it writes
-COLLECTED = "spec-decode-tune/collected"  # annotation of a finished Job whose result a controller has taken
+RECIPE = "spec-decode-tune/recipe"  # annotation of a Job: digest of its parameters and image
+COLLECTED = "spec-decode-tune/collected"  # annotation of a finished Job whose result a controller has recorded
 
-NODE_VARIABLE = "SPEC_DECODE_TUNE_NODE"  # what a pod is told of where it runs: its own name says nothing
-RUN_ID_VARIABLE = "SPEC_DECODE_TUNE_RUN_ID"  # what a pod is told, so that its job can refuse by itself to spend
+NODE_VARIABLE = "SPEC_DECODE_TUNE_NODE"  # name of the pod's node
+RUN_ID_VARIABLE = "SPEC_DECODE_TUNE_RUN_ID"  # with these a job checks its acknowledgement itself
 ACKNOWLEDGED_VARIABLES = {"train": "SPEC_DECODE_TUNE_ACK_TRAIN", "serve": "SPEC_DECODE_TUNE_ACK_SERVE"}
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LONGEST_NAME = 63  # a Job's name becomes a label of its pod
-_LONGEST_IDENTITY = 36  # of slug, dash and run id: leaves room for rule, digest and number
+_LONGEST_IDENTITY = 36  # of slug, dash and run id; the rest is for rule, digest and number
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run of one workstream: all it owns is named and labelled after it."""
+    """One run of one workstream. All its objects are named and labelled after it."""
 
     slug: str
     run_id: str
@@ -31,7 +31,7 @@ class Experiment:
 
     @property
     def prefix(self) -> str:
-        """Return what every name starts with."""
+        """Return the first part of every name."""
         return f"{self.slug}-{self.run_id}"
 
     @property
@@ -41,7 +41,7 @@ class Experiment:
 
     @property
     def owner(self) -> str:
-        """Return whose it is, in words."""
+        """Return run and workstream, in words."""
         return f"run {self.run_id} of workstream {self.workstream}"
 
     @property
@@ -63,7 +63,7 @@ class Experiment:
 
 
 def make_experiment(slug: str, run_id: str, workstream: str) -> Experiment:
-    """Return a checked experiment, or raise ValueError with one line that says what is wrong."""
+    """Return a checked experiment, or raise ValueError with one line that states the fault."""
     if not run_id:
         raise ValueError("run id not set: pass --kubernetes-experiment-run-id")
     if not workstream:
@@ -83,7 +83,7 @@ def make_experiment(slug: str, run_id: str, workstream: str) -> Experiment:
 
 
 def label_value(text: str) -> str:
-    """Return text as a label's value; what Kubernetes would refuse is replaced and told apart by a digest."""
+    """Return text as a label's value. Characters that Kubernetes refuses are replaced, and a digest keeps the value unique."""
     if _LABEL.fullmatch(text) or not text:
         return text
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', text).strip('-_.')[:50]}-{digest(text)}".lstrip("-")

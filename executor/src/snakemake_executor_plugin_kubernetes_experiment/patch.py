@@ -1,4 +1,4 @@
-"""Strategic merge of a pod patch: what a cluster's owner adds to every pod."""
+"""Strategic merge of a pod patch, which holds the additions of a cluster's owner to every pod."""
 
 import re
 from copy import deepcopy
@@ -10,7 +10,7 @@ from kubernetes import client
 
 from .status import CONTAINER
 
-# The lists that Kubernetes merges element by element, and the key that tells their elements apart. It replaces all others whole.
+# The lists that Kubernetes merges element by element, and the key that identifies an element. It replaces other lists whole.
 MERGE_KEYS = {
     "containers": "name",
     "initContainers": "name",
@@ -72,7 +72,7 @@ def _without_directives(value: Any) -> Any:
 
 
 def read_patch(path: Path) -> dict[str, Any]:
-    """Return the pod patch of a file, or raise ValueError with one line that says what is wrong with it."""
+    """Return the pod patch of a file, or raise ValueError with one line that states its fault."""
     try:
         patch = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -98,7 +98,7 @@ def read_patch(path: Path) -> dict[str, Any]:
 
 
 def _faults(value: Any, kind: str, place: str) -> str:
-    """Return the first thing that Kubernetes' own types do not allow at a place, or nothing."""
+    """Return the first fault at a place by Kubernetes' own types, or an empty string."""
     if value is None:
         return ""
     if outer := re.fullmatch(r"list\[(.*)\]", kind):

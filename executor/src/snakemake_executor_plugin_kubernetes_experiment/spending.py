@@ -1,4 +1,4 @@
-"""Nothing is spent without an acknowledgement that names the run, and nothing is asked for that no node has."""
+"""Refusal of jobs whose spending is not acknowledged with the run id, and of jobs that fit on no node."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ SPENDING = {"train": "training", "serve": "serving"}
 
 @dataclass
 class _Cost:
-    """What the refused jobs of a kind are and ask for. `uncounted` of them do not say how many device-hours they take."""
+    """Rules, GPUs and device-hours of the refused jobs of a kind. `uncounted` jobs do not state their device-hours."""
 
     rules: Counter[str] = field(default_factory=Counter)
     gpus: int = 0
@@ -20,7 +20,7 @@ class _Cost:
     def add(self, job: Any) -> None:
         self.rules[job.name] += 1
         gpu = job.resources.get("gpu", 0)
-        self.gpus += gpu if isinstance(gpu, int) else 0  # not known yet
+        self.gpus += gpu if isinstance(gpu, int) else 0  # otherwise not known yet
         try:
             self.hours += float(job.resources.get("device_hours"))
         except (TypeError, ValueError):
@@ -35,14 +35,14 @@ class _Cost:
 
 
 def acknowledged(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return for which run each kind of spending is acknowledged, by the keys `ack_train` and `ack_serve` of a workflow's configuration."""
+    """Return the acknowledged run id per kind of spending, from the keys `ack_train` and `ack_serve` of a workflow's configuration."""
     return {spends: str(config.get(f"ack_{spends}") or "") for spends in SPENDING}
 
 
 def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -> str | None:
-    """Return what would run without acknowledgement, in one line with its cost and the cure that would let it; None when nothing would.
+    """Return one line with the jobs that lack an acknowledgement, their cost and the cure; None if every job is acknowledged.
 
-    A rule says what it spends by its resource `spends`, and how much by `device_hours`, a number or one as text.
+    A rule states what it spends by its resource `spends`, and how much by `device_hours`, a number or a number as text.
     """
     refused: dict[str, _Cost] = {}
     for job in jobs:
@@ -57,13 +57,13 @@ def refusal(jobs: Iterable[Any], acknowledged: Mapping[str, str], run_id: str) -
     cure = "add ack_{spends}={run_id} to --config" if run_id else "name the run, add run_id=NAME ack_{spends}=NAME to --config"
     for spends, cost in refused.items():
         given = acknowledged[spends]
-        why = f"acknowledged is {given!r}, not this run" if given else "not acknowledged"
+        why = f"is acknowledged for {given!r}, not for this run" if given else "not acknowledged"
         lines.append(f"{SPENDING[spends]} {why}: would run {cost}; to let it run, {cure.format(spends=spends, run_id=run_id)}")
     return "; ".join(lines) or None
 
 
 def oversize(jobs: Iterable[Any], gpus_per_node: int) -> str | None:
-    """Return which rule asks for more GPUs than a node has, in one line; None when none does or a node's number is not known (0)."""
+    """Return one line that names a rule with more GPUs than a node has; None if there is none or `gpus_per_node` is unknown (0)."""
     for job in jobs:
         gpu = job.resources.get("gpu", 0)
         if gpus_per_node and isinstance(gpu, int) and gpu > gpus_per_node:

@@ -1,4 +1,4 @@
-"""What has become of a Job, told from the Job and its pods."""
+"""The outcome of a Job, from the Job and its pods."""
 
 import re
 from collections.abc import Iterable
@@ -18,15 +18,15 @@ DISRUPTIONS = {
     "EvictionByEvictionAPI": "evicted",
     "TerminationByKubelet": "evicted",
 }
-SETTLING = 30  # seconds that a Job may take to notice that its container has ended
-_CREATING = re.compile(r"Error creating: (pods \"[^\"]*\" is forbidden: )?")  # how the event of a pod that was refused begins
+SETTLING = 30  # seconds after the end of a container within which its Job must notice
+_CREATING = re.compile(r"Error creating: (pods \"[^\"]*\" is forbidden: )?")  # beginning of the event of a refused pod
 
 Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds after which waiting becomes failure; 0 waits for ever."""
+    """Seconds after which waiting counts as failure; 0: no limit."""
 
     image_pull: int
     pending: int
@@ -35,7 +35,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The state of a Job: running, succeeded or failed, why in one line, and the pod whose log tells more."""
+    """The state of a Job (running, succeeded or failed), the reason in one line, and the pod whose log has more."""
 
     state: str
     why: str = ""
@@ -43,12 +43,12 @@ class Outcome:
 
     @property
     def ended(self) -> bool:
-        """Return whether nothing more will come."""
+        """Return whether the Job has ended."""
         return self.state != "running"
 
 
 def judge(job: Object, pods: Iterable[Object], now: datetime, limits: Limits, refused: str = "") -> Outcome:
-    """Return what has become of a Job. The latest pod counts, others were replaced. `refused` is why the cluster has created none."""
+    """Return the outcome of a Job. The latest pod counts; earlier ones were replaced. `refused` is why the cluster has created no pod."""
     status = job.get("status", {})
     true = {condition["type"]: condition for condition in status.get("conditions") or [] if condition["status"] == "True"}
     if "Complete" in true:
@@ -57,12 +57,12 @@ def judge(job: Object, pods: Iterable[Object], now: datetime, limits: Limits, re
     name = pod["metadata"]["name"] if pod else None
     ended = _container(pod).get("state", {}).get("terminated")
     if ended and ended["exitCode"] == 0 and "Failed" not in true and "FailureTarget" not in true:
-        return Outcome("succeeded")  # whatever else the pod still runs beside it
+        return Outcome("succeeded")  # other containers of the pod may still run
     failure = true.get("Failed") or true.get("FailureTarget")
     if failure:
         return Outcome("failed", _reason(failure, pod, ended), name)
     if job.get("spec", {}).get("suspend"):
-        return Outcome("running", "suspended: waits for its queue")  # its pod, if it had one, is taken away
+        return Outcome("running", "suspended: waits for its queue")  # Kueue deletes the pod of a suspended Job
     if pod is None:
         return _podless(job, now, limits, _line(_CREATING.sub("", refused)))
     if ended and "deletionTimestamp" not in pod["metadata"] and _seconds(ended.get("finishedAt"), now) > SETTLING:
@@ -71,7 +71,7 @@ def judge(job: Object, pods: Iterable[Object], now: datetime, limits: Limits, re
 
 
 def _reason(failure: Object, pod: Object | None, ended: Object | None) -> str:
-    """Return why a Job has failed, the most telling cause first."""
+    """Return why a Job has failed. More specific causes take precedence."""
     status = pod.get("status", {}) if pod else {}
     if "DeadlineExceeded" in (failure.get("reason"), status.get("reason")):
         return "deadline exceeded: ran longer than its active deadline"
@@ -96,7 +96,7 @@ def _exit(ended: Object) -> str:
 
 
 def _podless(job: Object, now: datetime, limits: Limits, refused: str) -> Outcome:
-    """Return whether a Job that has no pod still has reason to hope for one."""
+    """Return the outcome of a Job without a pod: running within the limits, failed after them."""
     waited = _seconds(job.get("status", {}).get("startTime") or job["metadata"].get("creationTimestamp"), now)
     forbidden = bool(refused) and not _frees_up(refused)
     limit = limits.forbidden if forbidden else limits.pending
@@ -107,7 +107,7 @@ def _podless(job: Object, now: datetime, limits: Limits, refused: str) -> Outcom
 
 
 def _frees_up(refused: str) -> bool:
-    """Return whether a pod is refused by a quota that others use up, which passes, and not by one that is smaller than the pod."""
+    """Return whether a pod is refused by a quota that other pods use up, not by a quota that is smaller than the pod."""
     amounts = re.search(r"exceeded quota: .*requested: (.*), used: .*, limited: (.*)", refused)
     if not amounts:
         return False
@@ -116,7 +116,7 @@ def _frees_up(refused: str) -> bool:
 
 
 def _waiting(pod: Object, now: datetime, limits: Limits) -> Outcome:
-    """Return whether a pod that has not ended still has reason to hope."""
+    """Return the outcome of a pod that has not ended: running within the limits, failed after them."""
     name = pod["metadata"]["name"]
     waiting = _container(pod).get("state", {}).get("waiting") or {}
     if waiting.get("reason") in WAITING:
@@ -133,7 +133,7 @@ def _waiting(pod: Object, now: datetime, limits: Limits) -> Outcome:
 
 
 def _container(pod: Object | None) -> Object:
-    """Return the status of the container that does the work; it is named differently only if a patch says so."""
+    """Return the status of the job's container. A pod with one container is taken whatever its name."""
     statuses = (pod or {}).get("status", {}).get("containerStatuses") or []
     return next((dict(status) for status in statuses if status["name"] == CONTAINER or len(statuses) == 1), {})
 

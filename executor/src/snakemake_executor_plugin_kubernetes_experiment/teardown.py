@@ -9,17 +9,17 @@ from .api import ApiError, Cluster, NoClusterError, Object
 from .lease import HeldError, Lease
 from .names import EXPERIMENT, WORKSTREAM, Experiment, make_experiment
 
-LISTED = ("leases", "jobs", "pods")  # and the Secret, which is asked for by its name
-PATIENCE = 180  # seconds for which what was deleted is waited for: a pod may use its grace period
+LISTED = ("leases", "jobs", "pods")  # and the Secret, which is read by its name
+PATIENCE = 180  # seconds to wait for deleted objects; a pod may use its grace period
 PAUSE = 1
 
 
 class RefusedError(Exception):
-    """There is something that this teardown must not touch, or that does not go."""
+    """An object is not this workstream's, or was deleted and does not disappear."""
 
 
 def find(cluster: Cluster, experiment: Experiment) -> list[tuple[str, str]]:
-    """Return kind and name of all that carries both labels; whatever carries the run id alone is somebody else's and refused."""
+    """Return kind and name of all objects with both labels. Raise RefusedError if an object has this run id without this workstream."""
     found: list[tuple[str, Object]] = [(kind, item) for kind in LISTED for item in cluster.list(kind, f"{EXPERIMENT}={experiment.run_id}")]
     for each in _experiments(experiment, [item["metadata"]["name"] for kind, item in found if kind == "leases"]):
         try:
@@ -36,18 +36,18 @@ def find(cluster: Cluster, experiment: Experiment) -> list[tuple[str, str]]:
 
 
 def _experiments(experiment: Experiment, leases: list[str]) -> list[Experiment]:
-    """Return the experiment under its own slug and under those of the Leases that carry its run id."""
+    """Return the experiment under its own slug and under the slugs of all Leases that carry its run id."""
     slugs = {name.removesuffix(f"-{experiment.run_id}") for name in leases} | {experiment.slug}
     return [replace(experiment, slug=slug) for slug in sorted(slugs)]
 
 
 def teardown(cluster: Cluster, experiment: Experiment, dry_run: bool = False) -> list[tuple[str, str]]:
-    """List, then delete, all that an experiment has; return what was there.
+    """Print, then delete, all objects of an experiment; return what was there.
 
-    It is deleted under the experiment's Lease, which no live controller gives away, and until nothing is left.
+    Deletion holds the experiment's Lease, which a live controller keeps, and continues until nothing is left.
 
     Raises:
-        RefusedError: something is not this workstream's, or has not gone in time.
+        RefusedError: an object is not this workstream's, or has not disappeared in time.
         HeldError: a controller has the experiment.
     """
     found = find(cluster, experiment)
@@ -70,12 +70,12 @@ def teardown(cluster: Cluster, experiment: Experiment, dry_run: bool = False) ->
 
 
 def _delete(cluster: Cluster, experiment: Experiment, leases: list[Lease]) -> None:
-    """Delete all but the Leases, as long as they are held, until it is gone."""
+    """Delete all objects but the Leases, and wait until they are gone. Stop if a Lease is lost."""
     deleted: set[tuple[str, str]] = set()
     end = time.monotonic() + PATIENCE
     while left := [each for each in find(cluster, experiment) if each[0] != "leases"]:
         if not all(lease.confirm() for lease in leases):
-            raise HeldError(f"run {experiment.run_id} was taken by a controller just now: stop it, then tear down again")
+            raise HeldError(f"run {experiment.run_id} was taken by a controller just now; stop it, then tear down again")
         if time.monotonic() > end:
             kind, name = left[0]
             raise RefusedError(f"{kind}/{name} was deleted and is still there after {PATIENCE} s, as on a lost node; tear down again later")
@@ -101,7 +101,7 @@ def main() -> int:
     except (ValueError, RefusedError, HeldError, NoClusterError, ApiError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{len(found)} objects of run {asked.run_id}{' would be' if asked.dry_run else ''} deleted; {len(LISTED) + 1} kinds looked at")
+    print(f"{len(found)} objects of run {asked.run_id}{' would be' if asked.dry_run else ''} deleted; {len(LISTED) + 1} kinds checked")
     return 0
 
 

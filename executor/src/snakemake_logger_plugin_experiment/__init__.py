@@ -1,7 +1,7 @@
-"""Snakemake's terminal output, with a workflow's own words where it has some.
+"""Snakemake's terminal output, which a workflow can replace by its own lines.
 
-A profile or the command line switches it on (`logger: experiment`). Everything is shown as Snakemake shows it until the workflow calls
-`LogHandler.narrate`, which it can do while it is parsed: `workflow.logger_manager.get_log_handlers()` holds the handler.
+A profile or the command line enables it (`logger: experiment`). The output is Snakemake's until the workflow calls `LogHandler.narrate`.
+The workflow can do so while it is parsed: `workflow.logger_manager.get_log_handlers()` has the handler.
 """
 
 import logging
@@ -16,24 +16,24 @@ from snakemake.logging import ColorizingTextHandler
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
 Said = Sequence[str | logging.LogRecord]
-"""What is shown: lines as they stand, records in Snakemake's words."""
+"""Output of a narrator: lines to print, and records to format as Snakemake does."""
 
 
 class Narrator(Protocol):
-    """Decides what is shown of a run. One thread at a time calls it."""
+    """Decides the output of a run. One thread at a time calls it."""
 
     def tell(self, record: logging.LogRecord) -> Said:
-        """Return what is shown in place of a record."""
+        """Return the output for a record."""
 
     def tick(self) -> Said:
-        """Return what is shown now; it is asked about once a second."""
+        """Return the output that is due now. It is called about once a second."""
 
     def end(self) -> Said:
-        """Return what is shown after the last record."""
+        """Return the output after the last record."""
 
 
 class LogHandler(LogHandlerBase):
-    """Writes to the terminal what a narrator says, and without one what Snakemake says."""
+    """Writes the output of a narrator to the terminal, or Snakemake's own output without one."""
 
     writes_to_stream = True
     writes_to_file = False
@@ -47,16 +47,16 @@ class LogHandler(LogHandlerBase):
         self._narrator: Narrator | None = None
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802  logging's name
-        """Format with `fmt` the records that are shown in Snakemake's words."""
+        """Format records with `fmt` unless the narrator replaces them."""
         self._plain.setFormatter(fmt)
 
     def narrate(self, narrator: Narrator) -> None:
-        """Let a narrator decide from now on what is shown."""
+        """Let a narrator decide the output from now on."""
         self._narrator = narrator
         threading.Thread(target=self._keep_ticking, args=[narrator], name="narrator", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show what the narrator says of a record. Whatever fails here must not end the run."""
+        """Show the narrator's output for a record. An error here must not end the run."""
         narrator = self._narrator
         try:
             said = narrator.tell(record) if narrator else [record]
@@ -65,7 +65,7 @@ class LogHandler(LogHandlerBase):
         self._show(said)
 
     def close(self) -> None:
-        """Show what the narrator says last."""
+        """Show the narrator's last output."""
         if self._narrator:
             self._ask(self._narrator.end)
             self._narrator = None
@@ -77,7 +77,7 @@ class LogHandler(LogHandlerBase):
             time.sleep(1)
 
     def _ask(self, question: Callable[[], Said]) -> None:
-        """Show what the narrator answers, if it can."""
+        """Show the narrator's output, unless it raises."""
         self.acquire()
         try:
             with suppress(Exception):

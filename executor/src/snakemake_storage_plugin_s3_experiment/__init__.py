@@ -1,13 +1,13 @@
-"""Snakemake storage in S3 with local copies where the rules name them: the records of an experiment are at hand on every machine.
+"""Snakemake storage in S3 with local copies at the paths of the rules. Every machine has the records of the experiment on disk.
 
-The stock S3 plugin keeps its copies under `.snakemake/storage/` and asks the bucket for every file by itself. Here `results/a/rung0.acc`
-is the object `<prefix>/results/a/rung0.acc`, and its local copy is `results/a/rung0.acc` below the working directory. One listing answers
-what is there. Whoever learns that a record is there has it on disk; states and heads are fetched by the jobs that read them, by no other.
+The stock S3 plugin keeps its copies under `.snakemake/storage/` and sends one request per file. Here `results/a/rung0.acc` is the object
+`<prefix>/results/a/rung0.acc`, and its local copy is `results/a/rung0.acc` below the working directory. One listing says what exists.
+Records are fetched when they are found. States and heads are fetched only by the jobs that read them.
 
-A bucket is data, never code: of what it lists only data below results/ and resources/ reaches this disk, whoever has put it there.
+A bucket is data, never code. Only data below results/ and resources/ is copied to this disk.
 
-A query is `s3://bucket/prefix/./path`. As in rsync, `/./` marks where the local path begins, so the default storage prefix of an experiment
-ends in `/.`: `s3://bucket/prefix/.`
+A query is `s3://bucket/prefix/./path`. As in rsync, `/./` marks where the local path begins. The default storage prefix of an experiment
+therefore ends in `/.`, as in `s3://bucket/prefix/.`
 """
 
 import functools
@@ -35,56 +35,56 @@ from .refusal import AwayError, judging
 __all__ = ["StorageObject", "StorageProvider", "StorageProviderSettings"]
 
 WHOLE = ".snakemake_timestamp"
-"""The file that Snakemake leaves in a directory it has seen made. Its object is written last: where it is, the directory is whole."""
+"""The file that Snakemake leaves in a finished directory. Its object is written last, so a directory that has it is whole."""
 
 LARGE = 1 << 20
-"""Bytes from which on a file is no record."""
+"""Size in bytes from which a file does not count as a record."""
 
 LISTING = Path(".snakemake/s3-experiment.json")
-"""What the bucket held when it was last looked at, so that a dry run need not ask."""
+"""The last listing of the bucket. A dry run reads it instead of the bucket."""
 
 PLACE = re.compile(r"(results|resources)(/[\w+=@,~%-][\w.+=@,~% -]{0,149})*", re.ASCII)
-"""Paths that are of a run: no part is empty, hidden or `..`."""
+"""Paths of a run. No part is empty, hidden or `..`."""
 
 DATA = {".acc", ".arrow", ".csv", ".html", ".jinja", ".json", ".jsonl", ".log", ".md", ".parquet", ".safetensors", ".svg", ".txt", ".yaml"}
-"""Ends of the names of files that are taken from a listing; nothing else that somebody may have put there is."""
+"""Suffixes of the files that are fetched from a listing. Others are not."""
 
 OWN = {"results/bucket.txt"}
-"""What a controller keeps below results/ for itself. Its lock has no end that is taken."""
+"""Files below results/ that belong to the controller alone. Its lock has none of the suffixes in `DATA`."""
 
 SOURCES = re.compile(r"snakemake-workflow-sources\.[0-9a-f]{64}\.tar\.xz")
-"""The archive of the sources, which Snakemake unpacks in a job only if its digest is the one in the Job's command."""
+"""The archive of the sources. Snakemake unpacks it in a job only if its digest is the one in the Job's command."""
 
 STRANGE, BLOCKED = "no data of a run", "a link, a file or a folder is in the way here"
-"""Why an object is left where it is."""
+"""Reasons for not fetching an object."""
 
 BULK = (".state/", "/head/", "resources/", ".safetensors")
-"""Parts of paths below which nothing is a record, whatever its size."""
+"""Parts of the paths of files that are never records, whatever their size."""
 
 PATIENCE = 300
-"""Seconds for which a bucket that does not answer is asked again."""
+"""Seconds for which requests to a bucket that does not answer are retried."""
 
 _T = TypeVar("_T")
 
 
 def is_of_run(path: str) -> bool:
-    """Return whether a path below the prefix is one that a run may have written, of whatever kind."""
-    return bool(PLACE.fullmatch(path.removesuffix(f"/{WHOLE}"))) and path.lower() not in OWN  # some disks do not tell a from A
+    """Return whether a run may have written a path below the prefix."""
+    return bool(PLACE.fullmatch(path.removesuffix(f"/{WHOLE}"))) and path.lower() not in OWN  # some file systems ignore case
 
 
 def is_data(path: str) -> bool:
-    """Return whether a path that a listing holds is one to take."""
+    """Return whether a listed path is data to fetch."""
     name = path.rpartition("/")[2]
     return is_of_run(path) and (name == WHOLE or Path(name).suffix in DATA)
 
 
 def is_bulk(path: str) -> bool:
-    """Return whether nothing at or below a path is a record."""
+    """Return whether a path holds bulk data, never records."""
     return any(part in path for part in BULK)
 
 
 def is_missing(error: botocore.exceptions.ClientError) -> bool:
-    """Return whether a bucket answers that an object is not there."""
+    """Return whether an error says that an object does not exist."""
     return error.response["Error"]["Code"] in ("404", "NoSuchKey")
 
 
@@ -92,10 +92,10 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
     """One experiment in a bucket.
 
     Attributes:
-        offline: Ask the bucket nothing; what was last known of it and the local files answer.
-        listed: Whether `known` came from a listing; until then every file is asked for by itself.
+        offline: Send no requests; the last listing and the local files answer.
+        listed: Whether `known` comes from a listing. Before, each file needs a request.
         known: Modification time, in seconds since the epoch, of every object by its path below the prefix.
-        away_since: When a bucket did not answer first that has not answered since, by `time.monotonic`; None while it answers.
+        away_since: Time, by `time.monotonic`, since when the bucket has not answered; None while it answers.
     """
 
     def __post_init__(self) -> None:
@@ -110,17 +110,17 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
 
     @classmethod
     def example_queries(cls) -> list[ExampleQuery]:
-        """Return a query as the default storage prefix makes it."""
+        """Return a query with a default storage prefix."""
         return [ExampleQuery(query="s3://bucket/prefix/./results/plan.json", type=QueryType.ANY, description="A file of an experiment")]
 
     @classmethod
     def is_valid_query(cls, query: str) -> StorageQueryValidationResult:
-        """Return whether a query says where its local path begins."""
+        """Return whether a query marks where its local path begins."""
         valid = query.startswith("s3://") and "/./" in query
         return StorageQueryValidationResult(query=query, valid=valid, reason="must read s3://bucket/prefix/./path; the prefix ends in /.")
 
     def go_offline(self, prefix: str) -> None:
-        """Ask the bucket nothing from now on. What is known of it is the last listing below the same default storage prefix."""
+        """Send no requests from now on. Use the last listing, if it is of the same default storage prefix."""
         self.offline = self.listed = True
         try:
             last = json.loads(LISTING.read_text())
@@ -131,13 +131,13 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
             raise WorkflowError(f"{LISTING} is damaged; delete it, the next run writes it again") from None
 
     def pull(self, prefix: str) -> None:
-        """List what is there, and fetch every record that is not here or is older here.
+        """List the bucket, and fetch every record whose local copy is missing or older.
 
         Args:
             prefix: The default storage prefix.
 
         Raises:
-            WorkflowError: the bucket cannot be read; says which, why and what to do.
+            WorkflowError: the bucket cannot be read. The message names bucket, reason and cure.
         """
         bucket, _, folder = prefix.removeprefix("s3://").removesuffix(".").partition("/")
         listing = self.ask(bucket, lambda: self.fetch_records(bucket, folder))
@@ -149,20 +149,20 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         fresh.replace(LISTING)
 
     def claim(self, prefix: str, owner: str) -> None:
-        """Write down beside the place of a run's results whose it is, unless it is there. Raises as `require_own` does."""
+        """Write the owner of a run's results beside them, unless it is there. Raises as `require_own` does."""
         if not self.require_own(prefix, owner):
             bucket, key = self._mark(prefix)
             self.ask(bucket, lambda: self.s3c.Object(bucket, key).put(Body=owner.encode()))
 
     def require_own(self, prefix: str, owner: str) -> bool:
-        """Return whether the place of a run's results is claimed, by its owner.
+        """Return whether `owner` has claimed the place of a run's results.
 
         Args:
             prefix: The default storage prefix.
-            owner: Which run of which workstream, in words.
+            owner: Run and workstream, in words.
 
         Raises:
-            WorkflowError: the place is another run's or workstream's, whose records would be taken for this one's; or the bucket refuses.
+            WorkflowError: the place belongs to another run or workstream, or the bucket refuses.
         """
         bucket, key = self._mark(prefix)
         try:
@@ -171,19 +171,19 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
             return False
         if claimed != owner:
             raise WorkflowError(
-                f"{prefix.removesuffix('.')} is of {claimed}, not of {owner}; use another default-storage-prefix, "
-                f"or remove s3://{bucket}/{key} if it may change hands"
+                f"{prefix.removesuffix('.')} belongs to {claimed}, not to {owner}; use another default-storage-prefix, "
+                f"or remove s3://{bucket}/{key} if {owner} may take it over"
             )
         return True
 
     @staticmethod
     def _mark(prefix: str) -> tuple[str, str]:
-        """Return bucket and key of the object that says whose a place is."""
+        """Return bucket and key of the object that names the owner of a place."""
         bucket, _, folder = prefix.removeprefix("s3://").removesuffix("/.").partition("/")
         return bucket, f"{folder}.owner"
 
     def _read(self, bucket: str, key: str) -> str:
-        """Return a small object as text; raise FileNotFoundError when there is none in a bucket that is there."""
+        """Return a small object as text; raise FileNotFoundError if the bucket exists and the object does not."""
         try:
             return str(self.s3c.Object(bucket, key).get()["Body"].read().decode(errors="replace"))
         except botocore.exceptions.ClientError as error:
@@ -193,7 +193,7 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         raise FileNotFoundError(f"s3://{bucket}/{key}")
 
     def fetch_records(self, bucket: str, folder: str, below: str = "") -> dict[str, float]:
-        """Fetch every record below a path that is not here or is older here; return what is there, by path and modification time."""
+        """Fetch every record below a path whose local copy is missing or older. Return the modification times of all objects, by path."""
         listing = {}
         refused: dict[str, list[str]] = {STRANGE: [], BLOCKED: []}
         pages = self.s3c.meta.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}{below}")
@@ -208,15 +208,15 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
                 except botocore.exceptions.ClientError as error:
                     if not is_missing(error):
                         raise
-                    del listing[path]  # a job has removed it meanwhile, to make it anew
-            elif not (found["Key"].endswith("/") or SOURCES.fullmatch(path)):  # consoles show folders by objects that end so
+                    del listing[path]  # a job has removed it meanwhile and will write it again
+            elif not (found["Key"].endswith("/") or SOURCES.fullmatch(path)):  # consoles create such objects for folders
                 refused[STRANGE].append(path)
         for why, paths in refused.items():
             self.refuse(bucket, paths, why)
         return listing
 
     def refuse(self, bucket: str, paths: Iterable[str], why: str) -> None:
-        """Say once, in one line, that objects stay where they are; of many the first few are named."""
+        """Log once, in one line, that objects are not fetched. At most three are named."""
         new = [path for path in dict.fromkeys(paths) if path not in self._refused]
         self._refused.update(new)
         if new:
@@ -224,16 +224,16 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
             self.logger.warning(f"bucket {bucket}: not taken from there, {why}: {', '.join(map(ascii, new[:3]))}{more}")
 
     def ask(self, bucket: str, question: Callable[[], _T]) -> _T:
-        """Return the answer to a question that can be asked again, waiting with one line for a bucket that does not answer.
+        """Return the answer to a repeatable request. Retry it, with one line, while the bucket does not answer.
 
         Raises:
-            WorkflowError: the bucket refuses, at once, or has not answered for `PATIENCE` seconds.
+            WorkflowError: the bucket refuses (at once), or has not answered for `PATIENCE` seconds.
         """
 
         def is_given_up(state: RetryCallState) -> bool:
             if self.away_since is None:
                 self.away_since = time.monotonic()
-                self.logger.warning(f"{state.outcome and state.outcome.exception()}; will ask again for up to {PATIENCE} s")
+                self.logger.warning(f"{state.outcome and state.outcome.exception()}; will retry for up to {PATIENCE} s")
             return time.monotonic() - self.away_since > PATIENCE
 
         pauses = wait_exponential(0.5, max=10)
@@ -249,23 +249,23 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         return answer
 
     def follow(self, prefix: str, seconds: float) -> None:
-        """Pull again and again from a thread, for as long as this process lives. The bucket may be away meanwhile."""
+        """Pull repeatedly in a thread for as long as this process lives. The bucket may be unreachable at times."""
 
         def pull() -> None:
             while True:
                 time.sleep(seconds)
                 try:
                     self.pull(prefix)
-                except Exception as error:  # whatever it is, the next look may go well
-                    self.logger.warning(f"{error or type(error).__name__} (will be tried again in {seconds:g} s)")
+                except Exception as error:  # the next attempt may succeed, whatever the error
+                    self.logger.warning(f"{error or type(error).__name__} (will be retried in {seconds:g} s)")
 
         threading.Thread(target=pull, name="follow-bucket", daemon=True).start()
 
     def fetch(self, bucket: str, key: str, path: str, modified: float) -> bool:
-        """Copy an object to its local path unless that is as new. The local file is whole at every moment, and as old as the object.
+        """Copy an object to its local path unless the local file is as new.
 
-        Return False when something else is in the way here, and nothing is written.
-        The client, unlike `s3c`, may be used by several threads at once.
+        The local file is replaced atomically and gets the modification time of the object. Return False and write nothing if something else
+        is at the local path. Several threads may use this client at once, unlike `s3c`.
         """
         local = self.local_prefix / path
         if local.exists() and local.stat().st_mtime >= modified:
@@ -280,23 +280,23 @@ class StorageProvider(S3Provider):  # type: ignore[misc]
         return True
 
     def is_free(self, local: Path) -> bool:
-        """Return whether a file can be written at a path below the local prefix, through no link, over no link and over no directory."""
+        """Return whether a file can be written at a path below the local prefix without following or replacing a link or a directory."""
         above = [self.local_prefix / parent for parent in local.relative_to(self.local_prefix).parents][:-1]
         blocked = any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in above)
         return not (blocked or local.is_symlink() or local.is_dir())
 
     def require(self, bucket: str) -> None:
-        """Tell a bucket that is missing, which S3 does not tell from a missing object."""
+        """Raise ClientError if the bucket is missing. S3 gives the same answer for a missing object as for a missing bucket."""
         if bucket not in self._there:
             self.s3c.meta.client.head_bucket(Bucket=bucket)
             self._there.add(bucket)
 
     def knows(self, path: str) -> bool:
-        """Return whether a file, or a whole directory, was there when the bucket was last looked at."""
+        """Return whether a file or a whole directory was in the last listing."""
         return self.modified(path) is not None or (self.offline and (self.local_prefix / path).exists())
 
     def modified(self, path: str) -> float | None:
-        """Return when a file, or a directory as a whole, was written, in seconds since the epoch; None when it was not there."""
+        """Return the modification time of a file or a whole directory, in seconds since the epoch; None if it was not there."""
         return self.known.get(path, self.known.get(f"{path}/{WHOLE}"))
 
 
@@ -304,7 +304,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _patient(method: _Method) -> _Method:
-    """Let a method of a storage object outlast a bucket that is away, and fail in one line when the bucket refuses."""
+    """Let a method of a storage object retry while its bucket is unreachable, and fail in one line if the bucket refuses."""
 
     @functools.wraps(method)
     def ask(self: "StorageObject") -> Any:
@@ -324,7 +324,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
         self._is_dir = None
 
     def get_inventory_parent(self) -> str | None:
-        """Return None: one listing holds all."""
+        """Return None, because one listing covers everything."""
         return None
 
     async def inventory(self, cache: IOCacheStorageInterface) -> None:
@@ -337,7 +337,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
             cache.mtime[self.cache_key()] = Mtime(storage=modified)
 
     def exists(self) -> bool:
-        """Return whether the file or the whole directory is there. A record, or the records of the directory, are on disk afterwards."""
+        """Return whether the file or the whole directory exists. Afterwards its records are on disk."""
         if self.provider.offline:
             return bool(self.provider.knows(self.path))
         return bool(self._ask_existence())
@@ -352,7 +352,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
         return found is not None
 
     def mtime(self) -> float:
-        """Return when the file, or the directory as a whole, was written, in seconds since the epoch."""
+        """Return the modification time of the file or the whole directory, in seconds since the epoch."""
         if self.provider.offline:
             listed = self.provider.modified(self.path)
             return float(listed if listed is not None else self.local_path().stat().st_mtime)
@@ -366,12 +366,12 @@ class StorageObject(S3Object):  # type: ignore[misc]
         return float(found.last_modified.timestamp())
 
     def size(self) -> int:
-        """Return bytes; 0 when the bucket is not to be asked."""
+        """Return the size in bytes; 0 when offline."""
         return 0 if self.provider.offline else int(self.provider.ask(self.bucket, super().size))
 
     @_patient
     def retrieve_object(self) -> None:
-        """Fetch the file or directory to its local path, which is whole or absent at every moment."""
+        """Fetch the file or directory to its local path, and rename it into place when it is complete."""
         found = self._found()
         if found is None:
             raise FileNotFoundError(self.query)
@@ -380,7 +380,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
             return
         local = self.local_path()
         fresh, old = (local.with_name(f".{local.name}.{os.getpid()}{end}") for end in ("", ".old"))
-        for rest in (fresh, old):  # of a process that died and had the same number, as all do in pods
+        for rest in (fresh, old):  # of a dead process with the same PID; in pods all PIDs are alike
             shutil.rmtree(rest, ignore_errors=True)
         refused = []
         for item in self.get_subkeys():
@@ -399,7 +399,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
 
     @_patient
     def store_object(self) -> None:
-        """Upload the local file, or the files of the local directory and then the mark that it is whole."""
+        """Upload the local file, or the files of the local directory and then the mark that the directory is whole."""
         local = self.local_path()
         if local.is_dir():
             for item in sorted(local.rglob("*")):
@@ -411,7 +411,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
 
     @_patient
     def remove(self) -> None:
-        """Delete the file, or the mark of the directory first and then its files. The bucket stays."""
+        """Delete the file, or the mark of the directory and then its files. The bucket itself stays."""
         self.s3obj(WHOLE).delete()
         for item in self.get_subkeys():
             item.delete()
@@ -419,7 +419,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
         self.provider.known = {path: when for path, when in self.provider.known.items() if not f"{path}/".startswith(f"{self.path}/")}
 
     def list_candidate_matches(self) -> Iterator[str]:
-        """Refuse: no rule here looks for files by pattern."""
+        """Refuse, because no rule here finds files by pattern."""
         raise WorkflowError("s3-experiment cannot list files by pattern; name them")
 
     def _fetch(self, found: Any) -> None:
@@ -427,7 +427,7 @@ class StorageObject(S3Object):  # type: ignore[misc]
             self.provider.refuse(self.bucket, [self.path], BLOCKED)
 
     def _found(self) -> Any:
-        """Return the object that says that the file or directory is there, None when there is none or it is not to be taken."""
+        """Return the object that marks the file or directory as present; None if there is none or it must not be fetched."""
         if not (is_of_run(self.path) or SOURCES.fullmatch(self.path)):
             self.provider.refuse(self.bucket, [self.path], STRANGE)
             return None

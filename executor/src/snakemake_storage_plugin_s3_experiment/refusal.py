@@ -1,4 +1,4 @@
-"""Why a bucket was not read or written, in one line with the cure, and whether asking again may help."""
+"""Errors of a bucket in one line with the cure, divided into transient and final ones."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +23,12 @@ WRITES = {"PutObject", "DeleteObject", "CreateMultipartUpload", "UploadPart", "C
 
 
 class AwayError(Exception):
-    """No answer, or one that may be another soon."""
+    """No answer, or a transient error."""
 
 
 @contextmanager
 def judging(bucket: str, endpoint: str | None) -> Iterator[None]:
-    """Turn every error of boto3 into an AwayError or a WorkflowError, each one line that names the bucket."""
+    """Turn every error of boto3 into an AwayError or a WorkflowError, in one line that names the bucket."""
     where = f"bucket {bucket} at {endpoint}" if endpoint else f"bucket {bucket}"
     try:
         yield
