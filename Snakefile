@@ -36,7 +36,7 @@ onerror:
 
 
 rule all:
-    """Search, serve the finalists, name the champion, judge it, write ledger, report and what to try next."""
+    """Search, serve the finalists, choose and judge the champion, and write ledger, report and next steps."""
     default_target: True
     input:
         all_records,

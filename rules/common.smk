@@ -1,4 +1,4 @@
-"""Glue: the session of this process, and input functions named for what they return."""
+"""The session of this process, and input functions named for what they return."""
 
 import sys
 from functools import cache
@@ -20,10 +20,10 @@ experiment, filed, views = session.experiment, session.filed, session.views
 settings, search = experiment.config, experiment.search
 decisions, takes = session.decisions, session.takes
 
-# How often a job is done again that its node has taken down; an arm that fails is a result.
+# Retries of a failed job, for example when its node went down. A failed arm is a result, not a failed job.
 attempts_more = 3 if session.elsewhere else 1
 
-# What the configuration names is no rule's input: its content is part of every name, and it may lie on a volume that only the jobs mount.
+# Files that the configuration names are not inputs. Their content is part of every name, and only jobs may have their volume mounted.
 made_target = [] if settings.target.path else [experiment.target]
 made_prompts = (
     [] if settings.serving.workload.path else list(experiment.subsets.values())
@@ -39,13 +39,13 @@ wildcard_constraints:
 
 
 def target_folder(wildcards):
-    """Return the folder of the target, made by a rule or named by the configuration."""
+    """Return the folder of the target, whether a rule makes it or the configuration names it."""
     return experiment.target
 
 
 @cache
 def cohort(folder, rung):
-    """Return the decision that says which arms train to a rung, once it and those that it rests on have been taken."""
+    """Return the decision that says which arms train to a rung, after it and the decisions that it depends on have been taken."""
     for below in search.below(folder, int(rung)):
         cohort(*below)
     checkpoints.decide_cohort.get(bracket=folder, rung=rung)
@@ -54,7 +54,7 @@ def cohort(folder, rung):
 
 
 def decisions_below(wildcards):
-    """Return the decisions that a decision waits for. Naming them all at once lets every bracket run beside the others."""
+    """Return the decisions that a decision waits for. All are named at once, so that brackets run in parallel."""
     return [
         layout.decision(*place)
         for place in search.below(wildcards.bracket, int(wildcards.rung))
@@ -71,12 +71,12 @@ def trained(cohorts):
 
 
 def evidence(wildcards):
-    """Return the records of the arms in the cohorts a decision rests on."""
+    """Return the records of the arms in the cohorts that a decision depends on."""
     return trained(search.below(wildcards.bracket, int(wildcards.rung)))
 
 
 def finalists(wildcards):
-    """Return the measurements of the arms that the search put forward."""
+    """Return the measurements of the finalists."""
     arms = cohort(search.finalists_folder, search.top_rung)["arms"]
     return [layout.serving(arm) for arm in arms]
 
@@ -89,7 +89,7 @@ def all_records(wildcards):
 
 
 def finalist_records(wildcards):
-    """Return what the finalists stand for, as plain data."""
+    """Return the records of the finalists, as plain data."""
     arms = cohort(search.finalists_folder, search.top_rung)["arms"]
     return [entry(arm)[0].record() for arm in arms]
 
@@ -112,7 +112,7 @@ def contest_proxies(wildcards):
 
 
 def contest_records(wildcards):
-    """Return what the verdict's arms stand for, as plain data."""
+    """Return the records of the verdict's arms, as plain data."""
     return [arm.record() for arm in contest().arms.values()]
 
 
@@ -123,13 +123,13 @@ def entry(arm):
 
 
 def arm_record(wildcards):
-    """Return what an arm stands for, as plain data."""
+    """Return the record of an arm, as plain data."""
     arm, _ = entry(wildcards.arm)
     return arm.record()
 
 
 def state_below(wildcards):
-    """Return the arm's own state to resume from: of the rung below, or when the arm enters here, of any lower rung on disk."""
+    """Return the arm's state to resume from. It is of the rung below or, if the arm enters here, of the highest lower rung on disk."""
     arm, rung = wildcards.arm, int(wildcards.rung)
     _, first = entry(arm)
     if rung > first:

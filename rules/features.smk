@@ -1,7 +1,7 @@
-"""Prompts, the target's responses to them, and the hidden states along the way; with `features.dataset` set, those of the data set.
+"""Prompts, the target's responses and its hidden states. With `features.dataset` they come from the data set.
 
 Inputs:   the target; a data set that speculators extracted
-Outputs:  resources/features/{features}/prompts/{train,heldout,serving}.jsonl, but not of a data set
+Outputs:  resources/features/{features}/prompts/{train,heldout,serving}.jsonl, unless there is a data set
           resources/features/{features}/{train,heldout}/
 """
 
@@ -37,7 +37,7 @@ if settings.features.dataset:
 else:
 
     rule write_prompts:
-        """Split prompts into training, held-out and serving prompts that share nothing."""
+        """Split prompts into disjoint sets for training, held-out data and serving."""
         input:
             made_target,
         output:
@@ -60,7 +60,7 @@ else:
             "../scripts/write_prompts.py"
 
     rule extract_features:
-        """Record the target's greedy responses to prompts, with its hidden states."""
+        """Record the target's greedy responses to prompts, and its hidden states."""
         input:
             made_target,
             prompts=f"{experiment.features}/prompts/{{split}}.jsonl",

@@ -1,10 +1,12 @@
-"""Copies of what is filed, under names that every configuration shares. The ledger: every record of the results tree as one table. And the report: figures and pages of it for `snakemake --report`.
+"""Views, ledger and report.
 
-Ledger and report are rebuilt from the tree whenever they are asked for. Every file of the report is always written, a half-finished search says
-what is missing: Snakemake refuses a report of which one file is not there.
+A view is a copy of a filed record under a name that every configuration shares. The ledger has every record of the results tree in one
+table. The report has figures and pages for `snakemake --report`. Ledger and report are rebuilt whenever they are requested. Every file of
+the report is always written, because Snakemake refuses a report with a missing file. The pages of a half-finished search say what is
+missing.
 
 Inputs:   results/
-Outputs:  results/plan.json, champion.json, verdict.json, HANDOFF.md; results/ledger.csv, results/ledger.parquet, results/calibration.json, results/report/
+Outputs:  results/plan.json, champion.json, verdict.json, HANDOFF.md; results/ledger.csv, ledger.parquet, calibration.json; results/report/
 """
 
 
@@ -15,7 +17,7 @@ localrules:
 
 
 rule copy_view:
-    """Copy what this configuration has filed to the name that every configuration shares."""
+    """Copy a record of this configuration to the name that every configuration shares."""
     input:
         lambda wildcards: views[f"results/{wildcards.view}"],
     output:

@@ -1,7 +1,7 @@
-"""The plan, and the cohort decision: which arms train to a rung. Every other rule follows from it.
+"""The plan, and the cohort decisions. A cohort decision says which arms train to a rung; every other rule depends on it.
 
-Inputs:   results/{arm}/rung<r-1>.acc of the cohort below; for the first cohort of a bracket nothing, or with a strategy that learns
-          those of all brackets before
+Inputs:   results/{arm}/rung<r-1>.acc of the cohort below. The first cohort of a bracket has no inputs, or the records of all earlier
+          brackets if the strategy learns
 Outputs:  results/search/plan-<what it depends on>.json; results/search/{bracket}/rung<r>.json
 """
 
@@ -12,7 +12,7 @@ localrules:
 
 
 rule plan:
-    """Write what the search will do and what it costs at most; a dry run prints the same."""
+    """Write what the search will do and its maximum cost. A dry run prints the same."""
     output:
         plan=session.plan,
     log:

@@ -1,4 +1,4 @@
-"""The preflight: an untrained head is served before any is trained. Then export a head and measure it in vLLM.
+"""Preflight, export and measurement. The preflight serves an untrained head before any head is trained.
 
 Inputs:   results/{arm}/rung<top>.state/, the target, the serving prompts
 Outputs:  results/preflight/<what it depends on>/; results/{arm}/head/, results/{arm}/serving.json
@@ -6,14 +6,14 @@ Outputs:  results/preflight/<what it depends on>/; results/{arm}/head/, results/
 
 
 rule build_untrained_head:
-    """Write a head of random weights, of the shape of all heads that are to be trained."""
+    """Write a head with random weights and the shape of the heads that will be trained."""
     input:
         made_target,
     output:
         head=directory(layout.untrained_head(experiment.preflight)),
     log:
         "results/logs/build_untrained_head.log",
-    priority: 1  # what cannot be served is to be known first
+    priority: 1  # find what cannot be served first
     conda:
         "../envs/laptop.yaml"
     resources:
@@ -27,7 +27,7 @@ rule build_untrained_head:
 
 
 rule preflight:
-    """Serve the target with an untrained head and send one prompt: what cannot be served is known before any training."""
+    """Serve the target with an untrained head and send one prompt, to find before any training what cannot be served."""
     input:
         made_target,
         head=layout.untrained_head(experiment.preflight),
@@ -71,7 +71,7 @@ rule export_head:
 
 
 rule measure_serving:
-    """Serve the target with a head and read the acceptance length off the engine's counters."""
+    """Serve the target with a head and read the acceptance length from the engine's counters."""
     input:
         made_target,
         acc=f"results/{{arm}}/rung{search.top_rung}.acc",

@@ -1,4 +1,4 @@
-"""The tiny target of the embedded default; with `target.path` set, the model named there is used as it is.
+"""The tiny target of the embedded default. With `target.path`, that model is used unchanged and no rule is defined.
 
 Outputs:  resources/target/{target}/
 """

@@ -1,13 +1,13 @@
 """One rung of one arm.
 
 Inputs:   results/{arm}/rung<lower>.state, features, the target
-Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/; while it trains
-          results/{arm}/rung<r>.stream/, from which an attempt that was cut short is taken up
+Outputs:  results/{arm}/rung<r>.acc, results/{arm}/rung<r>.state/; during training
+          results/{arm}/rung<r>.stream/, from which an interrupted attempt resumes
 """
 
 
 rule train_rung:
-    """Train an arm on to a rung, from its own state below if there is one, and compute the proxy."""
+    """Train an arm to a rung, resuming from its own state of a lower rung if there is one, and compute the proxy."""
     input:
         made_target,
         train=f"{experiment.features}/train",

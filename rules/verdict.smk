@@ -1,9 +1,9 @@
-"""The champion, and the verdict on it: trained and measured once more beside the standing configuration, with fresh seeds.
+"""The champion and its verdict. Champion and standing configuration are trained again with fresh seeds and measured in turn.
 
 Inputs:   results/{arm}/serving.json of the finalists and of the standing configuration;
           results/{arm}/head/ and rung<top>.acc of both configurations, per fresh seed
-Outputs:  results/search/{finalists}/champion-*.json, contest-*.json, verdict-*.json, handoff-*.md, filed by what they depend on;
-          with its acknowledgement the standing baseline and the perf lake; results/champion/, the head to serve with its card
+Outputs:  results/search/{finalists}/champion-*.json, contest-*.json, verdict-*.json, handoff-*.md, named by what they depend on;
+          results/champion/, the head to serve with its card; with an acknowledgement the standing baseline and the perf lake
 """
 
 
@@ -83,7 +83,7 @@ rule give_verdict:
 
 
 rule hand_over_champion:
-    """Put the head to serve into results/champion/, with its card and the command that serves it."""
+    """Put the head to serve, its card and the command that serves it into results/champion/."""
     input:
         champion=filed.champion,
         verdict=filed.verdict,
@@ -107,7 +107,7 @@ rule hand_over_champion:
 
 
 rule publish_verdict:
-    """Record an improvement: the standing baseline, and every measurement of the contest in the perf lake."""
+    """Record an improvement as the standing baseline, and every measurement of the contest in the perf lake."""
     input:
         champion=filed.champion,
         verdict=filed.verdict,
@@ -127,7 +127,7 @@ rule publish_verdict:
 
 
 rule write_handoff:
-    """Say what to try next, from the data: ranked, with its cost and its command."""
+    """Say what to try next, from the data, ranked and with cost and command."""
     input:
         verdict=filed.verdict,
         champion=filed.champion,

@@ -1,7 +1,7 @@
-"""What spec-decode-tune adds to vLLM, in every process of a server it starts and in no other.
+"""The vLLM plugin of spec-decode-tune. It works only in the processes of servers that spec-decode-tune starts.
 
 vLLM loads a `vllm.general_plugins` entry point in the API server, the engine core and every worker. Without `SPEC_DECODE_TUNE=1`
-in the environment nothing happens, so an installed plugin leaves anybody else's vLLM as it is.
+in the environment the plugin does nothing, so other vLLM servers are unaffected.
 """
 
 import os

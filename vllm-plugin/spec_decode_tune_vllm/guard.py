@@ -1,4 +1,4 @@
-"""Every request to the server needs its key. vLLM by itself asks for it at `/v1` and its like, not at its development endpoints."""
+"""Middleware that requires the API key for every request. vLLM alone requires it for `/v1` and similar paths only."""
 
 import os
 import secrets
@@ -11,11 +11,11 @@ App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], A
 MIDDLEWARE = f"{__name__}.RequireKey"
 
 OPEN = ("/health", "/metrics")
-"""Paths that answer without a key: they change nothing, and vLLM's load driver reads the second without one."""
+"""Paths that answer without a key. They are read-only, and vLLM's load driver reads `/metrics` without a key."""
 
 
 class RequireKey:
-    """ASGI middleware, named by vLLM's `--middleware`: 401 for a request without the key of `VLLM_API_KEY`."""
+    """ASGI middleware for vLLM's `--middleware`. It answers 401 to requests without the key in `VLLM_API_KEY`."""
 
     def __init__(self, app: App) -> None:
         self._app = app

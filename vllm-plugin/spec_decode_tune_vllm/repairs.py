@@ -1,8 +1,8 @@
-"""Repairs of vLLM's CPU kernels, each applied only where its own check shows the fault.
+"""Repairs of vLLM's CPU kernels. Each is applied only if its own check shows the fault.
 
-A check runs the kernel on a handful of numbers and compares with the plain result; it takes microseconds and asks no version number,
-so a vLLM that is already right is left alone and one with the fault is repaired whatever it calls itself. A kernel that cannot be found
-any more raises: better no server than one whose numbers nobody checked.
+A check runs the kernel on a few numbers and compares the output with a plain computation. It takes microseconds and does not read the
+version of vLLM. A correct vLLM is left alone, and a faulty one is repaired whatever its version. A kernel that no longer exists raises,
+because no server is better than one with unchecked numbers.
 """
 
 import logging
@@ -17,11 +17,11 @@ applied: list[str] = []
 """Names of the repairs applied in this process."""
 
 checked = False
-"""Whether vLLM has loaded the plugin in this process, so that `applied` can be believed."""
+"""Whether vLLM has loaded the plugin in this process. Only then is `applied` complete."""
 
 
 class Repair(NamedTuple):
-    """One fault: its name, a check that is true where it shows, and the cure."""
+    """One fault: its name, a check that returns whether it is present, and the cure."""
 
     name: str
     shows: Callable[[], bool]
@@ -29,7 +29,7 @@ class Repair(NamedTuple):
 
 
 def repair_cpu_kernels() -> None:
-    """Check every kernel of `REPAIRS` and cure those that are wrong, with one log line each."""
+    """Check every kernel of `REPAIRS` and repair the faulty ones, with one log line each."""
     import vllm._custom_ops  # noqa: F401  (loads the compiled kernels)
 
     for repair in REPAIRS:
@@ -40,10 +40,10 @@ def repair_cpu_kernels() -> None:
 
 
 def sampling_expansion_is_wrong() -> bool:
-    """Whether per-request sampling parameters fail to reach the tokens.
+    """Return whether per-request sampling parameters fail to reach the tokens.
 
     The rejection sampler spreads temperature, top_k and top_p over the draft tokens of each request with the `expand` kernel. The CPU
-    version of vLLM 0.32.0 converts the output to int64 first and writes into that copy, so the caller keeps uninitialised memory and
+    version of vLLM 0.32.0 converts the output to int64 first and writes into that copy. The caller keeps uninitialised memory, and
     every temperature above 0 samples at random (https://github.com/vllm-project/vllm/issues/55005).
     """
     from vllm.utils import cpu_triton_utils
@@ -54,7 +54,7 @@ def sampling_expansion_is_wrong() -> bool:
 
 
 def cure_sampling_expansion() -> None:
-    """Replace the CPU `expand` kernel; the dispatcher picks it up when the worker registers its kernels."""
+    """Replace the CPU `expand` kernel. The dispatcher uses the replacement when the worker registers its kernels."""
     from vllm.utils import cpu_triton_utils
 
     cpu_triton_utils._expand_kernel_impl = expand_to_tokens
@@ -68,7 +68,7 @@ def expand_to_tokens(
     replace_to: float,
     MAX_NUM_TOKENS: int | None = None,  # noqa: ARG001, N803  (the kernel's parameter)
 ) -> None:
-    """Write `values` [batch] into `output` [tokens], each repeated for its request's tokens, `replace_from` turned into `replace_to`.
+    """Write `values` [batch] into `output` [tokens], each repeated for its request's tokens. Replace `replace_from` by `replace_to`.
 
     `cu_num_tokens` [batch] is the running sum of tokens per request.
     """
@@ -78,10 +78,10 @@ def expand_to_tokens(
 
 
 def stacked_rms_norm_is_wrong() -> bool:
-    """Whether `rms_norm` with one weight per layer ([layers, dim]) uses the first layer's for all.
+    """Return whether `rms_norm` with one weight per layer ([layers, dim]) uses the first layer's weight for all layers.
 
-    DFlash normalises the context keys of all its layers in one such call. The CUDA kernel picks the weight by the outermost index, the
-    CPU kernel of vLLM 0.32.0 reads row 0 only, so a head with several layers drafts with the wrong keys.
+    DFlash normalises the context keys of all its layers in one such call. The CUDA kernel selects the weight by the outermost index. The
+    CPU kernel of vLLM 0.32.0 reads row 0 only, so a head with several layers drafts with wrong keys.
     """
     from vllm import _custom_ops
 
@@ -92,7 +92,7 @@ def stacked_rms_norm_is_wrong() -> bool:
 
 
 def cure_stacked_rms_norm() -> None:
-    """Give each layer its own call."""
+    """Call the kernel once per layer."""
     from vllm import _custom_ops
 
     with_one_weight = _custom_ops.rms_norm

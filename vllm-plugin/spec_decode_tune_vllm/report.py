@@ -1,4 +1,4 @@
-"""What a worker says of itself, asked over vLLM's own `/collective_rpc`."""
+"""The report of a worker about itself, requested through vLLM's own `/collective_rpc`."""
 
 import contextlib
 import enum
@@ -24,7 +24,7 @@ class WorkerReport:
     def spec_decode_tune_report(self, *paths: str) -> dict[str, Any]:
         """Return the worker's versions, device, repairs and the values of the dotted `paths` into its configuration.
 
-        A path that does not exist is left out, one that leads through None is None. `commit` is None where the build left it out.
+        A path that does not exist is left out. A path that leads through None has the value None. `commit` is None if the build has none.
         """
         config = {}
         for path in paths:
@@ -57,7 +57,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cpu_name() -> str:
-    """The processor's marketing name where the kernel tells it (x86), otherwise the architecture."""
+    """Return the processor's marketing name if the kernel reports it (x86), otherwise the architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
