@@ -1,16 +1,16 @@
 # make tune   install what is missing, then tune the embedded draft head
-# make test   install what is missing, then run the tests, those that train and serve included
-# make test-long   run the tests left out there: whole verdicts, whole runs that are killed
+# make test   install what is missing, then run the tests, including tests that train and serve
+# make test-long   run the longest tests: whole verdicts, whole runs that are killed
 # make test-cluster   run the tests of executor and storage against an emulated cluster and a real S3 server
-# make ledger write results/ledger.* anew from the tree, however far the search has come
-# make report write report.html, one file to mail, however far the search has come; ARGS as for make tune
-# make status show how a running or interrupted search stands
-# make teardown RUN_ID=... delete what a run has on the cluster of the profile gb300; ARGS=--dry-run lists it
+# make ledger rebuild results/ledger.* from the tree, at any stage of the search
+# make report write report.html, one self-contained file, at any stage of the search; ARGS as for make tune
+# make status show the state of a running or interrupted search
+# make teardown RUN_ID=... delete the objects of a run on the cluster of the profile gb300; ARGS=--dry-run lists them
 # make lint   check style, types and the workflow
-# make schema write config/schema*.json anew, after a change of scripts/lib/config/
+# make schema rebuild config/schema*.json after a change of scripts/lib/config/
 
 PYTHON ?= python3
-# They reach the shell as variables, never as part of its words. ARGS alone is words of the shell, with its quotes, as if typed there.
+# The shell gets these as variables, never as part of a command. Only ARGS is shell words, with quotes, as if typed there.
 override PYTHON := $(value PYTHON)
 override RUN_ID := $(value RUN_ID)
 export PYTHON RUN_ID

@@ -1,4 +1,4 @@
-"""Refuse an image whose packages are not those of the lock, or do not fit together.
+"""Refuse an image whose packages differ from the lock or whose requirements are not met.
 
     python check_image.py LOCK NAMES...
 
@@ -38,7 +38,7 @@ def installed(name: str) -> str | None:
 
 
 def version_faults(pins: Mapping[str, str], names: Iterable[str]) -> Iterator[str]:
-    """Yield a line for each of the named packages, and of those of the base, that is missing or of another version than the lock's."""
+    """Yield a line for each package, named or of the base, that is missing or has another version than the lock."""
     for name in names:
         found = installed(name)
         if found != pins[name]:
@@ -50,7 +50,7 @@ def version_faults(pins: Mapping[str, str], names: Iterable[str]) -> Iterator[st
 
 
 def requirement_faults(names: Iterable[str]) -> Iterator[str]:
-    """Yield a line for each requirement that is not met, of the named packages, of those of the base, and of whatever these need.
+    """Yield a line for each requirement that is not met, of the named packages, the packages of the base, and their dependencies.
 
     What the base's own packages lack is the base's affair: for those, only a wrong version counts.
     """

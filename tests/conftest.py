@@ -1,4 +1,4 @@
-"""The order of the whole suite: what takes longest first, and what needs no finished run beside what makes one."""
+"""The order of the test suite: the longest first, and tests without a finished run beside tests that make one."""
 
 import pytest
 

@@ -1,9 +1,9 @@
-"""What a dry run with the plan costs as a search grows: CPU seconds and memory, on a fresh clone and in the middle of a search.
+"""Measure CPU seconds and memory of a dry run with the plan, on a fresh clone and in the middle of a search.
 
     .venv/bin/python benchmarks/dry_run/run.py
 
-Writes result.json and results.md beside this file. Training is replaced by a formula here: a dry run reads records, it does not care how
-the numbers in them came about.
+Writes result.json and results.md beside this file. A formula replaces training, because a dry run reads
+records only.
 """
 
 import json

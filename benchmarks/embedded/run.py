@@ -1,8 +1,8 @@
-"""Run `make tune` in a fresh clone and environment, and write down the outcome and where the time went.
+"""Run `make tune` in a fresh clone and environment, and record the outcome and where the time went.
 
     python3.11 benchmarks/embedded/run.py
 
-Writes result.json, overheads.md and search.svg beside this file. Absolute times hold for one machine on one day; read the shares.
+Writes result.json, overheads.md and search.svg beside this file. Absolute times hold for one machine on one day only; compare shares.
 """
 
 import json
@@ -92,9 +92,9 @@ def overheads(result: dict) -> str:
         "# Where the time of `make tune` goes",
         "",
         f"Embedded default, commit {machine['commit']}, Python {machine['python']}, {machine['cores']} cores of {machine['cpu']}, n = 1.",
-        f"Installation {seconds['install']:.0f} s, run {seconds['tune']:.0f} s, of which the verdict {seconds['verdict']:.0f} s "
-        f"({seconds['verdict'] / seconds['tune']:.0%}); the same command again {seconds['tune_again']:.1f} s.",
-        f"Job seconds are wall seconds inside the job; two jobs run side by side, so the run has {available:.0f} core-seconds to give.",
+        f"Installation {seconds['install']:.0f} s, run {seconds['tune']:.0f} s including {seconds['verdict']:.0f} s for the verdict "
+        f"({seconds['verdict'] / seconds['tune']:.0%}), the same command again {seconds['tune_again']:.1f} s.",
+        f"Job seconds are wall seconds inside the job. Two jobs run side by side, so the run has {available:.0f} core-seconds available.",
         "",
         "| rule | jobs | imports, s | work, s | share of core-seconds |",
         "|---|---:|---:|---:|---:|",
@@ -104,7 +104,7 @@ def overheads(result: dict) -> str:
         spent = times["imports_s"] + times["work_s"]
         used += spent
         lines.append(f"| {rule} | {times['jobs']:.0f} | {times['imports_s']:.1f} | {times['work_s']:.1f} | {spent / available:.0%} |")
-    lines += [f"| Snakemake, and cores that waited | | | | {1 - used / available:.0%} |", ""]
+    lines += [f"| Snakemake and idle cores | | | | {1 - used / available:.0%} |", ""]
     return "\n".join(lines)
 
 

@@ -1,9 +1,9 @@
-"""What an executor costs while 500 jobs run at once: API requests per minute and controller CPU, ours and the stock plugin.
+"""Measure API requests per minute and controller CPU while 500 jobs run at once, with our executor and the stock plugin.
 
     .venv/bin/python benchmarks/executor/run.py
 
-Writes result.json beside this file. The API server is the emulator of tests/cluster, its pods take their time without a process. The
-controller is the genuine Snakemake with the genuine plugin, over HTTP.
+Writes result.json beside this file. The API server is the emulator of tests/cluster, whose pods run no process. The
+controller is the real Snakemake with the real plugin, over HTTP.
 """
 
 import json

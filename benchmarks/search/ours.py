@@ -1,4 +1,4 @@
-"""The strategies of this repository, replayed with the surface in place of training: the same search, decisions and samplers."""
+"""The strategies of this repository with the surface in place of training. Search, decisions and samplers are the real ones."""
 
 import sys
 from dataclasses import replace

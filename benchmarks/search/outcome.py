@@ -1,4 +1,4 @@
-"""What every strategy is given and hands back, and the meter that charges all of them alike."""
+"""Input and output of every strategy, and the meter that charges all strategies in the same way."""
 
 import itertools
 from collections.abc import Callable

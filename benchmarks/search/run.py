@@ -1,4 +1,4 @@
-"""Run search strategies on the same synthetic surfaces and write down what each gave away.
+"""Run search strategies on the same synthetic surfaces and record the regret of each.
 
     python -m benchmarks.search.run --peer-python /path/to/peers/bin/python
     python -m benchmarks.search.run --only random one-rung
@@ -208,8 +208,8 @@ def tables(result: dict[str, Any]) -> str:
     lines = [
         "# Regret of search strategies on the synthetic surface",
         "",
-        f"{result['surfaces']} surfaces, the same for every strategy. *Regret*: acceptance length of the surface's best arm less that of",
-        "the promoted arm, both noise-free at the full length; less is better. Means, in brackets their 95 % bootstrap interval.",
+        f"{result['surfaces']} surfaces, the same for every strategy. *Regret*: acceptance length of the surface's best arm minus",
+        "that of the promoted arm, both noise-free at full length; lower is better. Means, in brackets their 95 % bootstrap interval.",
         f"*Against {reference}*: paired difference of regrets; below 0 is better than {reference}.",
         f"*Near best*: share of surfaces on which the promoted arm is within {result['near']:g} of the best.",
         f"Versions: {listed}; Python {machine['python']}; {machine['cpu']}.",

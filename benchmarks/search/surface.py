@@ -1,4 +1,4 @@
-"""A synthetic draft head: what training one would give, as a function of its hyperparameters and of the samples it consumed.
+"""A synthetic draft head: its training result as a function of hyperparameters and consumed samples.
 
 Calibrated: loss, acceptance and proxy against four EAGLE3 arms that were trained and served for real (tiny target, global_batch 4, 1000
 samples, three drafted tokens; `ANCHORS`), which `CENTRE` meets to about 0.1 in acceptance and 0.05 in `acc0`. Four arms at one batch, one

@@ -1,4 +1,4 @@
-"""Runs one strategy in the interpreter that has its library: a question per line of standard input, an answer per line of standard output.
+"""Runs one strategy in the interpreter that has its library. It reads a question per line and writes an answer per line.
 
 Started by run.py as `python -m benchmarks.search.worker MODULE:FUNCTION DISTRIBUTION...`.
 """

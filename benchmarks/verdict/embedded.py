@@ -1,8 +1,8 @@
-"""Three contests on the embedded default, everything real: the standing configuration against itself, a crippled one, and the two swapped.
+"""Three real contests on the embedded default: the standing configuration against itself, against a crippled one, and the two swapped.
 
     .venv/bin/python benchmarks/verdict/embedded.py
 
-Writes embedded.json and embedded.md beside this file. Takes a quarter of an hour on two cores.
+Writes embedded.json and embedded.md beside this file. It takes a quarter of an hour on two cores.
 """
 
 import json

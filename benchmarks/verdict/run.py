@@ -1,8 +1,8 @@
-"""Simulate searches whose winner is noise, and searches that found something, and count what the gate calls them.
+"""Simulate searches with and without a better arm, and count the verdicts of the gate.
 
     .venv/bin/python benchmarks/verdict/run.py
 
-Writes result.json, results.md and power.svg beside this file. Nothing is trained or served: README.md says what is assumed instead.
+Writes result.json, results.md and power.svg beside this file. Nothing is trained or served; README.md states the assumptions.
 """
 
 import json
@@ -59,10 +59,10 @@ def main() -> None:
 
 
 def simulate(arms: int, seeds: int, gain: float, replicates: int) -> dict[str, Any]:
-    """Search, choose, train anew and judge, `replicates` times over; return how often what happened.
+    """Search, choose, train again and judge `replicates` times; return how often each outcome occurred.
 
     Args:
-        arms: number of arms of which the best selection score becomes the champion.
+        arms: number of arms; the one with the best selection score becomes the champion.
         seeds: fresh training seeds of the champion and of the standing configuration.
         gain: true lead of one arm over everything else, in acceptance length.
         replicates: number of independent searches.

@@ -1,4 +1,4 @@
-"""The genuine executor, an API server, an S3 server, and a small search to run through them."""
+"""Fixtures: the real executor, an API server, an S3 server, and a small search that uses them."""
 
 import os
 import shutil

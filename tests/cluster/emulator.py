@@ -1,4 +1,4 @@
-"""What is behind a Kubernetes API: storage, Job controller and kubelet in one process, enough of them to run an executor against.
+"""An emulator of the parts behind a Kubernetes API: storage, Job controller and kubelet in one process.
 
 Each Job's real command runs as a process in a fresh directory with the environment of its Secret. Answers, refusals included, are those of
 a real server as far as `kubernetes-exchanges.json` records them. Faults of pods are injected by the tests; of requests, in front.py.

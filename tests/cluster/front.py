@@ -1,4 +1,4 @@
-"""What controllers talk to: an HTTP server that logs what they ask, injects faults, and has a cluster behind it, emulated or real."""
+"""The HTTP server that controllers talk to. It logs requests, injects faults, and forwards to an emulated or a real cluster."""
 
 import json
 import re

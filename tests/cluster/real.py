@@ -1,4 +1,4 @@
-"""A real cluster and a real bucket in place of the emulated ones, when they are given for the tests: CONTRIBUTING.md says how."""
+"""A real cluster and a real bucket in place of the emulated ones. CONTRIBUTING.md explains the variables."""
 
 import contextlib
 import json

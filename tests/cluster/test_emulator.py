@@ -1,4 +1,4 @@
-"""The emulator answers as the recorded server did."""
+"""The emulator answers like the recorded server."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The executor's parts, each by itself."""
+"""The parts of the executor, each alone."""
 
 import json
 import os

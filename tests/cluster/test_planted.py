@@ -1,4 +1,4 @@
-"""Whoever can write the bucket plants files in it: what is data of the run arrives, and nothing else is written or run."""
+"""Files planted in the bucket: only data of the run is fetched, and nothing else is written or run."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Tests of this folder on a cluster and a bucket that are given. An emulator and rclone stand in for what would be real."""
+"""Tests of this folder on a given cluster and bucket. Here an emulator and rclone take their place."""
 
 import subprocess
 import sys

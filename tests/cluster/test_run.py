@@ -1,4 +1,4 @@
-"""The small search through the genuine executor, from end to end: undisturbed, and through the death of its controller."""
+"""The small search through the real executor from end to end, undisturbed and with a killed controller."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The small search through the genuine executor: refused, through faults, killed at any time and begun again."""
+"""The small search through the real executor: refusals, faults, and kills at any time followed by a restart."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""The storage plugin against a real S3 server: what is whole, what comes along, what is never asked."""
+"""The storage plugin against a real S3 server: complete objects, fetched records, and avoided requests."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The embedded search through the shipped profile: executor, pods, bucket. It decides and trains what a run on this machine does."""
+"""The embedded search through the shipped profile decides and trains the same as a local run."""
 
 import base64
 import json

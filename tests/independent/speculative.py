@@ -1,7 +1,7 @@
-"""Greedy speculative decoding in plain PyTorch, from the papers and the exported files: the engine's counters must come out the same.
+"""Greedy speculative decoding in plain PyTorch, from the papers and the exported files. The engine's counters must equal its counts.
 
-Nothing of vLLM or speculators is used. The target is transformers' Llama. Because verification at temperature 0 changes no token, the
-target's own greedy continuation is computed once, and a draft is right as far as it agrees with it.
+It uses neither vLLM nor speculators. The target is transformers' Llama. Verification at temperature 0 changes no token. The target's
+greedy continuation is therefore computed once, and a draft is correct as far as it agrees with that continuation.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""An engine for tests in which serving is not the question. It reads the head, answers nothing, and counts by a rule.
+"""An engine for tests that do not test serving. It reads the head, answers nothing, and computes counters by a rule.
 
-Copied into a clone as the folder `stub` of lib/serving it is an engine like any other: `serving.engine=stub`.
+A test copies it into a clone as the folder `stub` of lib/serving, and selects it by `serving.engine=stub`.
 The further training has moved the head's weights, the more of its tokens are accepted. The same head gives the same counters.
 """
 

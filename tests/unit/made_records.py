@@ -1,4 +1,4 @@
-"""Records as tests want them."""
+"""Records made up for tests."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The trial mapping, and names that content gives."""
+"""The trial mapping, and names that depend on content."""
 
 import dataclasses
 import json

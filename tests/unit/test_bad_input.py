@@ -1,6 +1,6 @@
-"""Bad input of any kind at any entry point gets one line that names key and value or file, and the cure; nothing is made.
+"""Bad input of any kind at any entry point gives one line with key and value or file, and the cure. Nothing is written.
 
-The rows are kinds of damage times entry points. A few kinds are no damage at a few entry points, and are left out there by name.
+The rows are kinds of damage times entry points. Kinds that do no damage at an entry point are left out there by name.
 """
 
 import contextlib

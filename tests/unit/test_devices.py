@@ -1,4 +1,4 @@
-"""GPUs are lent to one job at a time. There are none here: their names are made up, the locks are real."""
+"""A GPU is assigned to one job at a time. The names of GPUs are made up here, the locks are real."""
 
 import os
 import select

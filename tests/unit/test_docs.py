@@ -1,4 +1,4 @@
-"""Documentation names only what is there: make verbs, files, keys, examples, rules."""
+"""Documentation names only existing make verbs, files, keys, examples and rules."""
 
 import hashlib
 import json

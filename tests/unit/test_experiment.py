@@ -1,4 +1,4 @@
-"""Names follow content: what goes into the features is in their name, and nothing else."""
+"""Names depend on content: the name of the features depends on their inputs and on nothing else."""
 
 import json
 import platform

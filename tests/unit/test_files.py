@@ -1,4 +1,4 @@
-"""A file is whole or not there."""
+"""A file is written completely or not at all."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Whatever stands in a file or under a key: it is refused in plain words, or everything that the plan makes of it works.
+"""Any content of a file or key is refused in plain words, or everything that the plan makes of it works.
 
 Hypothesis draws the same examples each time.
 """

@@ -1,4 +1,4 @@
-"""The recipe of the images. Nothing here builds one: what can be read and run without is."""
+"""The recipe of the images. Nothing is built here; the tests read files and run what needs no build."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""What is used of other projects without a documented interface is still there, and no newer version is installed than was looked at."""
+"""The private interfaces that the code uses still exist, and installed versions are below the tested bounds."""
 
 import importlib
 import re

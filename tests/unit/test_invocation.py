@@ -1,4 +1,4 @@
-"""Commands that go on from a run: whole, and without what may be secret."""
+"""Commands that resume a run are complete and contain no secrets."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""What make is given reaches a program as it stands: nothing in it is run."""
+"""Arguments of make reach programs unchanged, and no part of them is executed."""
 
 import subprocess
 import sys

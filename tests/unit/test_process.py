@@ -1,4 +1,4 @@
-"""A job ends with its controller, and only with it: a pid says nothing on another machine, after a reboot or in another container."""
+"""A job ends with its controller only. A PID is meaningless on another machine, after a reboot or in another container."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Whatever lies under the name of a file that a person writes, the answer is its content or one line."""
+"""Reading a user file gives its content or a one-line error, whatever kind of file it is."""
 
 import os
 from pathlib import Path

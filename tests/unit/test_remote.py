@@ -1,4 +1,4 @@
-"""What the workflow asks of a bucket, before it asks anything. The bucket itself is real in tests/cluster."""
+"""Checks that need no request to the bucket. tests/cluster uses a real bucket."""
 
 import shutil
 from pathlib import Path

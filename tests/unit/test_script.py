@@ -1,4 +1,4 @@
-"""A job's log says what the job does, its warnings and its errors, and nothing of what libraries chat about."""
+"""A job's log has its own messages, warnings and errors, without the chatter of libraries."""
 
 import subprocess
 import sys

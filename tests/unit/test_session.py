@@ -1,4 +1,4 @@
-"""What is refused before a bucket is asked, and what never asks it: the bucket here fails whoever asks."""
+"""Refusals and commands that send no request to the bucket. The bucket of these tests fails on any request."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""On other machines nothing is spent that does not name the run: not submitted, and not begun by a job that was."""
+"""On other machines no job is submitted or begun without an acknowledgement that names the run."""
 
 import os
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What stands in a results tree, and what is of another configuration."""
+"""Which results of a tree are valid, and which belong to another configuration."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files by name in a local folder and in S3 from a real server."""
+"""Named files in a local folder and in a real S3 server."""
 
 import io
 import os

@@ -1,7 +1,7 @@
-"""A process that has imported what jobs import, and forks them, so that a test does not wait ten seconds for imports per job.
+"""A process that has imported the libraries of jobs and forks the jobs, which saves ten seconds of imports per job.
 
-A job is the process it would be otherwise: own arguments, environment, working directory, streams and modules of the repository, which
-are not imported here. It dies with the process that it stands for, and signals reach it.
+A forked job has its own arguments, environment, working directory and streams, and imports the modules of the repository itself. It ends
+with the process that it stands for, and receives its signals.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Hands a Python process over to a fork of the keeper (keeper.py) as soon as the interpreter has started, before it imports anything."""
+"""Hands a Python process over to a fork of the keeper (keeper.py) right after the interpreter starts, before any import."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Fresh clones of the repository in which the workflow runs for real."""
+"""Fresh clones of the repository, in which the workflow really runs."""
 
 import contextlib
 import json

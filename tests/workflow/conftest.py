@@ -1,4 +1,4 @@
-"""One finished small run that every test may look at."""
+"""A finished small run that all tests share."""
 
 import json
 import os

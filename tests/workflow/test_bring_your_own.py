@@ -1,4 +1,4 @@
-"""The two ways of docs/bring-your-own.md, walked with a small Qwen3: its files at the sizes of the test, its commands as they stand."""
+"""Both ways of docs/bring-your-own.md with a small Qwen3. Files have the sizes of the test, commands are unchanged."""
 
 import contextlib
 import json

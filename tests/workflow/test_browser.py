@@ -1,4 +1,4 @@
-"""The report as a browser shows it: complete, without a complaint, without the network, at the width of a laptop and of a phone."""
+"""The report in a browser is complete, without errors or network access, at the width of a laptop and of a phone."""
 
 from pathlib import Path
 

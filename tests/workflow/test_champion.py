@@ -1,4 +1,4 @@
-"""The head that a verdict hands over is served by its card's own command, and gives what was recorded."""
+"""The command of a model card serves the head of the verdict, with the recorded acceptance."""
 
 import contextlib
 import os

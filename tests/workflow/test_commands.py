@@ -1,4 +1,4 @@
-"""Every command of the documentation is run here, is run by another test that is named, or stands in a list with the reason why not."""
+"""Every documented command runs here, is covered by another named test, or is listed with the reason why it is not run."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""What Snakemake's graph of jobs does differently here, on workflows of a few seconds, and the faults of Snakemake behind it."""
+"""Our changes to Snakemake's job graph, on workflows of a few seconds, and the Snakemake faults behind them."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Jobs on other machines: acknowledged before they are submitted and again when they begin, and no slaves of a pid of another machine.
+"""Jobs on other machines are acknowledged at submission and at start, and do not depend on PIDs of another machine.
 
 Snakemake's generic cluster executor submits to a shell of this machine, which leaves the job to itself as a batch system does.
 """

@@ -1,4 +1,4 @@
-"""Arms that diverge or run out of memory are results: ranked last with their reason, and the search goes on."""
+"""Arms that diverge or run out of memory are results. They are ranked last with their reason, and the search continues."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The first command of a hand-off is one that runs: copied as it stands, its dry run plans the search it promises."""
+"""The first command of a hand-off runs unchanged. Its dry run plans the search that the hand-off promises."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Kill the controller in every phase; the same command finishes, and nothing tells the difference."""
+"""The controller is killed in every phase. The same command finishes with the same results."""
 
 import platform
 import subprocess

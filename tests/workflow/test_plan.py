@@ -1,4 +1,4 @@
-"""What a dry run shows before anything is spent, for every configuration that is shipped, and the status of a search."""
+"""The output of a dry run for every shipped configuration, and the status of a search."""
 
 import re
 import subprocess

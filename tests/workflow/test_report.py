@@ -1,4 +1,4 @@
-"""One file to mail: `make report` writes it of a search that has come any distance, and a browser fetches nothing for it."""
+"""`make report` writes one self-contained file of a search at any stage, without network access in the browser."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The whole small run, and what a second one does."""
+"""The whole small run, and a second run of it."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What a person reads of a run: little, the verdict at its end, and every error."""
+"""The terminal output of a run: short, with the verdict at its end and every error."""
 
 import re
 from pathlib import Path

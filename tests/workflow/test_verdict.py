@@ -1,4 +1,4 @@
-"""The verdict on configurations that differ and that do not; and what is recorded of it."""
+"""Verdicts on equal and on different configurations, and their records."""
 
 import contextlib
 import json

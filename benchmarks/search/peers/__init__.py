@@ -1,1 +1,1 @@
-"""One file per peer: each drives the real library through its public interface and charges for every sample."""
+"""One file per peer. Each drives the real library through its public interface and charges for every sample."""

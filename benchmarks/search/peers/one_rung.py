@@ -1,4 +1,4 @@
-"""One early look: many random arms at the lowest rung, the best of them straight to the full length."""
+"""One early comparison: many random arms on the lowest rung, then the best of them at full length."""
 
 import numpy as np
 

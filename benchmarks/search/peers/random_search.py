@@ -1,4 +1,4 @@
-"""Random search: every arm to the full length."""
+"""Random search: every arm at full length."""
 
 import contextlib
 

@@ -1,9 +1,9 @@
 """Ray Tune: ASHAScheduler, driven through its TrialScheduler interface, with arms drawn by Ray's own search space.
 
-Ray's runtime is left out: it would start processes for every one of hundreds of runs, and change nothing about what the scheduler decides.
-The scheduler reads nothing of a trial but `trial_id`. One trial runs at a time.
+Ray's runtime is not used. It would start processes for each of hundreds of runs without changing the scheduler's decisions.
+Of a trial the scheduler reads only `trial_id`. One trial runs at a time.
 
-Diverged: the worst value is reported, as Ray's maintainers advise (ray-project/ray#11670); on NaN this scheduler lets a trial go on.
+Diverged: the worst value is reported, as Ray's maintainers advise (ray-project/ray#11670); on NaN this scheduler lets a trial continue.
 """
 
 import contextlib

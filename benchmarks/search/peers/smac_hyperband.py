@@ -1,7 +1,7 @@
 """SMAC3: MultiFidelityFacade (random forest, Hyperband intensifier), by ask and tell.
 
-SMAC asks for an arm at a budget and has no notion of going on from a smaller one, so `run` is charged every rung from zero.
-`run_resumed` is charged what a target function would cost that keeps checkpoints by itself.
+SMAC asks for an arm at a budget and cannot resume from a smaller one, so `run` is charged every rung from zero.
+`run_resumed` is charged as if the target function kept checkpoints itself.
 
 Diverged: told as CRASHED with `crash_cost`, the cost of no correct token at all; its default of infinity cannot be learned from.
 """

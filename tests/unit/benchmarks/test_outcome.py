@@ -1,4 +1,4 @@
-"""Every strategy is charged by the same meter."""
+"""Every strategy is charged in the same way."""
 
 import pytest
 

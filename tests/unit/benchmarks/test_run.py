@@ -1,4 +1,4 @@
-"""Outcomes become comparable numbers, and a worker answers whatever its library prints."""
+"""Outcomes become comparable numbers, and a worker's answers are read despite other output of its library."""
 
 import json
 import subprocess

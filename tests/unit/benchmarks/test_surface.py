@@ -1,4 +1,4 @@
-"""The synthetic surface has the shape it promises."""
+"""The synthetic surface has the shape that its docstring states."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The simulation of the gate gives the committed rates again, and noise of the size it says."""
+"""The simulation of the gate reproduces the committed rates, and its noise has the stated size."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A random tiny Llama and its own greedy answers: enough for a draft head to have something to learn."""
+"""A random tiny Llama and its greedy answers, from which a draft head can learn."""
 
 import json
 import random

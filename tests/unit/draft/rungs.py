@@ -1,4 +1,4 @@
-"""Rungs as tests run them: an arm over the tiny target, and a process of its own that can be killed."""
+"""Rungs for tests: an arm over the tiny target, and a separate process that can be killed."""
 
 import multiprocessing
 import os

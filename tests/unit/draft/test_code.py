@@ -1,4 +1,4 @@
-"""Code that a model directory brings: it runs in no call of ours, whatever is typed meanwhile, unless it is trusted."""
+"""Code of a model directory never runs in our calls unless it is trusted."""
 
 import builtins
 import json

@@ -1,4 +1,4 @@
-"""Exports: speculators loads them, with the trained weights, and they say what vLLM must not guess."""
+"""Exports: speculators loads them with the trained weights, and they contain everything that vLLM must not guess."""
 
 import json
 from collections.abc import Callable

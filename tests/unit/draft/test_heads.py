@@ -1,4 +1,4 @@
-"""Heads: what they are built from, what is refused, and packs in which samples do not touch each other."""
+"""Heads: construction, refusals, and packs in which samples do not attend to each other."""
 
 import operator
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A head method is one file and its space: one that is dropped into the folder trains a rung and is exported."""
+"""A head method is one file and its space. A new file in the folder trains a rung and is exported."""
 
 import json
 import os

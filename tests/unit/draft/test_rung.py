@@ -1,4 +1,4 @@
-"""A rung from files to files: the record, the state the next rung starts from, failures, several ranks."""
+"""A rung from files to files: the record, the state that the next rung starts from, failures, several ranks."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""States: going on from one is as if training had never stopped, and a state that is damaged or another's is refused."""
+"""States: resuming equals uninterrupted training, and a damaged or foreign state is refused."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A rung that is killed goes on from its last state, here or on a machine that has nothing but the store; nothing damaged is trusted."""
+"""A killed rung resumes from its last state, also on a machine that has only the store. Damaged states are never used."""
 
 import logging
 import os

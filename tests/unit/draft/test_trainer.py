@@ -1,4 +1,4 @@
-"""Training: the schedule, the stream of samples, what must not change the result, and the two ways to fail that are results."""
+"""Training: schedule, order of samples, settings that must not change the result, and the two failures that are results."""
 
 import os
 import re

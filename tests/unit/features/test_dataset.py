@@ -1,4 +1,4 @@
-"""A data set made elsewhere is taken as it is, or refused in one line that names it."""
+"""An external data set is used unchanged, or refused in one line that names it."""
 
 import json
 import shutil

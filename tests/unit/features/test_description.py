@@ -1,4 +1,4 @@
-"""A target and a data set that only jobs see: described where they are, known elsewhere by that, and held to it in the jobs."""
+"""A target and a data set that only jobs mount: described once, known by the manifest, and checked against it in jobs."""
 
 import json
 import subprocess

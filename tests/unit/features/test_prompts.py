@@ -1,4 +1,4 @@
-"""A file of prompts is read whole or refused by key, file and line."""
+"""A file of prompts is read completely or refused by key, file and line."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Greedy responses are what the model's own generate() says."""
+"""Greedy responses equal the model's own generate()."""
 
 from pathlib import Path
 

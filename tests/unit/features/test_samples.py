@@ -1,4 +1,4 @@
-"""Feature folders: what is in them, who else can read them, and what is refused."""
+"""Feature folders: content, other readers, and refusals."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prompts: exact in tokens, disjoint in text and document, the same whatever the order of the file."""
+"""Prompt splits have exact token counts, are disjoint in text and document, and do not depend on the order of the file."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What every head method is held to. A new method is tested by being there; that it trains and is exported, by tests/unit/draft/."""
+"""The contract of all head methods. New methods are included automatically; tests/unit/draft/ tests training and export."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Finished searches as tests want them: the champion record is that of a real run, the ledger around it is made up."""
+"""Finished searches for tests. The champion record is from a real run, the ledger around it is made up."""
 
 import json
 import math

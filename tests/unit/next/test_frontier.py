@@ -1,4 +1,4 @@
-"""A lever is proposed where the data speak for it, costs what its own search costs, and is judged by that search's outcome."""
+"""A lever is proposed if the data support it, costs what its own search costs, and is judged by that search's outcome."""
 
 import json
 import shlex

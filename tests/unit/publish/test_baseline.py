@@ -1,4 +1,4 @@
-"""A baseline stands until a verdict replaces it, and none is lost."""
+"""A baseline is kept until a verdict replaces it, and its history is complete."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Every measurement is in the lake exactly once, whoever wrote it, and every reader sees the same.
+"""Every measurement is in the lake exactly once, whichever process wrote it, and every reader sees the same.
 
 Spark needs Java and does not run here. What it needs is checked by inspection: one schema for all files, no column of type null, times in
 microseconds, folders that unescape to the values as Spark's own `unescapePathName` does, and no data under a name that begins with a dot

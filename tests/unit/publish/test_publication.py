@@ -1,4 +1,4 @@
-"""An improvement is recorded, once; nothing else is."""
+"""An improvement is recorded once, and nothing else is recorded."""
 
 import json
 from pathlib import Path

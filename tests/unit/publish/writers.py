@@ -1,4 +1,4 @@
-"""Processes that write beside each other, to be killed."""
+"""Concurrent writer processes that tests kill."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Numbers are compared in one context or not at all."""
+"""Numbers are compared only within one context."""
 
 from dataclasses import replace
 from typing import Any

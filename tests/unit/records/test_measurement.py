@@ -1,4 +1,4 @@
-"""A record is built with its whole context or not at all."""
+"""A record cannot be built without its whole context."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The report says what lies in the results tree, of a search that has come any distance."""
+"""The report shows the results tree of a search at any stage."""
 
 import json
 import re

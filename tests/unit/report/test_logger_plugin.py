@@ -1,4 +1,4 @@
-"""The logger plugin shows what a narrator says, and without one what Snakemake says. Whatever a narrator does, the run goes on."""
+"""The logger plugin shows a narrator's output, or Snakemake's without one. A failing narrator does not stop the run."""
 
 import logging
 from pathlib import Path

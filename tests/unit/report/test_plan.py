@@ -1,4 +1,4 @@
-"""Paces are measured on what is like the work that is planned, and on nothing else."""
+"""Paces come only from records of work like the planned work."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What runs is told from what waits, from the moment a job is submitted."""
+"""The survey distinguishes running from waiting jobs from the moment of submission."""
 
 import os
 import time

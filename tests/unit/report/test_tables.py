@@ -1,4 +1,4 @@
-"""The ledger is every record of the tree, a row each."""
+"""The ledger has one row for every record of the tree."""
 
 import json
 from pathlib import Path

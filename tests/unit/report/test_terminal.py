@@ -1,4 +1,4 @@
-"""A run says what a person wants to know, in few lines, and never hides an error."""
+"""A run prints what a person needs in few lines, and never hides an error."""
 
 import logging
 import re

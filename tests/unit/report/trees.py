@@ -1,4 +1,4 @@
-"""Results trees of searches as far as a test wants them, filled by a function in place of training and of vLLM."""
+"""Results trees of searches at chosen stages, filled by a function in place of training and vLLM."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args

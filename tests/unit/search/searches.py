@@ -1,4 +1,4 @@
-"""Searches over the shipped EAGLE3 space, and a function in place of training."""
+"""Searches over the shipped EAGLE3 space, with a function in place of training."""
 
 import math
 from pathlib import Path

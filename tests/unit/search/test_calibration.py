@@ -1,4 +1,4 @@
-"""A proxy is worth what it ranks: correlations over configurations, with intervals, or the words that there is too little."""
+"""Calibration of proxies: rank correlations over configurations with intervals, or a statement that the data are too few."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What every strategy is held to, whatever its schedule and sampler. A new strategy is tested by being there."""
+"""The contract of all strategies, for every schedule and sampler. New strategies are included automatically."""
 
 import itertools
 

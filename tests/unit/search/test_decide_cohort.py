@@ -1,4 +1,4 @@
-"""Arms are ranked by the proxy that the space names, as deep as serving will draft."""
+"""Arms are ranked by the proxy of the space, over as many positions as serving drafts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The TPE sampler: coordinates, and that it learns."""
+"""The TPE sampler: its coordinates, and that it learns."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Prior arms: used where they match, refused with the keys that differ, and bad files in one line."""
+"""Prior arms: used if they match, otherwise refused with the keys that differ. A bad file is refused in one line."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Promotion decisions as tables."""
+"""Tables of promotion decisions."""
 
 import pytest
 from lib.search.promotion import Score, promote

@@ -1,4 +1,4 @@
-"""The proxy, made of held-out accuracies."""
+"""The proxy as a function of held-out accuracies."""
 
 from typing import get_args
 

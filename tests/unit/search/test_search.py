@@ -1,4 +1,4 @@
-"""The names decisions are filed under, decisions as records, and searches that are refused."""
+"""Names of decisions, decisions as records, and refused searches."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small target, prompts for it and heads trained on its own answers, all made within a minute."""
+"""A small target, its prompts, and heads trained on its answers, made within a minute."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A measurement in the real server against an independent count of the same head on the same prompts."""
+"""A measurement in the real server equals an independent count for the same head and prompts."""
 
 import math
 import operator

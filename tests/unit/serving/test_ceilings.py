@@ -1,4 +1,4 @@
-"""The speed of light is looked up, never invented, and given only where memory bandwidth is what binds."""
+"""The speed of light comes from the table, and is reported only when decoding is memory-bandwidth-bound."""
 
 import json
 import struct

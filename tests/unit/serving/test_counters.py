@@ -1,4 +1,4 @@
-"""The engine's counters: read, subtracted, turned into acceptance."""
+"""The engine's counters: reading, differences, acceptance."""
 
 import pytest
 from lib.serving.acceptance import Repeat, Run, pooled

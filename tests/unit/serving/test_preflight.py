@@ -1,4 +1,4 @@
-"""A preflight serves a head and sends one prompt; what the engine says of it is the record, what it refuses is the error."""
+"""A preflight serves a head and sends one prompt. The engine's answer is the record, its refusal is the error."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a workload may be, and what makes two the same."""
+"""Allowed workloads, and when two workloads are equal."""
 
 import hashlib
 from dataclasses import replace

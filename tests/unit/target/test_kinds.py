@@ -1,4 +1,4 @@
-"""Targets of every kind, tiny and random: a head learns just the tokens that the target answers, or the kind is refused in one line."""
+"""Tiny random targets of every kind: a head learns exactly the target's answers, or the kind is refused in one line."""
 
 import json
 import shutil

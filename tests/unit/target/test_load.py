@@ -1,4 +1,4 @@
-"""A target is refused in one line when its folder is not whole, and told apart by its fingerprint."""
+"""An incomplete target is refused in one line, and a partial hash identifies a target."""
 
 import json
 import os

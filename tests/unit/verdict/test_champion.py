@@ -1,4 +1,4 @@
-"""The champion is the best finalist by what vLLM measured, and says that it is a draft."""
+"""The champion is the finalist with the longest acceptance that vLLM measured, and is marked DRAFT."""
 
 import pytest
 from lib.arm import Arm

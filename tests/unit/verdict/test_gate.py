@@ -1,4 +1,4 @@
-"""The gate tells a better head from a lucky one, and says when it cannot."""
+"""The gate distinguishes a better head from a lucky one, and reports when it cannot."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""What is handed over is what the verdict leaves in place, and its card says so."""
+"""The package has the head to serve after the verdict, and its card says so."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The verdict rests on the contest alone, and says what it rests on."""
+"""The verdict depends on the contest alone, and names its evidence."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The load driver sends the prompts that were read here: a file that its own reader takes otherwise makes no difference."""
+"""The load driver sends the prompts that the workflow has read, even if vLLM's own reader would read the file differently."""
 
 import json
 from pathlib import Path

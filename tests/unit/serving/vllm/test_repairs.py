@@ -1,4 +1,4 @@
-"""The repairs of vLLM's CPU kernels: the fault is there, the check sees it, the cure gives the plain result."""
+"""The repairs of vLLM's CPU kernels: the fault exists, the check finds it, and the repair gives the correct result."""
 
 import pytest
 import torch

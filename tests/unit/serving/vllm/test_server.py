@@ -1,4 +1,4 @@
-"""Starting and stopping the server: what it needs, the port it gets, and that nothing of it stays behind."""
+"""Starting and stopping the server: its requirements, its port, and that nothing of it remains."""
 
 import json
 import os

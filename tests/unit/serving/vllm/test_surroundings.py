@@ -1,4 +1,4 @@
-"""What a server and the load driver find around them, whatever the environment of the run holds."""
+"""The environment of the server and the load driver does not depend on the environment of the run."""
 
 import os
 import tempfile
