@@ -31,11 +31,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a strategy ends with.
+    """The result of a strategy.
 
-    `promoted` is the arm it would hand over, None when every arm failed. `samples_consumed` is everything it was charged, the promoted
-    arm's full training included. `top` are its arms, best first by proxy on the highest rung they reached; empty when the strategy has
-    measured acceptance itself and a last step would only repeat that.
+    `promoted` is the arm that the strategy selects, or None if every arm failed. `samples_consumed` is the total charge, including the
+    promoted arm's full training. `top` are its arms, ordered by proxy on the highest rung that they reached. It is empty if the strategy
+    has measured acceptance itself, because a last step would only repeat that.
     """
 
     promoted: Config | None
@@ -83,18 +83,18 @@ class Meter:
 
     @property
     def trials(self) -> int:
-        """How many different arms were trained."""
+        """Return the number of different arms that were trained."""
         return len(self._reached)
 
     def ranked(self) -> list[Trained]:
-        """Return the arms that did not diverge: those of the highest rung first, and on a rung the best proxy first."""
+        """Return the arms that did not diverge, ordered by rung and then by proxy, best first."""
         return sorted(self._arms.values(), key=lambda arm: (-arm.samples, -arm.acc0))
 
     def outcome(self, cap: int) -> Outcome:
         """Promote the best arm of the highest rung, after training it to `cap` if it was not there.
 
-        That training is charged whatever is left, since nothing can be handed over without it. An arm that diverges in it gives way to the
-        next best.
+        That training is always charged, even beyond the budget, because a strategy must end with a fully trained arm. If the arm diverges,
+        the next best takes its place.
         """
         ranked = self.ranked()
         for arm in ranked:

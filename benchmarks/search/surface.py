@@ -1,16 +1,19 @@
 """A synthetic draft head: its training result as a function of hyperparameters and consumed samples.
 
-Calibrated: loss, acceptance and proxy against four EAGLE3 arms that were trained and served for real (tiny target, global_batch 4, 1000
-samples, three drafted tokens; `ANCHORS`), which `CENTRE` meets to about 0.1 in acceptance and 0.05 in `acc0`. Four arms at one batch, one
-warmup and one length say nothing about the rest.
+Loss, acceptance and proxy are calibrated against four EAGLE3 arms that were trained and served for real (`ANCHORS`: tiny target,
+global_batch 4, 1000 samples, three drafted tokens). `CENTRE` reproduces them to about 0.1 in acceptance and 0.05 in `acc0`. Four arms at
+one batch, one warmup and one length give no information about the rest.
 
-Assumed, because no measurement backs it: how the best learning rate moves with batch (as its square root) and with length (falls as a
-power), the exponent of the learning curve, what batch and warmup cost, where training diverges, the size of every kind of noise, and the
-bias of the proxy, set so that the rank correlation of a full-length arm's proxy with its true acceptance is 0.8 to 0.9 among good arms,
-those within 0.4 of the best.
+The rest is assumed without measurements:
 
-A learning-rate schedule belongs to the horizon, so an arm stopped on a low rung may still be warming up: low rungs are wrong
-systematically, not only noisy. Noise is a hash of what is measured, so that no order of calls changes a result.
+- the best learning rate, which rises with the square root of the batch and falls with the length as a power
+- the exponent of the learning curve, and the cost of batch and warmup
+- where training diverges, and the size of every kind of noise
+- the bias of the proxy. It is set so that a full-length arm's proxy has a rank correlation of 0.8 to 0.9 with its true acceptance, among
+  arms within 0.4 of the best.
+
+A learning-rate schedule belongs to the horizon, so an arm stopped on a low rung may still be warming up. Low rungs are therefore biased,
+not only noisy. Noise is a hash of what is measured, so the order of calls does not change a result.
 """
 
 import hashlib
@@ -39,7 +42,7 @@ ANCHORS = ((1e-4, 0.358, 1.831), (5e-4, 0.557, 2.231), (2e-3, 0.676, 2.683), (8e
 
 
 class Config(TypedDict):
-    """What a strategy chooses."""
+    """The hyperparameters that a strategy chooses."""
 
     global_batch: int
     lr: float

@@ -1,7 +1,7 @@
 """Every measurement is in the lake exactly once, whichever process wrote it, and every reader sees the same.
 
-Spark needs Java and does not run here. What it needs is checked by inspection: one schema for all files, no column of type null, times in
-microseconds, folders that unescape to the values as Spark's own `unescapePathName` does, and no data under a name that begins with a dot
+Spark needs Java and does not run here. Its requirements are checked by inspection. All files have one schema, no column has type null, and
+times are in microseconds. Folders unescape to the values by Spark's `unescapePathName`, and no data is under a name that begins with a dot
 or an underscore, which Spark skips.
 """
 

@@ -25,7 +25,7 @@ def test_every_bracket_climbs_to_the_top_and_keeps_somebody(rungs: int, eta: int
 
 
 def test_samples_count_what_every_rung_adds() -> None:
-    """The papers' bracket s4 costs 81 x 1 + 27 x 2 + 9 x 6 + 3 x 18 + 1 x 54 with exact resume; an arm in full costs its cap."""
+    """The papers' bracket s4 costs 81 x 1 + 27 x 2 + 9 x 6 + 3 x 18 + 1 x 54 with exact resume. A fully trained arm costs its cap."""
     caps = (1, 3, 9, 27, 81)
     assert samples(hyperband(5, 3)[:1], caps) == 81 + 54 + 54 + 54 + 54
     assert samples((in_full("grid", 7, 5),), caps) == 7 * 81
