@@ -45,7 +45,7 @@ MakeHead = Callable[[Draft, int], Path]
     [
         pytest.param(EAGLE3, 50, 1.4, 4, id="EAGLE3"),
         pytest.param(DFLASH, 60, 1.2, 4, id="DFlash of two layers"),
-        pytest.param(EAGLE3, 0, 1, 1.05, id="untrained"),
+        pytest.param(EAGLE3, 0, 1, 1.05, id="untrained", marks=pytest.mark.long),
     ],
 )
 def test_counters_equal_an_independent_simulation(
