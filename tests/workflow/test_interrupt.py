@@ -114,7 +114,7 @@ def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(co
         "give_verdict",
     }
     assert (decisions(one), heads(one)) == (decisions(finished), heads(finished))
-    assert one.records("verdict.json")["verdict.json"]["outcome"] == finished.records("verdict.json")["verdict.json"]["outcome"]
+    assert one.records("verdict.json")["verdict.json"]["outcome"] == "improvement", "as the stub engine counts"
 
 
 def runs(process: psutil.Process, rule: str) -> bool:
