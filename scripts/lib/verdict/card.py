@@ -1,4 +1,4 @@
-"""The card of a head that is handed over: what it is, how to serve it, what was measured, and on what."""
+"""The model card of the exported head: what it is, how to serve it, and what was measured."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ NAMES = {"champion": "champion", "standing": "standing configuration"}
 
 @dataclass(frozen=True)
 class Winner:
-    """A head of the contest behind a verdict: whose it is, its folder, its arm, its measurement in vLLM, and its training record."""
+    """A head of the contest behind a verdict, with its side, folder, arm, measurement in vLLM and training record."""
 
     side: Side
     head: Path
@@ -36,7 +36,7 @@ class Winner:
     @property
     def context(self) -> ServingContext:
         """The context of the measurement."""
-        assert isinstance(self.serving.context, ServingContext), "it has been served"
+        assert isinstance(self.serving.context, ServingContext), "the head has been served"
         return self.serving.context
 
 
@@ -44,11 +44,11 @@ def format_card(winner: Winner | None, verdict: Verdict, folder: Path, prompts: 
     """Return the card as Markdown, in the shape of a Hugging Face model card.
 
     Args:
-        winner: the head, None when the contest has none that could be measured.
-        verdict: the verdict it rests on.
-        folder: where the head is handed over, as vLLM is told.
+        winner: the head. None when no head of the contest could be measured.
+        verdict: the verdict on the contest.
+        folder: the folder of the head, as passed to vLLM.
         prompts: the workload's files by subset.
-        records: where the records behind the verdict are filed.
+        records: paths of the records behind the verdict.
     """
     if winner is None:
         return f"# No draft head to hand over\n\n{_said(verdict)}\n\nNo head of the contest could be measured.\n"
@@ -57,9 +57,9 @@ def format_card(winner: Winner | None, verdict: Verdict, folder: Path, prompts: 
 
 
 def serve_command(winner: Winner, folder: Path) -> str:
-    """Return the command that serves the target with the head in `folder` as it was measured, at `$HOST` and `$PORT`, or 127.0.0.1:8000.
+    """Return the command that serves the target with the head in `folder`, with the settings of the measurement.
 
-    It is for the root of the working tree, and of its own environment.
+    The server listens at `$HOST` and `$PORT`, by default 127.0.0.1:8000. Run the command in the root of the working tree.
     """
     engine, asked = winner.context.configuration, winner.serving.asked
     speculation = Speculation(engine.method, folder, engine.num_speculative_tokens)
@@ -80,8 +80,8 @@ def _opening(winner: Winner, verdict: Verdict) -> Iterator[str]:
     yield from (f"tags: [speculative-decoding, {method}, spec-decode-tune]", "---")
     yield from (f"# {title_of(method)} draft head for {target.model}", "", _said(verdict), "", _whose(winner, verdict), "")
     yield from (
-        "Of that configuration's fresh trainings it is the first. Which one is handed over was settled before any was measured, so its",
-        "number is not flattered by having chosen it, as that of the arm is by which the search found its champion.",
+        "This head is the first of that configuration's fresh trainings. The choice was fixed before measuring, so unlike the champion's",
+        "selection score its acceptance length has no selection bias.",
         "",
     )
 
@@ -90,29 +90,33 @@ def _said(verdict: Verdict) -> str:
     if verdict.rigor == "VERDICT":
         return f"**{verdict.summary}**"
     return (
-        f"**DRAFT: {verdict.outcome}. The contest was not judged, and nothing in this card may be quoted as a result:** {verdict.reason}."
+        f"**DRAFT: {verdict.outcome}. The contest was not judged. Do not quote any number in this card as a result.** "
+        f"Reason: {verdict.reason}."
     )
 
 
 def _whose(winner: Winner, verdict: Verdict) -> str:
     if verdict.outcome == "improvement":
-        return "This head is one of the champion's: serve it in place of the standing configuration's."
+        return "This head was trained with the champion's configuration. Serve it instead of the standing configuration's head."
     if winner.side == "champion":
-        return "This head is one of the champion's, which is **not proven**: of the standing configuration nothing could be measured."
+        return (
+            "This head was trained with the champion's configuration, which is **not proven** better: no head of the standing "
+            "configuration could be measured."
+        )
     return (
-        "This head is **no win**. Nothing that the search found is proven better, so what is handed over is a fresh training of the "
-        "standing configuration, the one in use before."
+        "This head is **no win**. No configuration of the search is proven better, so this is a fresh training of the standing "
+        "configuration."
     )
 
 
 def _serving(winner: Winner, folder: Path) -> Iterator[str]:
     yield from ("## Serve it", "", "```bash", serve_command(winner, folder), "```", "")
-    yield f"From the root of the working tree. Elsewhere, as in a container, `python` takes the place of `{PYTHON}` where vLLM"
-    yield f"{winner.context.stack.vllm} is installed; name the target and `{folder}` where they lie."
-    yield "The server listens on this machine alone unless `HOST` names another address, and answers requests to `/v1` that carry the key."
+    yield f"Run this in the root of the working tree. Elsewhere, such as in a container with vLLM {winner.context.stack.vllm}, use `python`"
+    yield f"instead of `{PYTHON}` and change the paths of the target and of `{folder}`."
+    yield "The server listens on 127.0.0.1 unless `HOST` is set. Requests to `/v1` need the API key."
     repairs = winner.context.stack.repairs
     if repairs:
-        yield f"`SPEC_DECODE_TUNE=1` lets the plugin of `vllm-plugin/` repair, as in the measurement: {', '.join(repairs)}."
+        yield f"`SPEC_DECODE_TUNE=1` enables the repairs of `vllm-plugin/` that the measurement used: {', '.join(repairs)}."
     yield ""
 
 
@@ -120,7 +124,7 @@ def _measured(winner: Winner, verdict: Verdict, prompts: Mapping[str, str]) -> I
     serving, level = winner.serving, verdict.interval_level
     assert serving.repeats and serving.acceptance_length and serving.per_position_acceptance
     yield from ("## What was measured", "")
-    yield "Acceptance length, 1 + accepted / drafts, from vLLM's own counters before and after the workload. To look at a server of yours:"
+    yield "Acceptance length is 1 + accepted / drafts, from vLLM's counters before and after the workload. Read a server's counters with:"
     look = "curl -s http://localhost:${PORT:-8000}/metrics | grep -E 'spec_decode_num_(accepted_tokens|drafts)_total'"
     yield from ("", "```bash", look, "```")
     yield from ("", f"| | mean | {level:.0%} interval | n | |", "|---|---|---|---|---|")
@@ -134,7 +138,7 @@ def _measured(winner: Winner, verdict: Verdict, prompts: Mapping[str, str]) -> I
         low, high = verdict.interval
         seeds = f"{verdict.champion.n} and {verdict.standing.n} trainings"
         marked = f"{verdict.rigor}: {verdict.outcome}"
-        yield _row("champion less standing", f"{verdict.effect:+.4f}", f"{low:+.4f} to {high:+.4f}", seeds, marked)
+        yield _row("champion minus standing", f"{verdict.effect:+.4f}", f"{low:+.4f} to {high:+.4f}", seeds, marked)
     rates = ", ".join(f"{rate:.3f}" for rate in serving.per_position_acceptance)
     counted = f"{serving.accepted} of {serving.draft_tokens} drafted tokens accepted in {serving.drafts} drafts"
     yield from ("", f"This head: {counted}; per position {rates}.")
@@ -142,7 +146,7 @@ def _measured(winner: Winner, verdict: Verdict, prompts: Mapping[str, str]) -> I
         yield from ("", "| subset | acceptance length | drafts |", "|---|---|---|")
         for name, subset in (serving.subsets or {}).items():
             yield _row(name, f"{subset.acceptance_length:.4f}", str(subset.drafts))
-    yield from ("", "Prompts, sent as they stand: " + ", ".join(f"`{path}` ({name})" for name, path in prompts.items()) + ".", "")
+    yield from ("", "Prompts, sent verbatim: " + ", ".join(f"`{path}` ({name})" for name, path in prompts.items()) + ".", "")
 
 
 def _side(name: str, side: Contestant, level: float, mark: str) -> str:
@@ -189,7 +193,7 @@ def _made(winner: Winner, verdict: Verdict, records: Sequence[str]) -> Iterator[
             **{"measured at": [repeat.started_at for repeat in winner.serving.repeats or ()], "records": list(records)},
         }
     )
-    yield "`manifest.json` beside this card holds the records of this head whole, and the SHA-256 of every file."
+    yield "`manifest.json` in this folder holds the full records of this head and the SHA-256 of every file."
 
 
 def _table(values: Mapping[str, Any]) -> Iterator[str]:

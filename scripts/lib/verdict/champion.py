@@ -1,4 +1,4 @@
-"""The champion of a search: the finalist with the longest acceptance that vLLM measured. DRAFT, for it was chosen by that number."""
+"""The champion of a search is the finalist with the greatest acceptance length in vLLM. DRAFT, because that number selected it."""
 
 from typing import Any, Literal
 
@@ -48,9 +48,9 @@ class Champion(Record):
         try:
             named = self.as_arm().id
         except (KeyError, TypeError) as error:
-            raise ValueError(f"configuration is not that of an arm ({error!r})") from None
+            raise ValueError(f"configuration does not describe an arm ({error!r})") from None
         if named != self.arm:
-            raise ValueError(f"configuration is that of {named}, not of {self.arm}")
+            raise ValueError(f"configuration describes {named}, not {self.arm}")
         return self
 
     def as_arm(self) -> Arm:
@@ -59,26 +59,26 @@ class Champion(Record):
 
 
 def choose_champion(servings: list[ServingRecord], finalists: list[Arm], standing: str, search: str, asked: dict[str, Any]) -> Champion:
-    """Return the champion: the finalist of longest measured acceptance; ties go to the smaller arm id.
+    """Return the champion, the finalist with the greatest acceptance length. Ties go to the smaller arm id.
 
-    The standing configuration is measured beside the finalists but is no candidate, unless the search found it by itself.
+    The standing configuration is measured too. It is a candidate only if the search proposed it.
 
     Args:
         servings: the measurements of the finalists and of the standing configuration.
-        finalists: the arms that the search put forward.
+        finalists: the finalists of the search.
         standing: the arm id of the standing configuration.
         search: the id of the search.
-        asked: the serving settings that are asked for now.
+        asked: the serving settings of the present configuration.
 
     Raises:
-        UserError: no finalist could be measured, one was measured under other settings, or two in different contexts.
+        UserError: no finalist could be measured, one was measured with other settings, or two in different contexts.
     """
     for serving in servings:
         other = [f"{key} = {serving.asked.get(key)!r}" for key in asked if serving.asked.get(key) != asked[key]]
         if other:
             raise UserError(
-                f"{serving.file} was measured with {', '.join(other)}, which is not what the configuration asks for; "
-                "delete it, the next run measures it again"
+                f"{serving.file} was measured with {', '.join(other)}, but the configuration asks for other values; "
+                "delete it, and the next run measures it again"
             )
     measured = sorted((serving for serving in servings if serving.status == "ok"), key=lambda serving: (-_length(serving), serving.arm))
     arms = {arm.id: arm for arm in finalists}

@@ -1,4 +1,4 @@
-"""The contest behind a verdict: champion and standing configuration, trained and measured once more with fresh seeds."""
+"""The contest behind a verdict trains and measures champion and standing configuration again with fresh seeds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from lib.records.context import Record
 from lib.records.measurement import ServingRecord
 
 FRESH_SEEDS = 10**6
-"""Of so many seeds a contest takes its own."""
+"""Number of seeds that a contest draws from."""
 
 Side = Literal["champion", "standing"]
 
@@ -33,9 +33,9 @@ class Contest:
         return {arm.id: arm for arm in (*self.champion, *self.standing)}
 
     def order(self) -> Iterator[tuple[Side, Arm]]:
-        """Yield the arms in the order they are measured: seed by seed, and in turn the one side first or the other.
+        """Yield the arms in measuring order, seed by seed. The side that comes first alternates.
 
-        A champion that is the standing configuration is measured once, for both.
+        A champion that equals the standing configuration is measured once, for both sides.
         """
         if self.champion == self.standing:
             yield from (("champion", arm) for arm in self.champion)
@@ -46,7 +46,7 @@ class Contest:
 
 
 class Measurements(Record):
-    """What the contest has measured, in the order in which it was measured, on one node."""
+    """The measurements of a contest in the order they were taken, on one node."""
 
     champion: str = Field(description="arm id of the champion, with the seed of the search")
     standing: str
@@ -58,11 +58,11 @@ class Measurements(Record):
         if len(self.order) != len(self.servings):
             raise ValueError(f"order names {len(self.order)} measurements, servings holds {len(self.servings)}")
         if len({tuple(serving.subsets or ()) for serving in self.servings if serving.status == "ok"}) > 1:
-            raise ValueError("the measurements are not of the same subsets")
+            raise ValueError("the measurements cover different subsets")
         return self
 
     def require(self, contest: "Contest", champion: str, standing: str) -> None:
-        """Refuse measurements that are not of these arms in this order. Raises UserError."""
+        """Raise UserError unless these arms were measured in this order."""
         measured = [(side, serving.arm) for side, serving in zip(self.order, self.servings, strict=True)]
         if (self.champion, self.standing) != (champion, standing) or measured != [(side, arm.id) for side, arm in contest.order()]:
             raise UserError(f"the contest measured {self.champion} against {self.standing}, not {champion} against {standing}; run again")
@@ -75,10 +75,10 @@ class Measurements(Record):
 
 
 def make_contest(champion: Arm, standing: Arm, seeds: int, search: str) -> Contest:
-    """Return the contest of two configurations over so many fresh seeds.
+    """Return the contest of two configurations over `seeds` fresh seeds.
 
-    The seeds follow from the id of the search and from their number. A baseline that was promoted because its seeds were lucky, or a
-    verdict that is asked for again with more of them, so meets trainings that nobody has looked at.
+    The seeds are derived from the search id and from their number. A repeated verdict with more seeds, or the next search after a lucky
+    baseline was promoted, therefore uses trainings that nobody has seen.
     """
     first = FIRST_FRESH_SEED + int(digest([search, seeds]), 16) % FRESH_SEEDS
     return Contest(*(tuple(replace(arm, seed=first + number) for number in range(seeds)) for arm in (champion, standing)))

@@ -1,6 +1,6 @@
-"""The gate: is the champion truly better than the standing configuration, or did it only look so when it was chosen?
+"""The gate tests whether the champion is better than the standing configuration on fresh training seeds.
 
-All lengths are acceptance lengths, 1 + accepted tokens / drafts, so that none is below 1.
+All lengths are acceptance lengths, 1 + accepted tokens / drafts, so none is below 1.
 """
 
 import math
@@ -18,14 +18,14 @@ from lib.records.context import Record
 Outcome = Literal["improvement", "regression", "no improvement (within noise)", "insufficient data", "not comparable"]
 
 MOST_SEEDS = 100
-"""Fresh seeds a side beyond which nobody would train."""
+"""Largest number of fresh seeds a side that is suggested."""
 
 DIGITS = 12
-"""Decimals of means and effects: far finer than any count of tokens resolves, coarse enough that equal measurements stay equal."""
+"""Decimals of means and effects. Token counts resolve less, and equal measurements stay equal despite rounding errors."""
 
 
 class Side(Record):
-    """What one configuration measured, over the means of its training seeds."""
+    """Statistics of one configuration over the means of its training seeds."""
 
     n: int = Field(ge=0, description="training seeds")
     mean: float | None = Field(description="acceptance length; null without a seed")
@@ -33,19 +33,19 @@ class Side(Record):
 
 
 class Ruling(Record):
-    """The champion against the standing configuration, in acceptance length. What the data do not determine is null."""
+    """The champion against the standing configuration, in acceptance length. A field is null where the data do not determine it."""
 
     outcome: Outcome
     reason: str = Field(description="why this outcome, in one sentence")
-    effect: float | None = Field(description="mean of the champion less mean of the standing configuration")
+    effect: float | None = Field(description="mean of the champion minus mean of the standing configuration")
     relative_effect: float | None = Field(description="effect as a share of the standing configuration's mean")
     interval: tuple[float, float] | None = Field(description="two-sided interval of the effect")
-    interval_level: float = Field(gt=0, lt=1, description="2 * confidence - 1, so that each end errs as often as a one-sided test")
-    p_improvement: float | None = Field(description="one-sided p value: an effect this high or higher although there is none")
-    p_regression: float | None = Field(description="one-sided p value: an effect this low or lower although there is none")
-    hedges_g: float | None = Field(description="effect in pooled standard deviations, corrected for few seeds; null without any spread")
-    smallest_effect: float = Field(ge=0, description="effects closer to zero than this are of no interest")
-    confidence: float = Field(gt=0.5, lt=1, description="one less the error of each one-sided test")
+    interval_level: float = Field(gt=0, lt=1, description="2 * confidence - 1, so each bound has the error rate of a one-sided test")
+    p_improvement: float | None = Field(description="one-sided p value: probability of an effect this high or higher if there is none")
+    p_regression: float | None = Field(description="one-sided p value: probability of an effect this low or lower if there is none")
+    hedges_g: float | None = Field(description="effect in pooled standard deviations, corrected for few seeds; null without spread")
+    smallest_effect: float = Field(ge=0, description="effects closer to zero than this are ignored")
+    confidence: float = Field(gt=0.5, lt=1, description="one minus the error of each one-sided test")
 
 
 class Judgement(Ruling):
@@ -60,16 +60,16 @@ def judge(
 ) -> Judgement:
     """Judge the champion by Welch's t-test on fresh training seeds.
 
-    The training seed is the unit of replication: repeats of a seed are averaged first, for they share its head.
+    The training seed is the unit of replication. Repeats of a seed share a head, so they are averaged first.
 
     Args:
         champion: acceptance lengths, one sequence per training seed with one value per repeat.
-        standing: the same of the standing configuration; the numbers of seeds and repeats may differ.
-        confidence: one less the error allowed to a false improvement, and to a false regression; above 0.5.
-        smallest_effect: smallest difference in acceptance length worth having.
+        standing: the same for the standing configuration. The numbers of seeds and repeats may differ.
+        confidence: one minus the error rate allowed for a false improvement, and for a false regression. Above 0.5.
+        smallest_effect: smallest difference in acceptance length that counts.
 
     Raises:
-        ValueError: a value is no acceptance length, a seed has no repeats, confidence or smallest effect is out of range.
+        ValueError: a value is not an acceptance length, a seed has no repeats, or confidence or smallest effect is out of range.
     """
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; it lies between 0.5 and 1")
@@ -108,9 +108,9 @@ def judge(
 
 
 def seeds_to_tell(judgement: Judgement) -> int | None:
-    """Return how many fresh seeds a side it would take for the effect that was seen to pass, if its spread stays; None when that is moot.
+    """Return how many fresh seeds a side the observed effect needs to pass, if its spread stays the same.
 
-    It is moot for an effect that passed already, is below the smallest of interest, or was seen on too few seeds to know the spread.
+    None when the effect passed already, is below the smallest of interest, or has too few seeds to estimate the spread.
     """
     effect, ours, theirs = judgement.effect, judgement.champion, judgement.standing
     if judgement.outcome != "no improvement (within noise)" or effect is None or ours.std is None or theirs.std is None:
@@ -125,14 +125,14 @@ def seeds_to_tell(judgement: Judgement) -> int | None:
 
 
 def mean_interval(lengths: Sequence[Sequence[float]], *, level: float) -> tuple[float, float] | None:
-    """Return Student's two-sided interval of one side's mean over training seeds, None for fewer than two seeds.
+    """Return Student's two-sided interval of one side's mean over training seeds. None for fewer than two seeds.
 
     Args:
         lengths: acceptance lengths, one sequence per training seed with one value per repeat.
-        level: of the interval.
+        level: level of the interval.
 
     Raises:
-        ValueError: a value is no acceptance length, or a seed has no repeats.
+        ValueError: a value is not an acceptance length, or a seed has no repeats.
     """
     side = _side(_seed_means(lengths))
     if side.mean is None or side.std is None:
@@ -144,18 +144,18 @@ def mean_interval(lengths: Sequence[Sequence[float]], *, level: float) -> tuple[
 def prompt_interval(
     champion: Sequence[Sequence[float]], standing: Sequence[Sequence[float]], *, level: float, seed: int = 0
 ) -> tuple[float, float]:
-    """Return how far the effect would move with other prompts: paired percentile bootstrap of the mean difference over prompts.
+    """Return the interval of the effect over prompts, a paired percentile bootstrap of the mean difference.
 
-    It holds for the training seeds at hand and says nothing of the noise between them; `judge` does.
+    It holds for these training seeds and excludes the noise between them, which `judge` covers.
 
     Args:
         champion: acceptance lengths, one sequence per training seed with one value per prompt.
-        standing: the same of the standing configuration, on the same prompts in the same order.
-        level: of the two-sided interval.
-        seed: of the resampling.
+        standing: the same for the standing configuration, on the same prompts in the same order.
+        level: level of the two-sided interval.
+        seed: seed of the resampling.
 
     Raises:
-        ValueError: the numbers of prompts differ, there are fewer than two, or a value is no acceptance length.
+        ValueError: the numbers of prompts differ, there are fewer than two, or a value is not an acceptance length.
     """
     ours, theirs = _prompt_means(champion), _prompt_means(standing)
     if len(ours) != len(theirs):
@@ -180,7 +180,7 @@ class _Test(NamedTuple):
 
 def _welch(champion: list[float], standing: list[float], level: float) -> _Test:
     with warnings.catch_warnings():
-        # A side without any spread makes scipy warn of lost precision; Welch's test is sound as long as the other side has some.
+        # scipy warns of lost precision when one side has no spread. Welch's test is valid as long as the other side has some.
         warnings.simplefilter("ignore", RuntimeWarning)
         result = stats.ttest_ind(champion, standing, equal_var=False)
     low, high = result.confidence_interval(level)
@@ -248,5 +248,5 @@ def _mean(values: Sequence[float]) -> float:
 def _sound(lengths: Sequence[float]) -> Sequence[float]:
     for length in lengths:
         if not 1 <= length < math.inf:
-            raise ValueError(f"{length} is no acceptance length; those are finite and never below 1")
+            raise ValueError(f"{length} is not an acceptance length; acceptance lengths are finite and at least 1")
     return lengths

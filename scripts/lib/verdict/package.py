@@ -1,4 +1,4 @@
-"""What a verdict hands over: the head to serve in the format vLLM loads, and its card."""
+"""The result of a verdict: the head to serve, in the format vLLM loads, and its model card."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,16 @@ from lib.verdict.verdict import Verdict
 def choose_head(
     verdict: Verdict, contest: Contest, measurements: Measurements, proxies: Sequence[ProxyRecord], heads: Mapping[str, Path]
 ) -> Winner | None:
-    """Return the head to serve after a verdict: the champion's if it is an improvement, otherwise that of the standing configuration.
+    """Return the head to serve after a verdict: the champion's if it is an improvement, otherwise the standing configuration's.
 
-    Of a side's fresh trainings it is the first that was measured. Which one that is was settled before anything was measured, so the head's
-    own number is not flattered by having chosen it, unlike that of the arm by which the search found its champion. A champion that is no
-    improvement is handed over only where nothing of the standing configuration could be measured. None when no head could be.
+    It is the first measured head of that side. The order was fixed before measuring, so unlike the champion's selection score its number
+    has no selection bias. A champion that is no improvement is served only if no standing head could be measured. None when no head
+    could be measured.
 
     Args:
         verdict: the verdict on the contest.
         contest: the arms of both sides.
-        measurements: what vLLM measured of them.
+        measurements: the measurements of these arms in vLLM.
         proxies: the training records of the same arms.
         heads: the folder of every arm's head, by arm id.
     """
@@ -38,14 +38,14 @@ def choose_head(
 
 
 def hand_over(out: Path, winner: Winner | None, verdict: Verdict, prompts: Mapping[str, str], records: Sequence[str]) -> None:
-    """Write the folder `out`: the head, its card `README.md`, and `manifest.json` with the records behind the card, whole or not at all.
+    """Write the folder `out` atomically: the head, its card `README.md`, and `manifest.json` with the records behind the card.
 
     Args:
-        out: as the card names it to vLLM.
+        out: the folder, as the card passes it to vLLM.
         winner: the head, None when there is none.
-        verdict: the verdict it rests on.
+        verdict: the verdict on the contest.
         prompts: the workload's files by subset.
-        records: where the records behind the verdict are filed.
+        records: paths of the records behind the verdict.
     """
     with whole_directory(out) as folder:
         if winner:

@@ -1,4 +1,4 @@
-"""The verdict: champion against standing configuration, on measurements that chose neither."""
+"""The verdict compares champion and standing configuration on measurements that neither was chosen by."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -20,7 +20,7 @@ UNJUDGED = ("insufficient data", "not comparable")
 
 
 class Contestant(Record):
-    """One configuration, over its fresh training seeds."""
+    """One configuration over its fresh training seeds."""
 
     point: Point
     arms: list[str] = Field(description="one per fresh seed")
@@ -34,7 +34,7 @@ class Contestant(Record):
 
 
 class SubsetEffect(Record):
-    """Champion against standing configuration on one subset of the workload. It informs, the verdict rests on all subsets together."""
+    """Champion against standing configuration on one subset of the workload. For information: the verdict uses all subsets together."""
 
     champion: float
     standing: float
@@ -43,14 +43,14 @@ class SubsetEffect(Record):
 
 
 class PromptEffect(Record):
-    """How the effect would move with other prompts: a paired bootstrap over prompts. It informs, the verdict rests on the seeds."""
+    """Interval of the effect over prompts, from a paired bootstrap. For information: the verdict uses the seeds."""
 
     n: int = Field(description="prompts")
     interval: tuple[float, float]
 
 
 class Verdict(Ruling):
-    """`verdict.json`: the only record that is not a DRAFT, unless the contest could not be judged."""
+    """`verdict.json`, the only record that is not a DRAFT, unless the contest could not be judged."""
 
     summary: str
     rigor: Literal["VERDICT", "DRAFT"] = Field(description="DRAFT where nothing could be judged")
@@ -60,7 +60,7 @@ class Verdict(Ruling):
     standing: Contestant
     subsets: dict[str, SubsetEffect]
     seeds_to_tell: int | None = Field(
-        description="fresh seeds a side at which an effect as large, spread as widely, would pass; None when that is moot"
+        description="fresh seeds a side at which this effect with this spread would pass; None when it passed, or more seeds do not help"
     )
     prompts: PromptEffect | None = Field(description="None where the engine's stream does not show acceptance per prompt exactly")
     recipe: Filled = Field(description="what all arms share")
@@ -71,24 +71,24 @@ class Verdict(Ruling):
 def give_verdict(
     contest: Contest, measurements: Measurements, proxies: Sequence[ProxyRecord], options: VerdictOptions, *, search: str
 ) -> Verdict:
-    """Return the verdict on a contest. Its id follows from its content: an acknowledgement is of what was read, and of nothing else.
+    """Return the verdict on a contest. The id is a hash of the content, so an acknowledgement holds for exactly what was read.
 
     Args:
         contest: the arms of both sides.
-        measurements: what vLLM measured of them, interleaved on one node.
-        proxies: the training records of the same arms, for what they were trained on.
+        measurements: the measurements of these arms in vLLM, interleaved on one node.
+        proxies: the training records of the same arms.
         options: confidence and smallest effect of interest.
         search: id of the search.
 
     Raises:
-        UserError: a head that was measured is not the one its training record names.
+        UserError: a measured head is not the head that its training record names.
     """
     trained = {proxy.arm: proxy.head_sha256 for proxy in proxies}
     for serving in measurements.servings:
         if serving.head_sha256 != trained[serving.arm]:
             raise UserError(
-                f"results/{serving.arm}/ was trained anew since the contest measured its head; delete the folder and results/search/*/"
-                "contest-*.json that names it, the next run trains and measures it again"
+                f"results/{serving.arm}/ was retrained after the contest measured its head; delete the folder and the results/search/*/"
+                "contest-*.json that names it, and the next run trains and measures it again"
             )
     sides = {side: measurements.of(side) for side in ("champion", "standing")}
     champion = _contestant(contest.champion[0].point, sides["champion"])
@@ -159,7 +159,7 @@ def _subsets(champion: list[ServingRecord], standing: list[ServingRecord], optio
 
 
 def _prompts(champion: list[ServingRecord], standing: list[ServingRecord], level: float) -> PromptEffect | None:
-    """Return the interval over prompts, None when a side has no measurement, one of them does not know its prompts, or there is but one."""
+    """Return the interval over prompts. None when a side has no measurement, one lacks acceptance per prompt, or there is one prompt."""
     ours, theirs = ([_prompt_lengths(one) for one in side if one.prompt_acceptance] for side in (champion, standing))
     if not ours or not theirs or len(ours) < len(champion) or len(theirs) < len(standing) or len(ours[0]) < 2:
         return None

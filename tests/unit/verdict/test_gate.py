@@ -124,9 +124,9 @@ def test_one_side_may_lack_spread() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.99, -1.0])
 def test_what_is_no_acceptance_length_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="is no acceptance length"):
+    with pytest.raises(ValueError, match="is not an acceptance length"):
         judged([[2.4, value], [2.5]], STANDING)
-    with pytest.raises(ValueError, match="is no acceptance length"):
+    with pytest.raises(ValueError, match="is not an acceptance length"):
         prompt_interval([[2.4, value]], [[2.0, 2.0]], level=0.9)
 
 

@@ -47,10 +47,10 @@ def handed(champion: list[Any], standing: list[Any], folder: Path) -> tuple[Path
 @pytest.mark.parametrize(
     ("champion", "standing", "side", "seed", "says"),
     [
-        (AHEAD, LEVEL, "champion", 0, "serve it in place of the standing configuration's"),
+        (AHEAD, LEVEL, "champion", 0, "Serve it instead of the standing configuration's head"),
         (LEVEL, LEVEL, "standing", 0, "**no win**"),
         (LEVEL, AHEAD, "standing", 0, "**no win**"),
-        (AHEAD, [None, 2.01, 1.99], "champion", 0, "serve it in place"),
+        (AHEAD, [None, 2.01, 1.99], "champion", 0, "Serve it instead"),
         (LEVEL, [None, 2.01, 1.99], "standing", 1, "**no win**"),
         (AHEAD, [None, None, None], "champion", 0, "**not proven**"),
     ],

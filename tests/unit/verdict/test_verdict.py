@@ -113,7 +113,7 @@ def test_a_verdict_is_named_by_what_it_rests_on() -> None:
 def test_a_head_that_was_trained_anew_after_it_was_measured_is_not_judged() -> None:
     contest = make_contest(CHAMPION, STANDING, 2, "s")
     first, *others = trained(contest)
-    with pytest.raises(UserError, match="was trained anew since the contest measured its head; delete the folder"):
+    with pytest.raises(UserError, match="was retrained after the contest measured its head; delete the folder"):
         verdict([2.5, 2.52], [2.0, 2.01], proxies=[first.model_copy(update={"head_sha256": "1"}), *others])
 
 
