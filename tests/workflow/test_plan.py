@@ -32,7 +32,7 @@ def test_the_dry_run_of_every_shipped_configuration_shows_its_plan_once_and_crea
     assert re.search(r"^Jobs: at most \d+ trainings; 9 servings \(2 finalists, 1 standing, 6 for the verdict\)", output, re.MULTILINE)
     assert re.search(r"^Samples: at most [\d,]+; with its \d+ arms trained in full it would be [\d,]+", output, re.MULTILINE)
     assert "Device-hours: not known before a run" in output
-    assert "Snakemake's own list of jobs ends at the next decisions" in output
+    assert "Snakemake's list of jobs ends at the next decisions" in output
     assert "decide_cohort" in jobs(output)
     assert {path.name for path in fresh.root.iterdir()} - before <= {".snakemake"}
 

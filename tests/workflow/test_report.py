@@ -69,8 +69,8 @@ def test_a_half_finished_search_is_reported_as_a_draft(finished: Clone, tmp_path
     held = files(report)
     card = text(held["verdict.html"])
     assert "DRAFT" in card and "champion so far" in card and "VERDICT" not in card
-    assert opening(report).startswith("DRAFT No verdict yet: champion so far gb") and "not running; the command" in opening(report)
-    assert "there is no hand-off yet" in held["levers.html"]
+    assert opening(report).startswith("DRAFT No verdict yet: champion so far gb") and "not running; run the same command" in opening(report)
+    assert "There is no hand-off yet" in held["levers.html"]
 
 
 def test_a_search_that_has_only_been_planned_is_reported(finished: Clone, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_status_tells_a_finished_an_interrupted_and_no_search_apart(finished: Cl
     (copied.root / f"results/{arm}/rung1.acc").unlink()
     (copied.root / copied.records("plan.json")["plan.json"]["files"]["verdict"]).unlink()
     partly = status(copied)
-    assert "strategy hyperband: not running; the command that started it goes on from here" in partly
+    assert "strategy hyperband: not running; run the same command again to resume" in partly
     assert re.search(r"^s1 +1 +24 +1 +0 +0 +0 +0 +1$", partly, re.MULTILINE)
     last.unlink()
     assert re.search(r"^s1 +1 +24 +up to 1 +undecided$", status(copied), re.MULTILINE)

@@ -47,6 +47,6 @@ def test_a_failing_job_is_told_of_with_its_reason_and_its_log_and_verbose_tells_
     failed = one.snakemake(f"results/{arm}/head", check=False)
     log = f"(results/logs/export_head/{arm}.log)"
     assert failed.returncode and failed.stdout.count(f"error: export_head {arm}: ") == 2
-    assert f"error: export_head {arm}: the same again {log}" in failed.stdout
+    assert f"error: export_head {arm}: same error {log}" in failed.stdout
     assert "RuleException" not in failed.stdout and "At least one job did not complete successfully" in failed.stdout
     assert "Error in rule export_head:" in one.snakemake("--verbose", f"results/{arm}/head", check=False).stdout

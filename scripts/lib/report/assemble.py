@@ -1,4 +1,4 @@
-"""The report's files under results/report/. All of them are always written: one that has nothing to show yet says so."""
+"""The report's files under results/report/. Every file is always written, and says so if it has nothing to show yet."""
 
 import platform
 import subprocess
@@ -20,10 +20,10 @@ FIGURES = {
 
 
 def draw_report(root: Path) -> None:
-    """Write figures and pages of the search under `root`/results/, however far it has come.
+    """Write figures and pages of the search under `root`/results/, finished or not.
 
     Raises:
-        UserError: no run has been started there, or a record is not whole.
+        UserError: no run has been started there, or a record cannot be read.
     """
     story = read_story(root)
     for name, text in _texts(story, root).items():
@@ -42,7 +42,7 @@ def _texts(story: Story, root: Path) -> dict[str, str]:
 
 
 def software(root: Path) -> dict[str, str]:
-    """Return the commit of the repository at `root`, if it is one, and the versions of what draws."""
+    """Return the commit of the repository at `root`, if there is one, and the versions of the software that draws the report."""
     commit = _git(root, "rev-parse", "HEAD")
     changed = ", with uncommitted changes" if commit and _git(root, "status", "--porcelain", "--untracked-files=no") else ""
     tools = {name: version(name) for name in ("snakemake", "altair", "vl-convert-python")}

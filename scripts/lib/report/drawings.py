@@ -1,4 +1,4 @@
-"""The report's figures, each from the story of a search. What colours tell to most eyes, shapes and dashes tell in grey print."""
+"""The report's figures, drawn from the story of a search. Shapes and dashes repeat what colours show, for print in grey."""
 
 import json
 import textwrap
@@ -26,9 +26,9 @@ DASHES: dict[str, list[int]] = {fate: [6, 3] if fate == "standing" else [1, 0] f
 
 
 def svg(figure: Figure) -> str:
-    """Return a figure as SVG. It brings its own white ground, so that its text is legible on a page of any colour.
+    """Return a figure as SVG with a white background, legible on a page of any colour.
 
-    Room is left for fonts that are wider than the one it is laid out with: which one is shown is up to the browser.
+    It leaves room for wider fonts, because the browser chooses the font.
     """
     padding = {"left": 36, "right": 36, "top": 12, "bottom": 12}
     drawn = figure.configure(background="white", padding=padding, font="sans-serif")
@@ -37,7 +37,7 @@ def svg(figure: Figure) -> str:
 
 
 def learning_curves(story: Story) -> Figure:
-    """Draw held-out accuracy of every arm along its rungs; an arm that was dropped ends in a cross."""
+    """Draw held-out accuracy of every arm along its rungs. A dropped arm ends in a cross."""
     curves = story.proxies.dropna(subset=["acc0"])[["arm", "samples", "acc0", "fate"]]
     title = "Learning curves: held-out accuracy of the first drafted token, acc0 (DRAFT)"
     failed = story.proxies[story.proxies["status"] != "ok"]["arm"].nunique()
@@ -65,8 +65,8 @@ def learning_curves(story: Story) -> Figure:
 
 
 def search_map(story: Story) -> Figure:
-    """Draw learning rate by global batch, coloured by the proxy at the highest rung reached; finalists and standing are ringed."""
-    title = "Where the search has looked: acc0 at the highest rung reached (DRAFT)"
+    """Draw learning rate by global batch, coloured by the proxy at the highest rung reached. Finalists and standing have rings."""
+    title = "Search space covered: acc0 at the highest rung reached (DRAFT)"
     points = story.last[["arm", "lr", "global_batch", "rung", "acc0", "fate", "status"]]
     if points.empty:
         return _nothing(title, words.trained(story))
@@ -95,16 +95,16 @@ def search_map(story: Story) -> Figure:
     rings = rings.encode(stroke=alt.Stroke("fate:N", scale=_scale(present, COLOURS), legend=_legend()), shape=_shape(present))
     broken = int(points["acc0"].isna().sum())
     note = f" Black crosses: {broken} arm(s) that diverged or ran out of memory." if broken else ""
-    said = f"{words.trained(story)} Colours of different rungs (sizes) are not comparable.{note}"
+    said = f"{words.trained(story)} Compare colours only within one rung (size).{note}"
     return alt.layer(filled, failed, rings).properties(title=_title(title, said))
 
 
 def proxies_against_measured(story: Story) -> Figure:
-    """Draw both proxies at the top rung against the acceptance length that vLLM measured, one point a configuration."""
-    title = "What the proxies are worth (DRAFT)"
+    """Draw both proxies at the top rung against the acceptance length measured in vLLM, one point per configuration."""
+    title = "How well the proxies predict acceptance length (DRAFT)"
     calibration = story.calibration
     if calibration is None:
-        return _nothing(title, "results/calibration.json is not there or is about other arms; make report writes it anew.")
+        return _nothing(title, "results/calibration.json is missing or is about other arms; make report writes it again.")
     points = configurations(story.table, calibration["draft_tokens"], calibration["recipe"])
     if points.empty:
         return _nothing(title, "No configuration has been both trained in full and measured in vLLM yet.")
@@ -123,13 +123,13 @@ def proxies_against_measured(story: Story) -> Figure:
 
 
 def acceptance(story: Story) -> Figure:
-    """Draw champion against standing configuration: share of drafts accepted per position, acceptance length per workload subset."""
+    """Draw champion against standing configuration, as acceptance rate per position and acceptance length per workload subset."""
     verdict, context = story.verdict, words.served(words.serving_context(story))
     rates, lengths = _judged(verdict) if verdict else _selected(story)
     if verdict:
         n = f" n = {verdict.champion.n} and {verdict.standing.n} fresh training seeds, measured in turn on one node."
     else:
-        n = " n = 1 training seed a side, measured for selection."
+        n = " n = 1 training seed per side, measured for selection."
     mark = verdict.rigor if verdict else "DRAFT"
     title = f"Acceptance per position and per subset, champion against standing ({mark})"
     if rates.empty:
@@ -159,7 +159,7 @@ def acceptance(story: Story) -> Figure:
 
 
 def spending(story: Story) -> Figure:
-    """Draw where samples and device-hours went, per stage and rung."""
+    """Draw samples and device-hours per stage and rung."""
     title = "Where samples and device-hours went"
     caps = story.search.space.rungs.samples
     own = story.proxies
@@ -193,13 +193,13 @@ def spending(story: Story) -> Figure:
             bars.mark_bar(color=INK) + bars.mark_text(align="left", dx=4, color="#222").encode(text=alt.Text(f"{quantity}:Q", format=form))
         )
     total = (
-        f"In all {spent['samples'].sum():,.0f} samples and {spent['device-hours'].sum():.3g} device-hours, {spent['jobs'].sum()} records."
+        f"In total {spent['samples'].sum():,.0f} samples and {spent['device-hours'].sum():.3g} device-hours, {spent['jobs'].sum()} records."
     )
     return alt.hconcat(*panels).properties(title=_title(title, f"{words.saving(story)} {total} {words.trained(story)}"))
 
 
 def _judged(verdict: Verdict) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return acceptance per side and position, and acceptance length per subset and side, over the verdict's fresh seeds."""
+    """Return acceptance rates by side and position and acceptance lengths by subset and side, over the verdict's fresh seeds."""
     sides = {"champion": verdict.champion, "standing": verdict.standing}
     rates = [(side, place, rate) for side, one in sides.items() for place, rate in enumerate(one.per_position_acceptance or (), 1)]
     lengths = [(subset, side, getattr(one, side)) for subset, one in _subsets(verdict).items() for side in sides]
@@ -215,7 +215,7 @@ def _selected(story: Story) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _subsets(verdict: Verdict) -> dict[str, SubsetEffect]:
-    """Return the effect per subset, and where there are several the one over all of them, on which the verdict rests."""
+    """Return the effect per subset and, with several subsets, the effect over all of them, which the verdict uses."""
     champion, standing, effect = verdict.champion.mean, verdict.standing.mean, verdict.effect
     if len(verdict.subsets) < 2 or champion is None or standing is None or effect is None:
         return verdict.subsets

@@ -9,9 +9,9 @@ INK, PALE, STANDING = "#0b6fa4", "#b5b5b5", "#d55e00"  # apart for colour-blind 
 
 
 def search_figure(table: pd.DataFrame, standing: str) -> alt.HConcatChart:
-    """Return the search beside its outcome: held-out accuracy of every arm along its rungs, and what vLLM measured.
+    """Return a figure of the held-out accuracy of every arm along its rungs, and of the acceptance lengths measured in vLLM.
 
-    `table` is the ledger of one search, `standing` the arm id of the standing configuration. The verdict's trainings are left out.
+    `table` is the ledger of one search, `standing` the arm id of the standing configuration. The verdict's trainings are excluded.
     """
     table = table[table["seed"] < FIRST_FRESH_SEED]
     served = table[table["kind"] == "serving"].set_index("arm")["acceptance_length"]

@@ -1,4 +1,4 @@
-"""The last words of a run: what came out, what is not recorded yet, what to try next."""
+"""The last lines of a run: the verdict, whether it is recorded, and what to try next."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +12,16 @@ from lib.verdict.verdict import Verdict
 
 
 def last_words(root: Path, filed: VerdictFiles, publish: Publish) -> Iterator[str]:
-    """Yield the lines for the end of a run that has come to its verdict; none when it was asked for something else."""
+    """Yield the last lines of a run that reached its verdict, none for a run that did not."""
     if not (root / filed.verdict).exists():
         return
     verdict = read_record(root / filed.verdict, Verdict)
     yield verdict.summary
     publication = root / filed.publication(verdict.id)
     if publication.exists():
-        yield f"Recorded: {read_json(publication, 'delete it, the next run records the verdict again').get('summary')}"
+        yield f"Recorded: {read_json(publication, 'delete it, and the next run records the verdict again').get('summary')}"
     else:
         yield would_publish(verdict, publish)
     if (root / filed.next_levers).exists():
         yield (root / filed.next_levers).read_text().rstrip()
-    yield "All of it in one file to mail, report.html: make report"
+    yield "To write everything into one file, report.html, run make report"

@@ -1,4 +1,4 @@
-"""The report's pages: standalone HTML, legible on light and dark grounds and in print, that loads nothing from anywhere."""
+"""The report's pages: standalone HTML without external resources, for light and dark screens and for print."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -35,7 +35,7 @@ COLUMNS = {
     "arm": "arm",
     "reason": "reason",
 }
-"""Columns of the ledger that people read, and what they are called."""
+"""Columns of the ledger page and their headings."""
 
 
 def page(title: str, body: str, script: str = "") -> str:
@@ -48,9 +48,9 @@ def page(title: str, body: str, script: str = "") -> str:
 
 
 def verdict_card(story: Story, root: Path) -> str:
-    """Return the first page: the verdict, or while there is none the champion as a DRAFT, or how far the search has come.
+    """Return the first page: the verdict, else the champion as a DRAFT, else the progress of the search.
 
-    Its `<section>` is the answer in short, with which `rules/captions/workflow.rst` has the report open.
+    Its `<section>` is the short answer, which `rules/captions/workflow.rst` shows first.
     """
     trained = f"<h2>Trained on</h2><p>{escape(words.trained(story))}</p>"
     if story.verdict:
@@ -76,18 +76,18 @@ def ledger_page(story: Story) -> str:
     cells = [[_cell(value) for value in row] for row in rows.itertuples(index=False)]
     heads = [f'<button type="button">{name}</button>' for name in columns.values()]
     body = (
-        "<h1>Ledger</h1><p>Every record under results/, of other searches too. Proxies and everything taken for selection are DRAFT. All "
-        "columns, the whole context of each number among them, stand in results/ledger.csv and results/ledger.parquet.</p>"
+        "<h1>Ledger</h1><p>Every record under results/, including other searches. Proxies and selection measurements are DRAFT. All "
+        "columns, with the full context of each number, are in results/ledger.csv and results/ledger.parquet.</p>"
         f'<p class="soft">Trained: {escape(words.trained(story))}</p>'
         f'<p class="soft">Measured: {escape(words.served(words.serving_context(story)))}</p>'
-        '<p><label>Filter, every word must occur: <input type="search" placeholder="finalist serving"></label> '
+        '<p><label>Filter (every word must occur): <input type="search" placeholder="finalist serving"></label> '
         f"<output>{len(cells)} of {len(cells)} records</output></p>"
     )
     return page("Ledger", body + _table(heads, cells), SORT_AND_FILTER)
 
 
 def provenance_page(story: Story, software: dict[str, str]) -> str:
-    """Return what the numbers came from: `software` that drew the report, versions in the records, seeds, configuration."""
+    """Return the origin of the numbers: `software` that drew the report, versions in the records, seeds, configuration."""
     stacks = {
         name.removeprefix("context."): ", ".join(sorted({_cell(value) for value in story.table[name].dropna()}))
         for name in story.table.columns
@@ -115,9 +115,9 @@ def provenance_page(story: Story, software: dict[str, str]) -> str:
 
 
 def levers_page(story: Story) -> str:
-    """Return the hand-off: what to try next."""
+    """Return the hand-off as a page."""
     if story.handoff is None:
-        return page("Next levers", "<h1>Next levers</h1><p>They follow from the verdict; there is no hand-off yet.</p>")
+        return page("Next levers", "<h1>Next levers</h1><p>There is no hand-off yet. It is written after the verdict.</p>")
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(story.handoff)
     return page("Next levers", html.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>"))
 
@@ -136,7 +136,7 @@ def _judged(verdict: Verdict) -> str:
     mark = _mark(verdict.rigor, f"{verdict.id} of search {verdict.search}")
     head = f"{mark}<h1>{escape(verdict.outcome.capitalize())}</h1>"
     if verdict.effect is None or verdict.interval is None or verdict.rigor == "DRAFT":
-        return f"{head}<p>Nothing is settled: {escape(verdict.reason)}.</p>"
+        return f"{head}<p>Not judged: {escape(verdict.reason)}.</p>"
     low, high = verdict.interval
     return (
         f'{head}<p><span class="big">{verdict.effect:+.3f}</span> tokens per step, champion minus standing configuration; '
@@ -185,14 +185,14 @@ def _pairs(values: dict[str, Any]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; heads may be HTML, cells are text."""
+    """Return a table. Heads may be HTML, cells are text."""
     top = "".join(f"<th>{head}</th>" for head in heads)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
 def _cell(value: Any) -> str:
-    """Return a value as a person would write it; what is not there is empty."""
+    """Return a value as text, a missing value as an empty string."""
     if isinstance(value, bool | str):
         return str(value)
     if isinstance(value, float | int):

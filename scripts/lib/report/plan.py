@@ -1,4 +1,4 @@
-"""The plan: what a search will do and what it costs at most, as data and as the text that a dry run prints."""
+"""The plan of a search and its maximum cost, as data and as the text that a dry run prints."""
 
 import statistics
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class _Evidence(TypedDict):
 
 
 class _Calibrated(TypedDict):
-    """What is read of calibration.json, as `lib.report.tables.write_ledger` makes it."""
+    """The keys read from calibration.json, which `lib.report.tables.write_ledger` writes."""
 
     recipe: dict[str, Any]
     draft_tokens: int
@@ -43,17 +43,17 @@ class _Calibrated(TypedDict):
 
 
 ARMS_READ = 32
-"""Arms that a pace is estimated from; reading more would cost more than it tells."""
+"""Largest number of arms whose records are read to estimate a pace."""
 
 
 def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
-    """Return the plan as plain data, under the tree `root`/results/. Raises UserError when the budget does not hold it."""
+    """Return the plan as plain data, given the records under `root`/results/. Raises UserError when the plan exceeds the budget."""
     search, config = experiment.search, experiment.config
     seeds = config.verdict.seeds
     pace = known_pace(experiment, root)
     decisions = Decisions(search, root)
     begun = bool(decisions.taken())
-    # A search that was let in is not shut out half-way because seconds turn out longer.
+    # A search that has begun is not refused because its jobs take longer than estimated.
     check_budget(search, seeds, config.budget.model_copy(update={"device_hours": None}) if begun else config.budget, pace)
     work = upper_bound(search, seeds)
     hours = pace.device_hours(work) if pace else None
@@ -84,21 +84,21 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
 
 
 def read_plan(root: Path) -> dict[str, Any]:
-    """Return the plan of the newest run whose tree is under `root`. Raises UserError when there is none, or none yet."""
+    """Return the plan of the newest run under `root`. Raises UserError when there is none, or none yet."""
     path = root / layout.PLAN
     if not path.exists() and (controller := holder(root / layout.RESULTS)):
-        raise UserError(f"process {controller.pid} runs here and has not written {path} yet; ask again in a moment")
+        raise UserError(f"process {controller.pid} is starting and has not written {path} yet; try again in a moment")
     if not path.exists():
         raise UserError(f"{path} does not exist: no search has been started here; start one with make tune")
-    return read_json(path, "delete it, the next run writes it again")
+    return read_json(path, "delete it, and the next run writes it again")
 
 
 def planned_search(plan: dict[str, Any]) -> Search:
-    """Return the search of a plan that was filed. Raises UserError when the plan is of another version, or was edited."""
+    """Return the search of a filed plan. Raises UserError when another version wrote the plan, or it was edited."""
     try:
         return Search.from_description(plan["search"])
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise UserError(f"{layout.PLAN} is of another version; delete it, the next run writes it again") from None
+        raise UserError(f"{layout.PLAN} was written by another version; delete it, and the next run writes it again") from None
 
 
 def format_plan(plan: dict[str, Any]) -> str:
@@ -107,9 +107,9 @@ def format_plan(plan: dict[str, Any]) -> str:
 
 
 def known_pace(experiment: Experiment, root: Path) -> Pace | None:
-    """Return the pace of the records under `root`/results/, otherwise the one the configuration states, None when no second is known.
+    """Return the pace measured from the records under `root`/results/, else the pace that the configuration states, else None.
 
-    A measurement of the verdict is counted as so many times one of the selection as its repeats are: its server starts but once.
+    A measurement for the verdict is scaled by its number of repeats relative to the selection.
     """
     pace = measured_pace(experiment.search, root) or stated_pace(experiment.config.cost)
     ratio = experiment.config.verdict.repeats / experiment.config.serving.repeats
@@ -124,9 +124,9 @@ def stated_pace(cost: Cost) -> Pace | None:
 
 
 def measured_pace(search: Search, root: Path) -> Pace | None:
-    """Return the pace of the records under `root`/results/ that come from this target, data and head; None when there are too few.
+    """Return the pace of the records under `root`/results/ with the same target, data and head. None when there are too few.
 
-    Seconds of training jobs are fitted as a constant plus a slope over the samples (least squares).
+    The seconds of a training job are a constant plus a slope over its samples (least squares).
     """
     trained = [(record.samples - record.resumed_from_samples, record.device_seconds) for record in _sound(search, root, ProxyRecord)]
     served = [record.device_seconds for record in _sound(search, root, ServingRecord)]
@@ -139,7 +139,7 @@ def measured_pace(search: Search, root: Path) -> Pace | None:
 
 
 def _sound(search: Search, root: Path, kind: type[M]) -> Iterator[M]:
-    """Yield the sound records of some of the arms that share this search's target, data and head."""
+    """Yield the `ok` records of up to about `ARMS_READ` arms that share this search's target, data and head."""
     arms: dict[str, list[Path]] = {}
     for path in layout.find_accs(root):
         arms.setdefault(path.parent.name, []).append(path)
@@ -154,7 +154,7 @@ def _sound(search: Search, root: Path, kind: type[M]) -> Iterator[M]:
 
 
 def known_calibration(search: Search, root: Path) -> dict[str, Any] | None:
-    """Return what the ledger under `root`/results/ says of the proxies, None when there is none or it is about other arms."""
+    """Return the proxy calibration under `root`/results/. None when there is none or it is about other arms."""
     with suppress(UserError):  # `make ledger` writes it anew
         calibration = read_record(root / layout.CALIBRATION, _Calibrated)
         if calibration["recipe"] == search.recipe and calibration["draft_tokens"] == search.space.objective.draft_tokens:
@@ -163,7 +163,7 @@ def known_calibration(search: Search, root: Path) -> dict[str, Any] | None:
 
 
 def _arms(search: Search, decisions: Decisions) -> Iterator[dict[str, Any]]:
-    """Yield every arm that is known so far: those proposed in decisions taken, and those that can be foreseen."""
+    """Yield every arm that is known so far, proposed in a decision or foreseeable before it."""
     taken = decisions.taken()
     for bracket in search.brackets:
         first = taken.get((search.folder(bracket), bracket.first_rung))
@@ -195,9 +195,9 @@ def _prior(search: Search, prior: Prior) -> dict[str, Any]:
 
 
 def _in_full(search: Search, seeds: int) -> dict[str, Any]:
-    """Return the samples of training every point in full, or where there is no end of them every arm that is proposed.
+    """Return the samples of training every point of the grid in full, or without a grid every arm that is proposed.
 
-    Standing configuration and verdict are counted on top, as the upper bound counts them.
+    Standing configuration and verdict are added, as in the upper bound.
     """
     grid = feasible_grid(search.space, search.training)
     arms = len(grid) if grid is not None else sum(len(search.foreseen.get(one.label, range(one.sizes[0]))) for one in search.brackets)
@@ -211,7 +211,7 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     how = f"strategy {search['strategy']}, eta {space['rungs']['eta']}, proxy {space['proxy']} (DRAFT)"
     yield f"Plan of search {plan['id']}: {head}, {how}"
     if plan["trusted"]:
-        yield f"Code of the model directory {plan['trusted']} runs in jobs: target.trust_remote_code is true"
+        yield f"Jobs run code from the model directory {plan['trusted']}, because target.trust_remote_code is true"
     yield ""
     heads = [f"rung {rung}: {cap:,}" for rung, cap in enumerate(caps)]
     yield from table(
@@ -238,7 +238,7 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     )
     later = bound["arms"] - len(rows)
     if later > 0:
-        yield f"and up to {later:,} arms that later decisions name"
+        yield f"and up to {later:,} arms chosen by later decisions"
     yield ""
     yield from _calibration_lines(plan)
     if plan["priors"]:
@@ -257,18 +257,18 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
             ],
         )
         if bound["retrained"]:
-            yield f"Prior arms come without a state: those that are promoted train from scratch, up to {bound['retrained']:,} samples more."
+            yield f"Prior arms have no checkpoint. Promoted ones train from scratch, at most {bound['retrained']:,} samples more."
         yield ""
     for refusal in plan["refused"]:
         yield f"Prior arm refused: {refusal['arm']} ({refusal['source']}): {refusal['reason']}"
     servings = f"{search['top_k']} finalists, 1 standing, {2 * plan['fresh_seeds']} for the verdict"
     yield f"Jobs: at most {bound['training_jobs']:,} trainings; {bound['serving_jobs'] + bound['contest_jobs']} servings ({servings})"
     seconds = f"about {plan['pace']['per_serving']:.3g} s at most" if plan["pace"] else "the first minutes of a serving"
-    yield f"Preflight: before any training an untrained head is served and answers one prompt, {seconds}, once ({plan['preflight']})"
+    yield f"Preflight: one untrained head is served and answers one prompt before any training, {seconds} ({plan['preflight']})"
     yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
     yield from _cost_lines(plan)
     yield ""
-    yield "Snakemake's own list of jobs ends at the next decisions, so it counts fewer trainings and servings than this plan."
+    yield "Snakemake's list of jobs ends at the next decisions, so it has fewer trainings and servings than this plan."
 
 
 def _calibration_lines(plan: dict[str, Any]) -> Iterator[str]:
@@ -278,7 +278,7 @@ def _calibration_lines(plan: dict[str, Any]) -> Iterator[str]:
     for one in calibration["proxies"]:
         yield f"Proxy {one['evidence']}"
     if calibration["recommended"] not in (None, proxy):
-        yield f"What vLLM has measured speaks for proxy = {calibration['recommended']}: set it in the space file instead of {proxy}"
+        yield f"Measurements in vLLM favour proxy = {calibration['recommended']}; set it in the space file instead of {proxy}"
     yield ""
 
 
@@ -292,7 +292,7 @@ def _saving(plan: dict[str, Any]) -> str:
 def _cost_lines(plan: dict[str, Any]) -> Iterator[str]:
     bound, pace = plan["upper_bound"], plan["pace"]
     if pace is None:
-        yield "Device-hours: not known before a run; state cost.seconds_per_sample and cost.seconds_per_serving to have them estimated"
+        yield "Device-hours: not known before a run; set cost.seconds_per_sample and cost.seconds_per_serving to get an estimate"
         return
     detail = f"{pace['per_sample']:.3g} s a sample + {pace['per_job']:.3g} s a job, {pace['per_serving']:.3g} s a serving, {pace['source']}"
     yield f"Device-hours: about {bound['device_hours']:.3g} for that ({detail})"

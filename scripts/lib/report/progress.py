@@ -1,4 +1,4 @@
-"""One line on how far a running search has come: what was decided, arms done of total, the best so far, time and cost left."""
+"""Progress of a running search in one line: decisions, arms done, best so far, time and cost left."""
 
 import time
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from lib.search.work import upper_bound
 from lib.verdict.champion import Champion
 
 SAID_AFTER = 0.1
-"""Share of the device-seconds that must have been seen to end before the time left is told from them."""
+"""Share of the device-seconds that must be done in this run before wall time left is estimated from them."""
 
 
 class Progress:
-    """What a running search has to say of itself, from the tree under `root`/results/."""
+    """Progress messages of a running search, from the tree under `root`/results/."""
 
     def __init__(self, experiment: Experiment, filed: VerdictFiles, root: Path) -> None:
         self._experiment, self._root = experiment, root
@@ -28,15 +28,15 @@ class Progress:
         self._begun: tuple[float, float] | None = None
 
     def opening(self) -> str:
-        """Return the line with which a run begins."""
+        """Return the first line of a run."""
         work = upper_bound(self._search, self._seeds)
         return (
             f"Search {self._search.id}, strategy {self._search.strategy}: at most {work.training_jobs:,} trainings of {work.arms:,} arms "
-            f"and {work.serving_jobs + work.contest_jobs} measurements in vLLM; plan: {layout.PLAN}; in between: make status"
+            f"and {work.serving_jobs + work.contest_jobs} measurements in vLLM; the plan is in {layout.PLAN}, make status shows progress"
         )
 
     def decision(self, folder: str, rung: int) -> str:
-        """Return what a decision says: how many arms train to its rung, or which ones are served."""
+        """Return the line on a decision: how many arms train to its rung, or which arms are served."""
         record = read_record(self._root / layout.decision(folder, rung), Decision)
         arms, dropped = record["arms"], len(record.get("dropped", {}))
         if folder == self._search.finalists_folder:
@@ -47,11 +47,11 @@ class Progress:
         return f"{label}: {len(arms)} of {len(arms) + dropped} arms go on, to {record['cap_samples']:,} samples"
 
     def champion(self) -> str:
-        """Return what the choice of the champion says."""
+        """Return the line on the choice of the champion."""
         champion = read_record(self._root / self._files["champion"], Champion)
         named = f"{champion.arm}, the standing configuration" if champion.arm == champion.standing.arm else champion.arm
         measured = f"acceptance length {champion.acceptance_length:.3f} (DRAFT)"
-        return f"champion: {named}, {measured}, now trained afresh with {self._seeds} seeds for the verdict"
+        return f"champion: {named}, {measured}, now retrained with {self._seeds} fresh seeds for the verdict"
 
     def standing(self) -> str:
         """Return how the search stands now."""
@@ -69,13 +69,13 @@ class Progress:
         if self._begun is None and seconds:
             self._begun = now, seconds
         if pace is None or self._begun is None:
-            yield "time left is known after the first measurement"
+            yield "time left not known before the first measurement"
             return
         hours = pace.device_hours(left)
         price = self._experiment.config.cost.price_per_device_hour
         money = "" if price is None else f", {hours * price:,.2f} {self._experiment.config.cost.currency}"
         begun, done = self._begun[0], seconds - self._begun[1]
-        # Jobs that run side by side count when they end: the first to end say little of how many there are.
+        # Parallel jobs count when they end, so the first ones say little about the wall time of all.
         wall = f"about {duration(hours * 3600 * (now - begun) / done)}, " if done > SAID_AFTER * (hours * 3600 + done) else ""
         yield f"{wall}{hours:.2g} device-hours{money} left at most"
 
@@ -92,7 +92,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words, from two minutes on to the minute."""
+    """Return a duration in words, rounded to the minute from two minutes on."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The state of a search, read from the results tree alone: it may be running, interrupted or finished."""
+"""The state of a running, interrupted or finished search, read from the results tree only."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +20,10 @@ HEADS = ["bracket", "rung", "samples", "arms", "done", "failed", "running", "bro
 
 
 def status(root: Path) -> str:
-    """Return for a terminal how the search under `root`/results/ stands: the one of the newest run's plan.
+    """Return the state of the newest run's search under `root`/results/ as text for a terminal.
 
     Raises:
-        UserError: no run has been started there, or a record is not whole.
+        UserError: no run has been started there, or a record cannot be read.
     """
     return "\n".join(_read(root, _lines))
 
@@ -39,7 +39,7 @@ def _read(root: Path, say: Callable[[Path, dict[str, Any], Survey], Iterator[str
         found = survey(root, planned_search(plan), plan["files"], plan["fresh_seeds"])
         return list(say(root, plan, found))
     except (KeyError, TypeError, ValidationError):
-        raise UserError(f"{layout.PLAN} is of another version; delete it, the next run writes it again") from None
+        raise UserError(f"{layout.PLAN} was written by another version; delete it, and the next run writes it again") from None
 
 
 def _headline(root: Path, plan: dict[str, Any], found: Survey) -> Iterator[str]:
@@ -59,7 +59,7 @@ def _lines(root: Path, plan: dict[str, Any], found: Survey) -> Iterator[str]:
     yield from table(HEADS, [_row(cohort) for cohort in (*found.trainings[:-1], *found.servings, *contest)])
     yield ""
     if found.preparing:
-        yield f"Being made for all of them: {', '.join(found.preparing)}"
+        yield f"Being prepared for all arms: {', '.join(found.preparing)}"
     yield from _best(found)
     if verdict.exists():
         yield read_record(verdict, Verdict).summary
@@ -76,7 +76,7 @@ def _row(cohort: Cohort) -> list[str]:
 def _stage(controller: Holder | None, *, finished: bool) -> str:
     if controller:
         return f"running, process {controller.pid}"
-    return "finished" if finished else "not running; the command that started it goes on from here"
+    return "finished" if finished else "not running; run the same command again to resume"
 
 
 def _best(found: Survey) -> Iterator[str]:

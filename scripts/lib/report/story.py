@@ -1,4 +1,4 @@
-"""A search as far as it has come, read from the results tree alone: what the report tells."""
+"""The state of a search as the report shows it, read from the results tree only."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ from lib.verdict.contest import Contest, make_contest
 from lib.verdict.verdict import Verdict
 
 FATES = ("champion", "finalist", "standing", "dropped", "undecided")
-"""What has become of an arm of the search so far; `undecided` ones have not lost yet."""
+"""States of an arm of the search. An `undecided` arm has not been dropped yet."""
 
 COLUMNS = (
     "arm",
@@ -38,7 +38,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Story:
-    """What lies in the results tree of a search. `champion`, `verdict`, `calibration` and `handoff` are None until there is one."""
+    """The results tree of a search. `champion`, `verdict`, `calibration` and `handoff` are None until they exist."""
 
     plan: dict[str, Any]
     search: Search
@@ -51,7 +51,7 @@ class Story:
 
     @cached_property
     def fates(self) -> dict[str, str]:
-        """What has become of every arm of this search, the standing configuration among them."""
+        """The fate of every arm of this search, including the standing configuration."""
         fates: dict[str, str] = {}
         for (folder, _), decision in self.taken.items():
             fates |= dict.fromkeys(decision["arms"], "finalist" if folder == self.search.finalists_folder else "undecided")
@@ -69,12 +69,12 @@ class Story:
 
     @cached_property
     def proxies(self) -> pd.DataFrame:
-        """The training records of the search's own arms, each with its fate; the verdict's trainings are not among them."""
+        """The training records of the search's arms, each with its fate. The verdict's trainings are excluded."""
         return self._of_the_search("proxy")
 
     @cached_property
     def selected(self) -> pd.DataFrame:
-        """What vLLM measured of finalists and standing configuration, to choose among them, each with its fate."""
+        """The selection's measurements of finalists and standing configuration in vLLM, each with its fate."""
         return self._of_the_search("serving").query("taken_for == 'selection'")
 
     @cached_property
@@ -84,7 +84,7 @@ class Story:
 
     @cached_property
     def contested(self) -> pd.DataFrame:
-        """What vLLM measured for the verdict."""
+        """The verdict's measurements in vLLM."""
         contest = Path(self.plan["files"]["measurements"]).stem
         return self.table[self.table["taken_for"].astype(str).str.startswith(f"{contest}, ")]
 
@@ -94,7 +94,7 @@ class Story:
         return self.proxies.sort_values("rung").groupby("arm", as_index=False).last()
 
     def in_full(self) -> int:
-        """Return the samples of training every arm of the search in full; one that failed or is undecided counts as far as it has come."""
+        """Return the samples of training every arm in full. Failed and undecided arms count the samples they have trained."""
         last = self.last[self.last["fate"] != "standing"]
         counted = (last["status"] == "ok") & (last["fate"] != "undecided")
         top = self.search.space.rungs.samples[-1]
@@ -107,10 +107,10 @@ class Story:
 
 
 def read_story(root: Path) -> Story:
-    """Return what lies under `root`/results/ of the search whose plan is there.
+    """Return the state of the search whose plan is under `root`/results/.
 
     Raises:
-        UserError: no run has been started there, or a record is not whole.
+        UserError: no run has been started there, or a record cannot be read.
     """
     plan = read_plan(root)
     search = planned_search(plan)
@@ -118,7 +118,7 @@ def read_story(root: Path) -> Story:
         files = plan["files"]
         champion, verdict, handoff = (root / files[name] for name in ("champion", "verdict", "handoff"))
     except (KeyError, TypeError):
-        raise UserError(f"{layout.PLAN} is of another version; delete it, the next run writes it again") from None
+        raise UserError(f"{layout.PLAN} was written by another version; delete it, and the next run writes it again") from None
     table = ledger(root)
     return Story(
         plan=plan,

@@ -1,4 +1,4 @@
-"""How far a search has come: its cohorts, what they have measured and what is left of them, read from the results tree alone."""
+"""Progress of a search: its cohorts, their measurements and the work left, read from the results tree only."""
 
 import re
 from base64 import urlsafe_b64decode
@@ -24,7 +24,7 @@ M = TypeVar("M", bound=Measurement)
 
 @dataclass
 class Jobs:
-    """How the jobs of one cohort stand, by arm. `broken` ones ended with an error: neither a result nor under way."""
+    """The jobs of one cohort by state, as arm ids. `broken` jobs ended with an error and without a result."""
 
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Jobs:
 
 @dataclass
 class Cohort:
-    """Arms that train to one rung, or that are served. `jobs` is None until they are known; `size` is then the most there can be."""
+    """Arms that train to one rung, or that are served. `jobs` is None until the arms are known; until then `size` is an upper bound."""
 
     label: str
     rung: int | None
@@ -50,15 +50,16 @@ class Cohort:
 
     @property
     def ended(self) -> int:
-        """The number of jobs that have come to a result."""
+        """The number of jobs with a result."""
         return len(self.jobs.done) + len(self.jobs.failed) if self.jobs else 0
 
 
 @dataclass
 class Survey:
-    """What lies in a results tree of one search; `contest` holds the ids of the verdict's arms once they are known.
+    """The results tree of one search.
 
-    `measuring` is what vLLM measures of them, which is one job; None until they are known. `preparing` is what is being made for all arms.
+    `contest` holds the ids of the verdict's arms once they are known. `measuring` is their measurement in vLLM, one job, None until then.
+    `preparing` lists files that are being made for all arms.
     """
 
     search: Search
@@ -73,7 +74,7 @@ class Survey:
     preparing: list[str]
 
     def best(self) -> tuple[str, int, float] | None:
-        """Return arm, rung and proxy of the best of the highest rung that any arm has reached; None before the first."""
+        """Return arm, rung and proxy of the best arm at the highest rung reached. None before the first record."""
         proxy, k = self.search.space.proxy, self.search.space.objective.draft_tokens
         value = {place: proxy_value(proxy, record.accuracies, k) for place, record in self.proxies.items() if record.accuracies}
         if not value:
@@ -82,17 +83,17 @@ class Survey:
         return arm, rung, value[arm, rung]
 
     def seconds(self) -> float:
-        """Return the device-seconds of the selection's records and of the verdict's trainings; not those of its measurements."""
+        """Return the device-seconds of the selection's records and of the verdict's trainings, without the verdict's measurements."""
         return sum(record.device_seconds for record in (*self.proxies.values(), *self.served.values()))
 
     def tally(self, seeds: int) -> str:
-        """Return how many trainings and servings have ended, of how many at most, with a verdict of so many fresh `seeds`."""
+        """Return how many of at most how many trainings and servings have ended, with `seeds` fresh seeds in the verdict."""
         left = self.left(seeds)
         trained, served = (sum(cohort.ended for cohort in cohorts) for cohorts in (self.trainings, self.servings))
         return f"{trained} of {trained + left.training_jobs} trainings, {served} of {served + left.serving_jobs} heads served"
 
     def left(self, seeds: int) -> Work:
-        """Return what is left to do at most, with a verdict of so many fresh `seeds`."""
+        """Return an upper bound of the work left, with `seeds` fresh seeds in the verdict."""
         return Work(
             arms=0,
             training_jobs=sum(cohort.size - cohort.ended for cohort in self.trainings),
@@ -114,7 +115,7 @@ class _Tree:
         self.served: dict[str, ServingRecord] = {}
 
     def training(self, label: str, rung: int, arms: dict[str, int]) -> Cohort:
-        """Return the cohort of `arms`, which train to `rung` from the rungs given, -1 for from scratch."""
+        """Return the cohort of `arms`, which train to `rung`, each from the given rung (-1 is from scratch)."""
         jobs, caps = Jobs(), self.search.space.rungs.samples
         left = 0
         for arm, below in arms.items():
@@ -127,7 +128,7 @@ class _Tree:
         return Cohort(label, rung, caps[rung], len(arms), jobs, left)
 
     def serving(self, label: str, arms: list[str]) -> Cohort:
-        """Return the cohort of `arms`, which are measured in vLLM."""
+        """Return the cohort of `arms` that are measured in vLLM."""
         jobs = Jobs()
         for arm in arms:
             record = _read(self.root / layout.serving(arm), ServingRecord)
@@ -137,7 +138,7 @@ class _Tree:
         return Cohort(label, None, self.search.space.rungs.samples[-1], len(arms), jobs)
 
     def measuring(self, arms: list[str], measurements: str) -> Cohort:
-        """Return the cohort of the verdict's arms, which one job measures in vLLM; `measurements` is its file."""
+        """Return the cohort of the verdict's arms, which one job measures in vLLM into the file `measurements`."""
         jobs, path = Jobs(), self.root / measurements
         servings = {serving.arm: serving for serving in read_record(path, Measurements).servings} if path.exists() else {}
         for arm in arms:
@@ -153,12 +154,12 @@ class _Tree:
 
 
 def _under_way(root: Path, since: float) -> Iterator[str]:
-    """Yield what the jobs will write that have begun since a time and have not ended, as paths from the root.
+    """Yield the outputs of jobs that began after `since` and have not ended, as paths from the root.
 
-    Snakemake notes it when it submits a job, in files named by the base64 of the path, and takes the note back when the job has ended.
+    Snakemake marks each output of a submitted job with a file named by the base64 of the path, and removes it when the job ends.
     """
     for note in (root / ".snakemake/incomplete").glob("*"):
-        with suppress(FileNotFoundError, ValueError):  # it has just ended, or the name is too long for one file
+        with suppress(FileNotFoundError, ValueError):  # the job has just ended, or the name is too long for one file
             if note.stat().st_mtime >= since:
                 yield re.sub("^.*(?=(?:results|resources)/)", "", urlsafe_b64decode(note.name).decode())
 
@@ -168,9 +169,9 @@ def survey(root: Path, search: Search, files: dict[str, Any], seeds: int) -> Sur
 
     Args:
         root: the folder that holds results/.
-        search: the search to look at.
-        files: where its champion and its measurements are filed, as `VerdictFiles` names them.
-        seeds: how many fresh seeds the verdict trains.
+        search: the search to survey.
+        files: paths of its champion and its measurements, keyed as in `VerdictFiles`.
+        seeds: number of fresh seeds in the verdict.
     """
     tree, decisions = _Tree(root, search), Decisions(search, root)
     taken, top, caps = decisions.taken(), search.top_rung, search.space.rungs.samples

@@ -22,10 +22,10 @@ from lib.verdict.contest import Measurements
 
 
 def ledger(root: Path) -> pd.DataFrame:
-    """Return every measurement under `root`/results/ as one table: a row per record, the context as dotted columns.
+    """Return every measurement under `root`/results/ as one table with a row per record and the context in dotted columns.
 
-    `taken_for` tells what a measurement in vLLM was taken for: `selection`, or a contest, by its file. Rows are ordered by arm, kind,
-    rung and `taken_for`, so the same tree always gives the same table. Raises UserError on a record that is not whole.
+    `taken_for` is `selection` or names the contest that a measurement in vLLM belongs to. Rows are ordered by arm, kind, rung and
+    `taken_for`, so the same tree always gives the same table. Raises UserError when a record cannot be read.
     """
     rows, arms = [], {}
     for path in layout.find_accs(root):
@@ -41,7 +41,7 @@ def ledger(root: Path) -> pd.DataFrame:
         for number, (side, serving) in enumerate(zip(contest.order, contest.servings, strict=True), start=1):
             if serving.arm not in arms:
                 raise UserError(
-                    f"{path} has measured {serving.arm}, which is not under {root / layout.RESULTS}; copy its folder back, or delete {path}"
+                    f"{path} names {serving.arm}, which is not under {root / layout.RESULTS}; copy its folder back, or delete {path}"
                 )
             rows.append(_row(arms[serving.arm], serving, f"{path.stem}, {number}, {side}"))
     table = pd.DataFrame(rows)
@@ -49,9 +49,9 @@ def ledger(root: Path) -> pd.DataFrame:
 
 
 def write_ledger(root: Path) -> None:
-    """Write ledger.csv, ledger.parquet and calibration.json of the tree under `root`/results/ into it.
+    """Write ledger.csv, ledger.parquet and calibration.json under `root`/results/.
 
-    The calibration says how well the proxies rank what was measured, in the search whose plan.json lies there.
+    The calibration tells how well the proxies rank the measured arms of the search whose plan.json is there.
     """
     table = ledger(root)
     search = planned_search(read_plan(root))
@@ -71,14 +71,14 @@ def write_ledger(root: Path) -> None:
             table.to_parquet(path, index=False)
     except (ArrowException, OverflowError) as error:
         said = " ".join(str(error).split())
-        raise UserError(f"{layout.LEDGER_PARQUET} cannot be written ({said}); a record under results/ was edited, delete it") from None
+        raise UserError(f"{layout.LEDGER_PARQUET} cannot be written ({said}); delete the edited record under results/") from None
 
 
 def _read_arm(path: Path, record: ProxyRecord) -> Arm:
     try:
         return record.as_arm()
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: {error}; move the folder away, the next run trains the arm again if it is asked for") from None
+        raise UserError(f"{path}: {error}; move the folder away, and the next run trains the arm again if it needs it") from None
 
 
 def _row(arm: Arm, record: Measurement, taken_for: str | None) -> dict[str, Any]:

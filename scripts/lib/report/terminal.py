@@ -1,6 +1,6 @@
-"""What a person sees of a run, in place of all that Snakemake says of its jobs, which stands in its own log.
+"""What the terminal shows of a run instead of Snakemake's messages, which are in Snakemake's own log.
 
-The logger plugin `experiment`, which executor/ brings, shows it.
+The logger plugin `experiment` in executor/ prints it.
 """
 
 import logging
@@ -20,27 +20,27 @@ from lib.report.progress import Progress, duration
 from lib.script import fault, latest
 
 SNAKEMAKE = Path(snakemake.__file__).parent
-"""Where Snakemake's own modules lie; what they say without an event and below a warning is of no use to a person while jobs run."""
+"""Folder of Snakemake's modules. Their messages without an event and below a warning are hidden while jobs run."""
 
 Said = list[str | logging.LogRecord]
-"""What is shown: lines as they stand, records in Snakemake's words."""
+"""What is shown: our lines, and records in Snakemake's words."""
 
 SILENT = {LogEvent.JOB_STARTED, LogEvent.SHELLCMD, LogEvent.PROGRESS, LogEvent.RESOURCES_INFO}
-"""Events that say nothing to a person."""
+"""Events that are not shown."""
 
 EVERY_S = 60.0
-"""Seconds between two lines that tell no more than that trainings go on."""
+"""Seconds between two lines that only report progress of trainings."""
 
 SILENCE_S = 60.0
-"""Seconds of silence after which a line says what is under way. Each further one comes after twice the time, up to `SILENCES` times it."""
+"""Seconds of silence before a line says which job is running. The wait doubles each time, up to `SILENCES` times this."""
 
 SILENCES = 16
 
 REFUSAL = re.compile(r'WorkflowError:\n(?! )(.*)((\n  File ".*)*)\s*')
-"""How Snakemake says that a plugin has refused something in one line: with the plugin's place in the code, which its own log keeps."""
+"""Snakemake's message when a plugin refuses something. It ends with lines of a traceback, which are not shown."""
 
 CLOCK_S = 1.0
-"""By how much a file's time may lag behind the clock."""
+"""Seconds by which a file's modification time may lag behind the clock."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class _Job:
 
 
 class Terminal:
-    """Decides by event and source what is shown of Snakemake's messages, and has words of its own for those of jobs."""
+    """Decides by event and source which messages of Snakemake are shown, and words those about jobs anew."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -70,7 +70,7 @@ class Terminal:
         self._raised: deque[tuple[float, logging.LogRecord]] = deque()
 
     def tell(self, record: logging.LogRecord) -> Said:
-        """Return what is shown in place of a message of Snakemake: itself, some lines, or nothing."""
+        """Return what is shown for a message of Snakemake: the message, other lines, or nothing."""
         handlers: dict[LogEvent | None, Callable[[logging.LogRecord], Said]] = {
             None: self._without_event,
             LogEvent.WORKFLOW_STARTED: self._started,
@@ -86,7 +86,7 @@ class Terminal:
         return self._spoke(handlers[event](record) if event in handlers else [record])
 
     def tick(self) -> Said:
-        """Return exceptions that no failed job accounts for, or after long silence what has been under way for longest."""
+        """Return exceptions that no failed job accounts for, or after long silence the job that has been running longest."""
         if self._raised and time.monotonic() - self._raised[0][0] > CLOCK_S:
             return self._spoke(self._release())
         jobs = [job for job in self._jobs.values() if job.under_way]
@@ -101,7 +101,7 @@ class Terminal:
         return spoken
 
     def end(self) -> Said:
-        """Return what is left to be shown."""
+        """Return what is left to show."""
         return [*self._release(), *([NOTHING_TO_BE_DONE_MSG] if self._idle else [])]
 
     def _spoke(self, said: Said) -> Said:
@@ -110,7 +110,7 @@ class Terminal:
         return said
 
     def _without_event(self, record: logging.LogRecord) -> Said:
-        """Show warnings, and what the workflow and plugins say. Of Snakemake the rest only where no jobs run: it is what was asked for."""
+        """Show warnings and messages of the workflow and of plugins. Show Snakemake's other messages only where no jobs run."""
         source = Path(record.pathname)
         if not source.is_relative_to(SNAKEMAKE):
             return [record.getMessage()] if record.levelno == logging.INFO else [record]
@@ -119,7 +119,7 @@ class Terminal:
         return [] if source.parent == SNAKEMAKE / "report" and record.levelno < logging.ERROR else [record]
 
     def _started(self, _: logging.LogRecord) -> Said:
-        """Note that jobs are to be run; unless their number follows, there are none."""
+        """Note the start of a run. It has no jobs unless their number follows."""
         self._running = self._idle = True
         return []
 
@@ -128,7 +128,7 @@ class Terminal:
         return []
 
     def _error(self, record: logging.LogRecord) -> Said:
-        """Keep what a rule has raised until its job is known to have failed: that may say more."""
+        """Keep an exception of a rule until its job is reported as failed, because the job's log may say more."""
         self._idle = False
         if refused := REFUSAL.fullmatch(record.getMessage()):
             return [f"error: {refused[1]}"]
@@ -162,24 +162,24 @@ class Terminal:
         return []
 
     def _tell(self, *parts: str) -> Said:
-        """Return how the search stands, but not what the last line already said of it."""
+        """Return the state of the search unless the last line already said it."""
         standing = self._progress.standing()
         said = [*parts, *([standing] if standing != self._standing else [])]
         self._told, self._standing = time.monotonic(), standing
         return [_now(" · ".join(said))] if said else []
 
     def _failed(self, record: logging.LogRecord) -> Said:
-        """Return what the job's own log says of it; a second time only that it is the same."""
+        """Return the error in the job's log. A repeated error is shortened."""
         told = vars(record)
         job = self._jobs[told["jobid"]]
         job.under_way = False
         logs = list(map(_place, told["log"]))
         said = next(filter(None, map(fault, _of_this_run(logs, job.since))), None)
-        if said is None:  # it was killed, or its log is elsewhere: in Snakemake's words
+        if said is None:  # the job was killed, or its log is elsewhere
             return [*self._release(), record]
         if self._raised:
             self._raised.popleft()
-        line = _now(f"error: {job.name}: {'the same again' if job.fault == said else said} ({', '.join(logs)})")
+        line = _now(f"error: {job.name}: {'same error' if job.fault == said else said} ({', '.join(logs)})")
         job.fault = said
         return [line]
 
@@ -189,17 +189,17 @@ def _now(line: str) -> str:
 
 
 def _place(log: str) -> str:
-    """Return where a log lies on this disk. Of one in a bucket Snakemake says: s3://bucket/run/./results/logs/x.log (send to storage)."""
+    """Return the local path of a log. For one in a bucket Snakemake says `s3://bucket/run/./results/logs/x.log (send to storage)`."""
     return log.partition("/./")[2].partition(" (")[0] or log
 
 
 def _of_this_run(logs: list[str], since: float) -> list[Path]:
-    """Return the logs on this disk that a job which began then may have written."""
+    """Return the local logs that a job begun at `since` may have written."""
     return [path for path in map(Path, logs) if path.exists() and path.stat().st_mtime >= since - CLOCK_S]
 
 
 def narrate(handlers: Iterable[logging.Handler], progress: Progress) -> None:
-    """Let the logger plugin `experiment`, if it is among the handlers of the run, show a `Terminal`; another of the user's choice stays."""
+    """Let the logger plugin `experiment` show a `Terminal`. Other logger plugins of the run are unchanged."""
     for handler in handlers:
         if hasattr(handler, "narrate"):
             handler.narrate(Terminal(progress))

@@ -1,4 +1,4 @@
-"""What numbers depend on, in words: no number of the report stands without its model, hardware, configuration, workload, stack and n."""
+"""Sentences of the report that name model, hardware, configuration, workload, software stack and n beside its numbers."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from lib.report.story import Story
 
 
 def trained(story: Story) -> str:
-    """Return what the proxies were trained and evaluated on."""
+    """Return the context in which the proxies were trained and evaluated."""
     if not len(story.proxies):
         return "Nothing has been trained yet."
     row = story.proxies.iloc[0]
@@ -24,9 +24,9 @@ def trained(story: Story) -> str:
 
 
 def served(context: dict[str, Any] | None) -> str:
-    """Return what acceptance lengths were measured on, from the context of a serving measurement as plain data."""
+    """Return the context in which acceptance lengths were measured, from the `context` of a serving record."""
     if context is None:
-        return "Nothing has been measured in vLLM for a champion or a verdict yet."
+        return "vLLM has not measured a champion or a verdict yet."
     identity, engine, workload, stack = (context[name] for name in ("identity", "configuration", "workload", "stack"))
     prompts = sum(subset["num_prompts"] for subset in workload["subsets"].values())
     lengths = sum(subset["num_prompts"] * subset["input_tokens_mean"] for subset in workload["subsets"].values()) / prompts
@@ -41,27 +41,27 @@ def served(context: dict[str, Any] | None) -> str:
 
 
 def serving_context(story: Story) -> dict[str, Any] | None:
-    """Return the context of the verdict's measurements, or before it of the champion's; None when neither is there."""
+    """Return the context of the verdict's measurements, before a verdict the champion's, None when there is neither."""
     if story.verdict:
         return story.verdict.context.model_dump() if story.verdict.context else None
     return story.champion.context.model_dump() if story.champion else None
 
 
 def target(story: Story) -> str:
-    """Return the name of the target, or before anything was served its digest."""
+    """Return the name of the target, or its digest before anything was served."""
     known = "context.identity.model" in story.table
     named = story.selected["context.identity.model"].dropna().tolist() if known else []
     return str([*named, story.search.recipe["target"]][0])
 
 
 def saving(story: Story) -> str:
-    """Return what early killing has saved so far."""
+    """Return what early stopping has saved so far."""
     own = story.proxies[story.proxies["fate"] != "standing"]
     used, full = int((own["samples"] - own["resumed_from_samples"]).sum()), story.in_full()
     if not full:
         return "Nothing has been trained yet."
     arms = own["arm"].nunique()
-    said = f"The search trained {used:,} samples; its {arms} arms in full would have taken {full:,}: {1 - used / full:.0%} saved so far"
+    said = f"The search trained {used:,} samples. Its {arms} arms in full would take {full:,}, so {1 - used / full:.0%} is saved so far"
     pace = story.plan["pace"]
     hours = f", about {pace['per_sample'] * (full - used) / 3600:.2g} device-hours (DRAFT estimate)" if pace and full > used else ""
     return f"{said}{hours}."

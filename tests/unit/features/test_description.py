@@ -161,7 +161,7 @@ def test_a_model_whose_own_code_would_run_is_refused_in_one_line_unless_it_is_tr
         trusted = load_experiment(values | source | {"target": values["target"] | {"trust_remote_code": True}})
         assert engine_settings(trusted.asked).trust_remote_code
         plan = format_plan(make_plan(trusted, tmp_path))
-        assert f"Code of the model directory {volume}/model runs in jobs: target.trust_remote_code is true" in plan
+        assert f"Jobs run code from the model directory {volume}/model, because target.trust_remote_code is true" in plan
 
 
 def test_what_is_mounted_is_held_to_the_manifest(volume: Path, values: dict[str, Any], manifest: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_verdict_without_a_measurement_of_one_side_is_drawn(tmp_path: Path) ->
     card = text(files["verdict.html"])
     assert "Insufficient data" in card and "diverged: loss is nan" in card and "not measured" in card
     assert "(DRAFT)" in text(files["acceptance.svg"]) and "VERDICT" not in text(files["acceptance.svg"])
-    assert card.index("DRAFT") < card.index("Insufficient data") < card.index("Nothing is settled") and "VERDICT" not in card
+    assert card.index("DRAFT") < card.index("Insufficient data") < card.index("Not judged") and "VERDICT" not in card
 
 
 def test_a_champion_that_is_the_standing_configuration_is_drawn(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_card_gives_outcome_effect_interval_n_and_context(tmp_path: Path, le
 def test_before_the_verdict_the_card_is_marked_draft_and_says_how_the_search_stands(tmp_path: Path, stage: Stage, said: str) -> None:
     card = text(drawn(tmp_path, stage)["verdict.html"])
     assert "DRAFT" in card and said in card and "VERDICT" not in card
-    assert "not running; the command that started it goes on from here" in card
+    assert "not running; run the same command again to resume" in card
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -127,7 +127,7 @@ def test_what_early_killing_saved_is_counted_against_the_same_arms_trained_in_fu
     own = story.proxies[story.proxies["fate"] != "standing"]
     used = sum(own["samples"] - own["resumed_from_samples"])
     assert 0 < used < story.in_full() <= own["arm"].nunique() * search.space.rungs.samples[-1]
-    assert f"trained {used:,.0f} samples" in words.saving(story) and f"would have taken {story.in_full():,}" in words.saving(story)
+    assert f"trained {used:,.0f} samples" in words.saving(story) and f"would take {story.in_full():,}" in words.saving(story)
 
 
 def test_arms_that_diverged_are_on_the_map_and_counted_beside_the_curves(tmp_path: Path) -> None:

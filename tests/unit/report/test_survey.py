@@ -51,7 +51,7 @@ def test_a_job_runs_from_its_submission_on_before_it_has_a_log(tmp_path: Path, a
     assert "Being made" not in status(tmp_path)
     note = urlsafe_b64encode(b"s3://bucket/run/resources/features/f/train").decode()
     (tmp_path / ".snakemake/incomplete" / note).write_text("{}")
-    assert "\nBeing made for all of them: resources/features/f/train\n" in status(tmp_path)
+    assert "\nBeing prepared for all arms: resources/features/f/train\n" in status(tmp_path)
 
 
 @pytest.mark.usefixtures("arm")
@@ -60,7 +60,7 @@ def test_a_run_that_has_not_written_its_plan_is_no_folder_without_a_run(tmp_path
     with pytest.raises(UserError, match="no search has been started here; start one with make tune"):
         status(tmp_path)
     hold(tmp_path)
-    with pytest.raises(UserError, match=f"process {os.getpid()} runs here and has not written .*plan.json yet; ask again in a moment"):
+    with pytest.raises(UserError, match=f"process {os.getpid()} is starting and has not written .*plan.json yet; try again in a moment"):
         status(tmp_path)
 
 

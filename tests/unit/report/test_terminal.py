@@ -156,7 +156,7 @@ def test_a_failed_job_is_told_of_by_what_its_log_says_and_once(run: Run, tmp_pat
         run.begin("export_head", log, arm="a")
         log.write_text("12:00:00 a: start, after 1.0 s of imports\n12:00:01 a: error: the state is cut off; delete it\n")
         run.fail(log)
-    assert run.said() == [f"error: export_head a: the state is cut off; delete it ({log})", f"error: export_head a: the same again ({log})"]
+    assert run.said() == [f"error: export_head a: the state is cut off; delete it ({log})", f"error: export_head a: same error ({log})"]
 
 
 def test_of_a_traceback_the_exception_is_shown_and_of_that_its_first_line(run: Run, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_the_choice_of_the_champion_is_told(tmp_path: Path) -> None:
     run.begin("choose_champion")
     run.finish()
     (line,) = run.said()
-    assert re.fullmatch(r"champion: gb\S+, acceptance length \d\.\d{3} \(DRAFT\), now trained afresh with 2 seeds for the verdict", line)
+    assert re.fullmatch(r"champion: gb\S+, acceptance length \d\.\d{3} \(DRAFT\), now retrained with 2 fresh seeds for the verdict", line)
 
 
 @pytest.mark.parametrize(
