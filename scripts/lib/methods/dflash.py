@@ -57,7 +57,7 @@ class DFlash(Draft):
         """Return the block that is needed."""
         if tokens < self.block_size:
             return {}, ""
-        return {"block_size": tokens + 1}, f"DFlash needs a block of {tokens + 1} for that, so heads are trained anew"
+        return {"block_size": tokens + 1}, f"DFlash needs a block of {tokens + 1} for that, so heads are retrained"
 
     def misfit(self, vocab_size: int) -> str | None:
         """Return that the mask token is none of the target's."""

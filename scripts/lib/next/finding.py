@@ -1,4 +1,4 @@
-"""What a finished search has found, as the levers read it, and what a lever proposes. Estimates are DRAFT."""
+"""Results of a finished search, and the proposals that levers make from them. Estimates are DRAFT."""
 
 import json
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from lib.search.calibration import CONFIGURATION
 from lib.search.proxy import proxy_value
 
 Curve = list[tuple[int, float]]
-"""Samples and the chain estimate, rung by rung."""
+"""Samples and chain estimate per rung."""
 
 
 @dataclass(frozen=True)
 class Proposal:
     """Another search that may gain acceptance length.
 
-    `expected` is the gain in tokens a step, None where nothing tells; `at_most` bounds it; `how` says where these come from. The lever is
-    proven from a measured gain of `needs` on.
+    `expected` is the gain in tokens per step, None where there is no estimate. `at_most` is its upper bound, `how` the method of the
+    estimate. A measured gain of at least `needs` proves the lever.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Proposal:
 
 
 Found = list[Proposal] | str
-"""Proposals, or why there is none."""
+"""Proposals, or the reason why there are none."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Finding:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What all arms of the search share."""
+        """The recipe that all arms of the search share."""
         return self.experiment.search.recipe
 
     @cached_property
@@ -69,19 +69,19 @@ class Finding:
 
     @property
     def length(self) -> float:
-        """The champion's acceptance length: the mean of its fresh seeds, or before there are any that of its selection."""
+        """The champion's acceptance length, as the mean over its fresh seeds, or from selection when there are none."""
         mean = self.verdict["champion"].get("mean")
         return float(self.champion["acceptance_length"] if mean is None else mean)
 
     @property
     def measured_as(self) -> str:
-        """How often `length` was measured."""
+        """The number of measurements behind `length`."""
         side = self.verdict["champion"]
         return "selection, one seed" if side.get("mean") is None else f"n = {side['n']} fresh seeds"
 
     @property
     def per_position(self) -> list[float]:
-        """Shares of the champion's drafts that were accepted at least so far, per position; empty where there is no measurement."""
+        """The share of the champion's drafts accepted up to each position. Empty without a measurement."""
         return list(self.verdict["champion"].get("per_position_acceptance") or [])
 
     @property
@@ -91,12 +91,12 @@ class Finding:
 
     @property
     def headroom(self) -> float:
-        """What acceptance length can still gain when all k drafted tokens are accepted."""
+        """The gain in acceptance length if all k drafted tokens were accepted."""
         return self.draft_tokens + 1 - self.length
 
     @cached_property
     def proxies(self) -> pd.DataFrame:
-        """The sound proxy rows of this recipe, with the `chain` estimate over k positions."""
+        """The `ok` proxy rows of this recipe, with the `chain` estimate over k positions."""
         if not len(self.table):
             return pd.DataFrame(columns=["arm", "rung", "samples", "chain", *CONFIGURATION])
         own = self.table["recipe"] == json.dumps(self.recipe, sort_keys=True)
@@ -111,7 +111,7 @@ class Finding:
 
     @cached_property
     def curve(self) -> tuple[str, Curve]:
-        """The learning curve of the champion, or where it entered at the top rung of the best full arm that has one: arm and curve."""
+        """The champion's arm id and learning curve. If it has one rung only, those of the best full arm with several rungs."""
         top = self.proxies[self.proxies["rung"] == self.experiment.search.top_rung].sort_values("chain", ascending=False)
         for arm in [self.champion["arm"], *top["arm"]]:
             rows = self.proxies[self.proxies["arm"] == arm].sort_values("samples")
@@ -121,17 +121,17 @@ class Finding:
 
     @cached_property
     def per_chain(self) -> float:
-        """Accepted tokens in serving per accepted token of the champion's chain estimate; 1 where there is no estimate."""
+        """Accepted tokens in serving per accepted token of the champion's chain estimate. 1 without an estimate."""
         top = self.proxies[(self.proxies["arm"] == self.champion["arm"]) & (self.proxies["rung"] == self.experiment.search.top_rung)]
         chain = float(top["chain"].mean()) if len(top) else 1.0
         return (float(self.champion["acceptance_length"]) - 1) / (chain - 1) if chain > 1 else 1.0
 
     def changed(self, **sections: Any) -> Space:
-        """Return the space with keys of its sections, or whole values, changed. Raises ValidationError when they are out of bounds."""
+        """Return the space with changed sections or values. Raises ValidationError when they are out of bounds."""
         values = self.space.model_dump(mode="json")
         changes = {name: values[name] | keys if isinstance(keys, dict) else keys for name, keys in sections.items()}
         return Space.model_validate(values | changes)
 
     def unknown(self) -> str:
-        """Return the words for a gain that nothing tells."""
-        return f"unknown; at most {self.headroom:.2f}, when all {self.draft_tokens} drafted tokens are accepted"
+        """Return the description of a gain without an estimate."""
+        return f"unknown; at most {self.headroom:.2f}, if all {self.draft_tokens} drafted tokens are accepted"

@@ -1,4 +1,4 @@
-"""The frontier: what to try next, ranked by what it may gain for what it costs, and what became of what was tried."""
+"""The frontier lists what to try next, ranked by expected gain per cost, and the outcomes of earlier levers."""
 
 import tempfile
 from collections.abc import Callable, Iterable
@@ -32,17 +32,17 @@ FINDERS: dict[str, Callable[[Finding], Found]] = {
     "method": method.find,
     "common values": common.find,
 }
-"""What is looked for, by the name under which it is passed over."""
+"""The lever finders by topic. The topic names a finder that proposes nothing."""
 
 NEAR_CEILING = 0.98
-"""Share of k + 1 from which acceptance length counts as at its ceiling."""
+"""Share of k + 1 above which acceptance length counts as at its ceiling."""
 
 NOT_CARRIED = {"space", "budget", "baseline", "seed_from", "ack_publish"}
-"""Keys of a configuration that a lever's command does not repeat: its space holds the standing point."""
+"""Configuration keys that a lever's command omits. Its space file holds the standing point."""
 
 
 class Origin(Record):
-    """What a lever starts from: the champion of the search that proposed it."""
+    """The champion of the search that proposed a lever."""
 
     target: str
     search: str
@@ -60,7 +60,7 @@ class Origin(Record):
 
 
 class Lever(Record):
-    """`lever.json`: a lever as it was proposed. Gains are in acceptance length (tokens a step) and DRAFT, hours are at most."""
+    """`lever.json`, a lever as proposed. Gains are in tokens per step and DRAFT, hours are upper bounds."""
 
     id: str
     title: str
@@ -78,13 +78,13 @@ class Lever(Record):
 
     @property
     def value(self) -> float | None:
-        """Expected gain per device-hour; None where either is not known."""
+        """Expected gain per device-hour. None where either is not known."""
         return self.expected / self.device_hours if self.expected is not None and self.device_hours else None
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A lever and what became of it."""
+    """A lever and its outcome."""
 
     lever: Lever
     status: Literal["open", "proven", "refuted"]
@@ -93,7 +93,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Frontier:
-    """All levers, the open ones ranked first; why the others are none; the wall where none is open."""
+    """All levers with open ones first, the reasons why others were passed over, and the wall if none is open."""
 
     levers: list[Judged]
     passed: list[str]
@@ -105,19 +105,19 @@ class Frontier:
 
 
 def propose(finding: Finding, default: Config, pace: Pace | None) -> tuple[list[tuple[Lever, Space]], list[str]]:
-    """Return the levers that the finding suggests with the spaces they search, and why the others are none.
+    """Return the levers that the finding suggests with their spaces, and the reasons why others were passed over.
 
     Args:
         finding: a search with its ledger, champion and verdict.
-        default: the configuration that a run without options has.
-        pace: of the head at hand, None when no second is known. Levers that change the head are costed at it, too.
+        default: the default configuration.
+        pace: the pace of the present head, None when unknown. Levers that change the head are estimated with it too.
     """
     levers, passed = [], []
     for topic, find in FINDERS.items():
         try:
             found = find(finding)
         except ValidationError as error:
-            found = f"another space would be out of bounds: {error.errors()[0]['msg']}"
+            found = f"the changed space would be out of bounds ({error.errors()[0]['msg']})"
         if isinstance(found, str):
             passed.append(f"{topic}: {found}")
             continue
@@ -136,11 +136,11 @@ def propose(finding: Finding, default: Config, pace: Pace | None) -> tuple[list[
 
 
 def rank(levers: Iterable[Judged]) -> list[Judged]:
-    """Return levers by status and then by value: gain an hour, gains at another k, unknown gains (cheapest first), none at all."""
+    """Return levers by status, then by gain per hour, then gains at another k, then unknown gains (cheapest first), then no gain."""
 
     def key(one: Judged) -> tuple[Any, ...]:
         lever = one.lever
-        other_k = lever.id.startswith("draft-")  # lengths at another k are no like for like
+        other_k = lever.id.startswith("draft-")  # lengths at another k are not comparable
         kind = 2 if lever.expected is None else 3 if lever.expected <= 0 else 1 if other_k else 0
         return ("open", "proven", "refuted").index(one.status), kind, -(lever.value or 0), -(lever.expected or 0), lever.samples, lever.id
 
@@ -154,16 +154,16 @@ class _Side(TypedDict):
 
 
 class _Verdict(TypedDict):
-    """What is read of the verdict of another search."""
+    """The keys read from the verdict of another search."""
 
     asked: dict[str, Any]
     champion: _Side
 
 
 def decide(lever: Lever, root: Path) -> Judged:
-    """Return what became of a lever: open until its own search has a verdict under `root`, measured as its origin was.
+    """Return a lever with its outcome. It is open until its search has a verdict under `root` with the origin's serving settings.
 
-    It is proven when the gate calls its champion an improvement on the origin's; fewer drafted tokens, when no more is lost than was said.
+    It is proven when its champion is an improvement over the origin's. With fewer drafted tokens, the loss must not exceed the estimate.
     """
     origin = lever.origin
     verdicts = [read_record(path, _Verdict) for path in layout.find_verdicts(root, f"finalists-{lever.search}")]
@@ -177,7 +177,7 @@ def decide(lever: Lever, root: Path) -> Judged:
     )
     assert ruling.effect is not None
     proven = ruling.outcome == "improvement" if lever.needs > 0 else ruling.effect >= lever.needs
-    compared = "" if k == origin.draft_tokens else f"; k = {k} and k = {origin.draft_tokens} are compared, so read the throughput as well"
+    compared = "" if k == origin.draft_tokens else f"; this compares k = {k} with k = {origin.draft_tokens}, so check the throughput too"
     return Judged(
         lever,
         "proven" if proven else "refuted",
@@ -191,7 +191,7 @@ def _but_k(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def overtaken(judged: Judged, finding: Finding) -> Judged:
-    """Return an open lever as refuted when the champion at hand, measured at the same k, has reached what the lever promised at most."""
+    """Return an open lever as refuted when the present champion, at the same k, has reached the most that the lever promised."""
     lever, origin = judged.lever, judged.lever.origin
     promised = origin.acceptance_length + (lever.at_most if lever.expected is None else lever.expected)
     if judged.status != "open" or origin.draft_tokens != finding.draft_tokens or promised >= finding.length + finding.smallest_effect:
@@ -203,12 +203,12 @@ def overtaken(judged: Judged, finding: Finding) -> Judged:
 def frontier(finding: Finding, fresh: list[Lever], kept: list[Lever], passed: list[str], root: Path) -> Frontier:
     """Return fresh levers and those kept from earlier runs for the same target, judged and ranked.
 
-    One that is decided stays as it was proposed. An open one that promised less than the champion at hand has is refuted by that.
+    A decided lever stays as proposed. An open one that promised less than the present champion's length is refuted.
     """
     proposed = {_name(lever) for lever in fresh}
     ours = [overtaken(decide(lever, root), finding) for lever in kept if lever.origin.target == finding.recipe["target"]]
     settled = {one.lever.id: one for one in ours if one.status != "open"}
-    # Of levers of one name the present search knows better.
+    # A lever of the present search replaces open ones of the same name.
     others = {one.lever.id: one for one in ours if one.status == "open" and _name(one.lever) not in proposed}
     judged = others | {lever.id: decide(lever, root) for lever in fresh} | settled
     levers = rank(judged.values())
@@ -217,7 +217,7 @@ def frontier(finding: Finding, fresh: list[Lever], kept: list[Lever], passed: li
 
 
 def changed_words(config: Config, default: Config) -> list[str]:
-    """Return the words after `--config` that make the default configuration this one, but for the keys `NOT_CARRIED`."""
+    """Return the words after `--config` that turn the default configuration into this one, without the keys `NOT_CARRIED`."""
     ours, theirs = (one.model_dump(mode="json", exclude=NOT_CARRIED) for one in (config, default))
     return [f"{key}={_flow(value)}" for key, value in _changes(ours, theirs).items()]
 
@@ -227,7 +227,7 @@ def _name(lever: Lever) -> str:
 
 
 def space_yaml(space: Space, lever: Lever) -> str:
-    """Return a space file that says where it comes from."""
+    """Return a space file whose heading names its origin."""
     heading = f"# {lever.title}. Lever {lever.id}, proposed by search {lever.origin.search}; see {layout.HANDOFF}.\n\n"
     return f"{heading}{yaml.safe_dump(space.model_dump(mode='json'), sort_keys=False, default_flow_style=None, width=120)}"
 
@@ -263,7 +263,7 @@ def _lever(finding: Finding, proposal: Proposal, experiment: Experiment, default
 
 
 def _work(finding: Finding, experiment: Experiment) -> tuple[Work, str]:
-    """Return the most that a lever's search uses. Where only k differs every arm of the search is trained already."""
+    """Return an upper bound of the work of a lever's search. If only k differs, every arm of the search is already trained."""
     search, origin, seeds = experiment.search, finding.experiment.search, experiment.config.verdict.seeds
     work = upper_bound(search, seeds)
     servings = work.serving_jobs + work.contest_jobs
@@ -273,8 +273,8 @@ def _work(finding: Finding, experiment: Experiment) -> tuple[Work, str]:
     reads = PROXIES[search.space.proxy].reads
     if only_k_differs and reads(search.space.objective.draft_tokens) == reads(origin.space.objective.draft_tokens):
         work = replace(work, training_jobs=2 * seeds, samples=2 * seeds * search.space.rungs.samples[-1], retrained=0)
-        said = f"{servings} servings, and {work.training_jobs} trainings of the verdict should another arm win"
-        return work, f"{said}; the arms of the search are trained already"
+        said = f"{servings} servings, and {work.training_jobs} trainings for the verdict if another arm wins"
+        return work, f"{said}; the arms of the search are already trained"
     return work, f"{work.samples:,} samples in {work.training_jobs} training jobs, {servings} servings"
 
 
@@ -292,9 +292,9 @@ def _experiment(config: Config, space: Space) -> Experiment:
 def _wall(finding: Finding, tried: bool) -> str:
     k, length = finding.draft_tokens, f"{finding.length:.3f} ({finding.measured_as})"
     if finding.length >= NEAR_CEILING * (k + 1):
-        return f"Acceptance length {length} is within 2 % of its ceiling of k + 1 = {k + 1}: at k = {k} there is nothing left to gain."
-    decided = "every lever that was proposed is decided, and " if tried else ""
-    return f"At {length} {decided}no other has evidence for it, see below. Another target, data or loss is outside this search."
+        return f"Acceptance length {length} is within 2 % of its ceiling k + 1 = {k + 1}. Nothing is left to gain at k = {k}."
+    decided = "every proposed lever is decided, and " if tried else ""
+    return f"At {length} {decided}there is no evidence for another lever (see below). Other targets, data or losses are out of scope."
 
 
 def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
@@ -307,7 +307,7 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flow(value: Any) -> str:
-    """Write a value as the command line takes it: a section in braces, anything else as it is."""
+    """Return a value as the command line takes it, a section in braces."""
     if isinstance(value, dict):
         return str(yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)).strip()
     return "null" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""`results/HANDOFF.md`: the verdict, what to try next with its command, and what became of what was tried."""
+"""`results/HANDOFF.md`: the verdict, what to try next and with which command, and the outcomes of earlier levers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +14,10 @@ from lib.search.work import Pace
 
 
 def hand_off(finding: Finding, default: Config, pace: Pace | None, root: Path) -> Frontier:
-    """Write the folder of every lever that is new under `root`/results/levers/, and return the frontier.
+    """Write the folder of every new lever under `root`/results/levers/, and return the frontier.
 
     Raises:
-        UserError: a lever.json of an earlier run, or a record it leads to, is not whole.
+        UserError: a lever.json of an earlier run, or a verdict of its search, cannot be read.
     """
     kept = [_read_lever(path) for path in layout.find_levers(root)]
     proposed, passed = propose(finding, default, pace)
@@ -37,13 +37,13 @@ def format_handoff(finding: Finding, found: Frontier) -> str:
 
 
 def format_next(finding: Finding, found: Frontier, n: int = 3) -> str:
-    """Return what to do next for a terminal: the first open levers, each with its command."""
+    """Return the first open levers with their commands as text for a terminal."""
     lines = list(_more_seeds(finding.verdict))
     ranked = [one.lever for one in found.of("open")]
     if not ranked:
         lines.append(f"Next: no lever is open; {layout.HANDOFF} says why.")
     else:
-        how = f"gains are DRAFT estimates, levers of another k come last; why and how they were estimated stands in {layout.HANDOFF}"
+        how = f"gains are DRAFT estimates, levers with another k come last; see {layout.HANDOFF} for evidence and estimates"
         lines.append(f"Next ({how}):")
     for place, lever in enumerate(ranked[:n], 1):
         lines += [f"  {place}. {lever.title}: {_gain(lever)}, cost {_hours(lever)}", f"     {lever.command}"]
@@ -51,12 +51,12 @@ def format_next(finding: Finding, found: Frontier, n: int = 3) -> str:
 
 
 def _more_seeds(verdict: dict[str, Any]) -> Iterator[str]:
-    """Yield what to do about an effect that is large enough, but hidden by the scatter between trainings."""
+    """Yield the advice for an effect that is large enough but hidden by the noise between trainings."""
     if verdict["seeds_to_tell"]:
         yield (
-            f"The effect of {verdict['effect']:+.3f} is large enough to matter, but drowns in the scatter between trainings. If both stay "
-            f"as they are, verdict.seeds = {verdict['seeds_to_tell']} would show it. Decide for that number once: to look again until an "
-            "effect passes is to let chance pass."
+            f"The effect of {verdict['effect']:+.3f} is large enough to matter, but is hidden by the noise between trainings. If both stay "
+            f"the same, verdict.seeds = {verdict['seeds_to_tell']} would show it. Fix the number of seeds in advance. Adding seeds until "
+            "the test passes inflates false positives."
         )
 
 
@@ -74,11 +74,11 @@ def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
         yield ""
         yield "## Next levers"
         yield ""
-        yield "Ranked by expected gain per device-hour; gains are tokens a step and DRAFT estimates."
-        yield "Levers that draft another number of tokens stand behind: their lengths are no like for like with these."
-        yield "With `--dry-run` a command shows its plan and spends nothing."
+        yield "Ranked by expected gain per device-hour. Gains are DRAFT estimates in tokens per step."
+        yield "Levers with another number of drafted tokens come last, because their acceptance lengths are not directly comparable."
+        yield "Add `--dry-run` to a command to see its plan without running anything."
         yield ""
-        yield "| | lever | expected gain | device-hours, at most | gain per hour |"
+        yield "| | lever | expected gain | device-hours (at most) | gain per hour |"
         yield "|---|---|---|---|---|"
         for place, one in enumerate(ranked, 1):
             hours, value = (f"{number:.2g}" if number is not None else "not known" for number in (one.lever.device_hours, one.lever.value))
@@ -97,7 +97,7 @@ def _lines(finding: Finding, found: Frontier) -> Iterator[str]:
         yield ""
         yield found.wall
     yield ""
-    yield "## Looked at and passed over"
+    yield "## Not proposed"
     yield ""
     yield from (f"- {line}." for line in found.passed)
 
@@ -106,11 +106,11 @@ def _paragraph(place: int, lever: Lever) -> Iterator[str]:
     yield ""
     yield f"### {place}. {lever.title}"
     yield ""
-    estimate = "" if lever.expected is None else f"{lever.expected:+.2f} tokens a step, at most {lever.at_most:+.2f}; "
+    estimate = "" if lever.expected is None else f"{lever.expected:+.2f} tokens per step, at most {lever.at_most:+.2f}; "
     yield f"{lever.why} Gain (DRAFT): {estimate}{lever.how}."
-    proven = f"proven from {lever.needs:+g} on" if lever.needs > 0 else f"proven when no more than {-lever.needs:g} is lost"
+    proven = f"a gain of at least {lever.needs:g}" if lever.needs > 0 else f"a loss of at most {-lever.needs:g}"
     origin = lever.origin
-    yield f"Cost: {_hours(lever)} ({lever.work}). It is {proven}, against {origin.acceptance_length:.3f} ({origin.measured_as})."
+    yield f"Cost: {_hours(lever)} ({lever.work}). Proven by {proven} against {origin.acceptance_length:.3f} ({origin.measured_as})."
     yield ""
     yield "```bash"
     yield lever.command
@@ -118,7 +118,7 @@ def _paragraph(place: int, lever: Lever) -> Iterator[str]:
 
 
 def _setting(finding: Finding) -> str:
-    """Return what the numbers depend on, briefly: champion, target, head, device, engine, workload."""
+    """Return the context of the numbers: champion, target, head, device, engine, workload."""
     context, search = finding.champion["context"], finding.experiment.search
     identity, workload = context["identity"], context["workload"]
     prompts = sum(subset["num_prompts"] for subset in workload["subsets"].values())
@@ -139,8 +139,8 @@ def _hours(lever: Lever) -> str:
 
 
 def _read_lever(path: Path) -> Lever:
-    cure = "delete its folder, the next run proposes it again"
+    cure = "delete its folder, and the next run proposes it again"
     try:
         return Lever.model_validate(read_json(path, cure))
     except ValueError:
-        raise UserError(f"{path} is of another version; {cure}") from None
+        raise UserError(f"{path} was written by another version; {cure}") from None

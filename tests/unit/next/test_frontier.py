@@ -97,9 +97,9 @@ def test_a_rising_curve_asks_for_more_samples_and_a_flat_one_does_not() -> None:
     assert lever.space.rungs.samples == (192, 576, 1728)
     assert lever.expected is not None
     assert 0.05 < lever.expected < lever.at_most
-    assert "3.4 epochs of 512 prompts (1.1 now); no new data is needed" in lever.why
+    assert "3.4 epochs of 512 prompts (1.1 now). No new data is needed" in lever.why
     flat = ((64, (0.35, 0.25, 0.2)), (192, (0.72, 0.66, 0.6)), (576, (0.72, 0.66, 0.61)))
-    assert str(training_length.find(finding(curve=flat))).startswith("the learning curve is flat: +0.00")
+    assert str(training_length.find(finding(curve=flat))).startswith("the learning curve is flat (+0.00")
 
 
 def test_a_champion_that_entered_at_the_top_borrows_the_curve_of_the_best_full_arm_that_has_one() -> None:
@@ -107,7 +107,7 @@ def test_a_champion_that_entered_at_the_top_borrows_the_curve_of_the_best_full_a
     point = {"global_batch": 8, "lr": 4e-3, "warmup": 0.0}
     below = tuple(proxy_row("other", point, rung, 64 * 3**rung, (0.3 + 0.1 * rung,) * 3, recipe) for rung in range(3))
     entered = finding(curve=((576, (0.72, 0.66, 0.6)),), extra=below)
-    assert "chain estimate (DRAFT) of other rose" in only(training_length.find(entered)).why
+    assert "chain estimate (DRAFT) of other is" in only(training_length.find(entered)).why
     assert training_length.find(finding(curve=((576, (0.72, 0.66, 0.6)),))) == (
         "no full arm was evaluated on two rungs, so there is no learning curve"
     )
@@ -142,11 +142,11 @@ def test_k_goes_up_while_the_last_position_pays_and_down_when_it_never_does(tmp_
     assert draft_tokens.find(finding(per_position=())) == "no acceptance per position was measured"
     dflash = only(draft_tokens.find(finding(space={"draft": {"method": "dflash"}}, folder=tmp_path)))
     assert (dflash.space.objective.draft_tokens, dflash.space.draft.block_size) == (4, 5)
-    assert "heads are trained anew" in dflash.how
+    assert "heads are retrained" in dflash.how
 
 
 def test_the_other_proxy_is_proposed_only_when_the_measurements_prefer_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert str(ranking.find(finding())).startswith("nothing speaks against acc0; acc0: insufficient data (0 of 5")
+    assert str(ranking.find(finding())).startswith("no evidence against acc0; acc0: insufficient data (0 of 5")
     monkeypatch.setattr(ranking, "recommend", lambda *_: "chain")
     assert only(ranking.find(finding())).space.proxy == "chain"
     monkeypatch.setattr(ranking, "recommend", lambda *_: "acc0")
@@ -252,7 +252,7 @@ def test_a_refuted_lever_stays_with_its_numbers_and_is_not_proposed_again(tmp_pa
     again, text = handed(finding(mean=2.55), tmp_path)
     assert [one.lever for one in again.of("proven")] == [proven]
     assert {one.lever.id for one in again.of("refuted")} == {refuted.id, noisy.id}  # as they were proposed, from 2.540
-    assert "+0.210, improvement; k = 4 and k = 3 are compared, so read the throughput as well." in again.of("proven")[0].outcome
+    assert "+0.210, improvement; this compares k = 4 with k = 3, so check the throughput too." in again.of("proven")[0].outcome
     assert (
         f"- **{refuted.title}** (`{refuted.id}`): its champion's acceptance length is 2.560 (n = 3 fresh seeds) against 2.540 "
         "(n = 3 fresh seeds): +0.020, no improvement (within noise)." in text
@@ -297,16 +297,16 @@ def test_an_axis_whose_beyond_was_trained_in_full_is_not_widened() -> None:
     recipe = json.dumps(finding().recipe, sort_keys=True)
     tried = proxy_row("standing", {"global_batch": 2, "lr": 3e-4, "warmup": 0.1}, 2, 576, (0.1,) * 3, recipe=recipe)
     found = edge.find(finding(extra=(tried,)))
-    assert isinstance(found, str) and "global_batch = 4 is at the edge, but 2 and beyond was tried: chain 1.11" in found
+    assert isinstance(found, str) and "global_batch = 4 is at the edge, but 2 and beyond was tried (chain 1.11" in found
 
 
 def test_where_no_lever_is_open_the_wall_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lib.next.frontier.FINDERS", {name: lambda _: "looked at" for name in FINDERS})
     near, text = handed(finding(mean=3.95), tmp_path)
     assert near.levers == []
-    assert "## Wall\n\nAcceptance length 3.950 (n = 3 fresh seeds) is within 2 % of its ceiling of k + 1 = 4" in text
+    assert "## Wall\n\nAcceptance length 3.950 (n = 3 fresh seeds) is within 2 % of its ceiling k + 1 = 4" in text
     assert text.count("- ") >= len(FINDERS)
-    assert "no other has evidence for it" in handed(finding(), tmp_path)[1]
+    assert "there is no evidence for another lever" in handed(finding(), tmp_path)[1]
     assert format_next(finding(mean=3.95), near) == "Next: no lever is open; results/HANDOFF.md says why.\n"
 
 

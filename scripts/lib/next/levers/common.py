@@ -1,4 +1,4 @@
-"""Values in common use that were never tried near the champion's."""
+"""Common values near the champion's that were not tried."""
 
 import math
 
@@ -10,7 +10,7 @@ FEW = 3
 
 
 def find(finding: Finding) -> Found:
-    """Propose common values between the champion's and its neighbours, where fewer than three values are searched."""
+    """Propose common values between the champion's value and its neighbours, where fewer than three values are searched."""
     found: list[Proposal] = []
     passed = []
     for name, domain in finding.space.parameters.searched().items():
@@ -50,12 +50,12 @@ def _between(finding: Finding, one: Hyperparameter, domain: Values | Range) -> P
 
 
 def _bound(finding: Finding, one: Hyperparameter) -> tuple[float, str]:
-    """Bound the gain by the difference between the best full configurations of the values tried, the size that they matter."""
+    """Bound the gain by the difference between the best full configurations of the values tried."""
     best = finding.full.groupby(one.column)["chain"].max()
     spread = float(best.max() - best.min()) * finding.per_chain
     if len(best) < 2 or spread >= finding.headroom:
         return finding.headroom, finding.unknown()
     return spread, (
-        f"unknown; hardly more than {spread:.2f}, by which the best of each {one.label} tried differ in their chain estimate "
-        f"({len(finding.full)} configurations trained in full, other axes not held fixed)"
+        f"unknown; unlikely above {spread:.2f}, the difference in chain estimate between the best of each {one.label} tried "
+        f"({len(finding.full)} configurations trained in full, other axes not fixed)"
     )

@@ -1,27 +1,27 @@
-"""Another number of drafted tokens (k): more where the last position is still accepted, fewer where it never is."""
+"""Another number of drafted tokens (k): more if the last position is still accepted, fewer if it almost never is."""
 
 from lib.next.finding import Finding, Found, Proposal
 
 NEAR_ZERO = 0.05
-"""Share of drafts accepted to their last position below which drafting it is not worth its time."""
+"""Share of drafts accepted up to the last position, below which that position is not worth drafting."""
 
 
 def find(finding: Finding) -> Found:
-    """Propose k + 1 when its estimated gain counts, k - 1 when the last position is almost never accepted."""
+    """Propose k + 1 if its estimated gain counts, k - 1 if the last position is almost never accepted."""
     rates, k = finding.per_position, finding.draft_tokens
     if len(rates) != k:
         return "no acceptance per position was measured"
     shown = ", ".join(f"{rate:.2f}" for rate in rates)
-    evidence = f"Drafts of the champion are accepted up to positions 1 to {k} in shares of {shown} ({finding.measured_as})"
+    evidence = f"The shares of the champion's drafts accepted up to positions 1 to {k} are {shown} ({finding.measured_as})"
     if k > 1 and rates[-1] < NEAR_ZERO:
         return [
             Proposal(
                 name="draft-less",
                 title=f"Draft k = {k - 1} tokens instead of {k}",
-                why=f"{evidence}: the last one is hardly ever accepted, but drafted and verified every time.",
+                why=f"{evidence}. The last token is drafted and verified every time, but rarely accepted.",
                 expected=-rates[-1],
                 at_most=0.0,
-                how="the share of the last position, which is lost; the gain is in speed, read off the throughput in serving.json",
+                how="the share of the last position is lost; the gain is in speed, see the throughput in serving.json",
                 needs=-finding.smallest_effect,
                 space=finding.changed(objective={"draft_tokens": k - 1}),
             )
@@ -34,11 +34,11 @@ def find(finding: Finding) -> Found:
         Proposal(
             name="draft-more",
             title=f"Draft k = {k + 1} tokens instead of {k}",
-            why=f"{evidence}: the last one still pays. Lengths at different k are compared: read the throughput as well.",
+            why=f"{evidence}. The last token is still worth drafting. Lengths at different k are compared, so check the throughput too.",
             expected=gain,
             at_most=rates[-1],
-            how=f"{rates[-1]:.2f} of the drafts reach position {k + 1}, about {conditional:.2f} of these would be accepted by the trend of "
-            f"the positions before{known and f'; {known}'}",
+            how=f"{rates[-1]:.2f} of the drafts reach position {k + 1}; by the trend of the earlier positions about {conditional:.2f} of "
+            f"them would be accepted{known and f'; {known}'}",
             needs=finding.smallest_effect,
             space=finding.changed(draft=options, objective={"draft_tokens": k + 1}),
         )
@@ -46,9 +46,9 @@ def find(finding: Finding) -> Found:
 
 
 def next_position(rates: list[float]) -> tuple[float, float]:
-    """Return the conditional acceptance of one position more, and what it adds to the acceptance length.
+    """Return the conditional acceptance of one more position, and its gain in acceptance length.
 
-    The last step of the conditional acceptance is repeated where it fell; where it rose, acceptance is taken as it was.
+    If the conditional acceptance fell at the last position, it falls by as much again. If it rose, it stays.
     """
     reached = [1.0, *rates]
     conditional = [rate / before if before else 0.0 for before, rate in zip(reached, rates, strict=False)]

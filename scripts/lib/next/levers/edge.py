@@ -1,4 +1,4 @@
-"""The champion at the edge of an axis: what is beyond was never tried."""
+"""Axes with the champion at their edge, where values beyond were not tried."""
 
 import math
 
@@ -11,14 +11,14 @@ from lib.next.finding import Finding, Found, Proposal
 from lib.space import bounds, infeasible, position_of, rounded
 
 OUTER = 0.1
-"""Share of a range, on its scale, that counts as its edge."""
+"""Share of a range on its scale that counts as its edge."""
 
 FOR_SLOPE = 4
-"""Full configurations from which a slope is estimated."""
+"""Smallest number of full configurations to estimate a slope from."""
 
 
 def find(finding: Finding) -> Found:
-    """Propose to widen every axis at whose edge the champion lies."""
+    """Propose to widen every axis with the champion at its edge."""
     found: list[Proposal] = []
     passed = []
     for name, domain in finding.space.parameters.searched().items():
@@ -34,10 +34,10 @@ def find(finding: Finding) -> Found:
 
 
 def beyond(name: str, domain: Values | Range, value: float) -> float | None:
-    """Return the new bound of an axis, a step of the same spacing beyond the edge at which `value` lies; None when it lies inside.
+    """Return the new bound of an axis, one step beyond the edge at which `value` lies. None when it lies inside.
 
-    A list steps by the ratio or the difference of its last two values, as the scale of the hyperparameter is, a range by half its width on
-    its own scale.
+    A list steps by the ratio or difference of its last two values, depending on the hyperparameter's scale. A range steps by half its
+    width on its own scale.
     """
     one = HYPERPARAMETERS[name]
     if isinstance(domain, Values):
@@ -60,7 +60,7 @@ def beyond(name: str, domain: Values | Range, value: float) -> float | None:
 
 
 def widened(domain: Values | Range, bound: float) -> Values | Range:
-    """Return a domain that reaches to `bound`; a range in steps keeps their spacing."""
+    """Return a domain that reaches to `bound`. A range with steps keeps their spacing."""
     if isinstance(domain, Values):
         return Values(values=tuple(sorted({*domain.values, bound})))
     low, high = min(domain.low, bound), max(domain.high, bound)
@@ -77,7 +77,7 @@ def _widen(finding: Finding, name: str, domain: Values | Range, value: float, bo
     known = finding.full[tried >= bound] if upwards else finding.full[tried <= bound]
     if len(known):
         best, own = known["chain"].max(), finding.full["chain"].max()
-        return f"{name} = {value:g} is at the edge, but {bound:g} and beyond was tried: chain {best:.2f} against {own:.2f} (DRAFT)"
+        return f"{name} = {value:g} is at the edge, but {bound:g} and beyond was tried (chain {best:.2f} against {own:.2f}, DRAFT)"
     space = finding.changed(parameters={name: widened(domain, bound).model_dump(mode="json")})
     reason = infeasible(finding.point.model_copy(update={name: one.typed(bound)}), space, finding.experiment.config.training)
     if reason:
@@ -96,7 +96,7 @@ def _widen(finding: Finding, name: str, domain: Values | Range, value: float, bo
 
 
 def _gain(finding: Finding, one: Hyperparameter, value: float, bound: float) -> tuple[float | None, str]:
-    """Estimate the gain from the slope of the chain estimate along the axis, among configurations trained in full."""
+    """Estimate the gain from the slope of the chain estimate along the axis over configurations trained in full."""
     full = finding.full.dropna(subset=[one.column])
     if len(full) < FOR_SLOPE or full[one.column].nunique() < 2:
         return None, f"{finding.unknown()} (slope: {len(full)} configurations trained in full, too few or all alike)"
@@ -104,11 +104,11 @@ def _gain(finding: Finding, one: Hyperparameter, value: float, bound: float) -> 
     fit = stats.linregress(places[:-2], full["chain"])
     gain = float(fit.slope) * (places[-1] - places[-2]) * finding.per_chain
     if gain <= 0:
-        return None, f"{finding.unknown()} (the {len(full)} configurations trained in full show no slope towards it)"
+        return None, f"{finding.unknown()} (the {len(full)} configurations trained in full have no slope in this direction)"
     return (
         min(gain, finding.headroom),
-        f"slope of the chain estimate along {one.name} over {len(full)} configurations trained in full, r = {fit.rvalue:.2f}, carried on "
-        f"to {bound:g}; the other axes vary along with it",
+        f"slope of the chain estimate along {one.name} over {len(full)} configurations trained in full, r = {fit.rvalue:.2f}, extrapolated "
+        f"to {bound:g}; other axes not fixed",
     )
 
 

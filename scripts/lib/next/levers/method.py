@@ -1,4 +1,4 @@
-"""The other kinds of draft head."""
+"""Other kinds of draft head."""
 
 import json
 
@@ -7,7 +7,7 @@ from lib.next.finding import Finding, Found, Proposal
 
 
 def find(finding: Finding) -> Found:
-    """Propose the same search for every other kind of head of which the ledger holds none for this target."""
+    """Propose the same search for every kind of head that the ledger does not have for this target."""
     draft = finding.space.draft
     recipes = [json.loads(text) for text in finding.table["recipe"].unique()] if len(finding.table) else []
     tried = {recipe["draft"]["method"] for recipe in recipes if recipe["target"] == finding.recipe["target"]}
@@ -25,4 +25,4 @@ def find(finding: Finding) -> Found:
         )
         for name, head in heads().items()
         if name not in {draft.method, *tried}
-    ] or "heads of every kind for this target are in the ledger already"
+    ] or "the ledger already has heads of every kind for this target"

@@ -1,4 +1,4 @@
-"""The learning curve still rising: more samples."""
+"""Longer training, if the learning curve is still rising."""
 
 import warnings
 from contextlib import suppress
@@ -12,14 +12,14 @@ FOR_POWER_LAW = 3
 
 
 def find(finding: Finding) -> Found:
-    """Propose the same ladder eta times as long when the last rung gained more than the smallest effect."""
+    """Propose rungs that are eta times as long if the last rung gained more than the smallest effect."""
     arm, curve = finding.curve
     if not curve:
         return "no full arm was evaluated on two rungs, so there is no learning curve"
     (before, lower), (last, upper) = curve[-2:]
     rise = (upper - lower) * finding.per_chain
     if rise < finding.smallest_effect:
-        return f"the learning curve is flat: {rise:+.3f} from {before:,} to {last:,} samples, below {finding.smallest_effect:g} (DRAFT)"
+        return f"the learning curve is flat ({rise:+.3f} from {before:,} to {last:,} samples, below {finding.smallest_effect:g}, DRAFT)"
     rungs, eta = finding.space.rungs, finding.space.rungs.eta
     gain, fit = extrapolated(curve, eta, finding.draft_tokens + 1)
     samples = [cap * eta for cap in rungs.samples]
@@ -28,13 +28,13 @@ def find(finding: Finding) -> Found:
         Proposal(
             name="train-longer",
             title=f"Train {eta} times as long, to {samples[-1]:,} samples",
-            why=f"The chain estimate (DRAFT) of {arm} rose from rung to rung, {_steps(curve)}: the last is worth {rise:+.2f}. "
-            f"{samples[-1]:,} samples are {samples[-1] / prompts:.1f} epochs of {prompts:,} prompts ({last / prompts:.1f} now); "
-            "no new data is needed, each epoch is shuffled anew.",
+            why=f"The chain estimate (DRAFT) of {arm} is {_steps(curve)}. The last rung is worth {rise:+.2f}. "
+            f"{samples[-1]:,} samples are {samples[-1] / prompts:.1f} epochs of {prompts:,} prompts ({last / prompts:.1f} now). "
+            "No new data is needed.",
             expected=min(max(gain * finding.per_chain, 0.0), finding.headroom),
             at_most=finding.headroom,
-            how=f"{fit}, times {finding.per_chain:.2f} accepted tokens measured per token of the estimate; optimistic where earlier rungs "
-            "were read before the learning rate had decayed",
+            how=f"{fit}, times {finding.per_chain:.2f} accepted tokens measured per token of the estimate; optimistic if earlier rungs "
+            "were evaluated before the learning rate had decayed",
             needs=finding.smallest_effect,
             space=finding.changed(rungs={"samples": samples}),
         )
@@ -42,9 +42,9 @@ def find(finding: Finding) -> Found:
 
 
 def extrapolated(curve: Curve, factor: float, ceiling: float) -> tuple[float, str]:
-    """Return what the chain estimate gains when the last samples are multiplied by `factor`, and by which fit.
+    """Return the gain of the chain estimate when the last samples are multiplied by `factor`, and the name of the fit.
 
-    A power law c - b n^-a that saturates below `ceiling`, exactly determined by three rungs; a line in log n for two.
+    The fit is a power law c - b n^-a that saturates below `ceiling` from three rungs on, and a line in log n for two.
     """
     samples, values = np.array(curve, dtype=float).T
     relative = samples / samples[-1]
@@ -54,8 +54,8 @@ def extrapolated(curve: Curve, factor: float, ceiling: float) -> tuple[float, st
 
     if len(curve) >= FOR_POWER_LAW:
         start = (min(values[-1] + 0.5, ceiling - 1e-3), 0.5, 0.5)
-        with warnings.catch_warnings(), suppress(RuntimeError):  # no convergence: the line below is what is left
-            warnings.simplefilter("ignore", optimize.OptimizeWarning)  # three rungs leave no covariance, nobody asks for it
+        with warnings.catch_warnings(), suppress(RuntimeError):  # without convergence, use the line below
+            warnings.simplefilter("ignore", optimize.OptimizeWarning)  # three rungs give no covariance, and it is not used
             best, _ = optimize.curve_fit(power_law, relative, values, start, bounds=([1, 0, 0.01], [ceiling, ceiling, 4]))
             return float(power_law(np.array(factor), *best) - power_law(np.array(1.0), *best)), f"power law through {len(curve)} rungs"
     slope = float(stats.linregress(np.log(relative), values).slope)
