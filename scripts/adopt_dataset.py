@@ -1,4 +1,4 @@
-"""Take rows of a data set that speculators extracted as training and held-out data."""
+"""Use rows of a data set that speculators extracted as training and held-out data."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
         require_described(snakemake.params.described)
         adopt_dataset(
-            Path(snakemake.params.dataset),  # where every job sees it, never a copy of it
+            Path(snakemake.params.dataset),  # the original path, which every job sees
             Path(snakemake.params.target),
             {split: here(snakemake.output[split]) for split in ("train", "heldout")},
             {split: snakemake.params.features[f"{split}_prompts"] for split in ("train", "heldout")},

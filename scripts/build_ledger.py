@@ -1,4 +1,4 @@
-"""Gather every record under results/ into one table."""
+"""Collect every record under results/ into one table."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

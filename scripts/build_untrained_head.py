@@ -1,4 +1,4 @@
-"""Write a head of random weights in the format vLLM loads."""
+"""Write a head with random weights in the format vLLM loads."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

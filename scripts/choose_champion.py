@@ -1,4 +1,4 @@
-"""Name the finalist with the longest acceptance that vLLM has measured."""
+"""Choose the finalist with the greatest acceptance length in vLLM."""
 
 from typing import TYPE_CHECKING
 

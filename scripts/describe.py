@@ -1,4 +1,4 @@
-"""Print what a search has to know of target.path and features.dataset, for `manifest`. Run by hand where they are mounted."""
+"""Print a description of target.path and features.dataset for `manifest`. Run by hand where they are mounted."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from lib.reading import read_yaml
 
 
 def read_values(files: list[Path]) -> dict[str, Any]:
-    """Return the keys of configuration files, later ones over earlier ones. Raises UserError for one that cannot be read."""
+    """Return the merged keys of configuration files. Later files override. Raises UserError for a file that cannot be read."""
     values: dict[str, Any] = {}
     for file in files:
         values = _merged(values, read_yaml(file, str(file), "name a YAML file of keys"))
@@ -19,7 +19,7 @@ def read_values(files: list[Path]) -> dict[str, Any]:
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return `values` with `changes` made, section by section, as Snakemake merges configuration files."""
+    """Return `values` updated with `changes` section by section, as Snakemake merges configuration files."""
     both = {key for key, value in changes.items() if isinstance(value, dict) and isinstance(values.get(key), dict)}
     return values | changes | {key: _merged(values[key], changes[key]) for key in both}
 

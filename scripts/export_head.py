@@ -1,4 +1,4 @@
-"""Write a trained head in the format vLLM loads; a failed arm leaves an empty folder."""
+"""Write a trained head in the format vLLM loads. The folder of a failed arm is empty."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

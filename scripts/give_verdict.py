@@ -1,4 +1,4 @@
-"""Judge the champion by what the contest measured."""
+"""Judge the champion by the measurements of the contest."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Hand over the head that the verdict leaves in place, with its card and the command that serves it."""
+"""Write the head to serve after the verdict, with its model card and serve command."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

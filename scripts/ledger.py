@@ -1,4 +1,4 @@
-"""Write the ledger of this folder anew, however far the search has come. Run by hand (`make ledger`)."""
+"""Write the ledger of this folder again, at any point of the search. Run by hand (`make ledger`)."""
 
 from pathlib import Path
 

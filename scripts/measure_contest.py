@@ -21,7 +21,7 @@ def measure_contest(
 ) -> Measurements:
     """Measure every arm of a contest, one after the other in this process.
 
-    A job that is cut off begins anew: measurements of two nodes, or of two days, are not interleaved.
+    An interrupted job restarts from the beginning, because measurements of two nodes or days must not be mixed.
     """
     order, servings = list(contest.order()), []
     for number, ((side, arm), proxy, head) in enumerate(zip(order, proxies, heads, strict=True), start=1):

@@ -1,4 +1,4 @@
-"""Serve the target with a head and read the acceptance length off the engine's counters."""
+"""Serve the target with a head and read the acceptance length from the engine's counters."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

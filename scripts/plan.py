@@ -1,4 +1,4 @@
-"""Write what the search will do and what it costs at most, and show it."""
+"""Write and show the plan of the search and its maximum cost."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

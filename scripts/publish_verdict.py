@@ -1,4 +1,4 @@
-"""Record an improvement: the standing baseline, and every measurement of the contest in the perf lake."""
+"""Record an improvement in the standing baseline, and every measurement of the contest in the perf lake."""
 
 from typing import TYPE_CHECKING
 

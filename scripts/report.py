@@ -1,4 +1,4 @@
-"""Write ledger, figures and pages of this folder anew, however far the search has come. Run by hand (`make report`)."""
+"""Write ledger, figures and pages of this folder again, at any point of the search. Run by hand (`make report`)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Show how the search of this folder stands. Run by hand (`make status`), beside a running search or without one."""
+"""Show the state of this folder's search. Run by hand (`make status`), with or without a running search."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Delete what a run has on the cluster, by both of its labels. Run by hand (`make teardown RUN_ID=...`); the bucket is left as it is."""
+"""Delete a run's objects on the cluster, selected by both of its labels. The bucket is kept. Run by hand (`make teardown RUN_ID=...`)."""
 
 import argparse
 import os
@@ -14,18 +14,18 @@ SETTINGS = "kubernetes-experiment-"
 
 
 def arguments(profile: Path, run_id: str) -> list[str]:
-    """Return workstream and namespace of a profile, and the run id, as the teardown of the executor takes them."""
+    """Return workstream and namespace of a profile, and the run id, as arguments of the executor's teardown."""
     if not run_id:
         raise UserError("RUN_ID is not set; name the run: make teardown RUN_ID=...")
     try:
         with profile.open() as stream:
             settings = ProfileConfigFileParser().parse(stream)
     except OSError as error:
-        raise UserError(f"{profile}: {error.strerror}; run this where the profile lies") from None
-    except Exception as error:  # whatever a damaged file leads to
+        raise UserError(f"{profile}: {error.strerror}; run this in the root of the repository") from None
+    except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{profile}: not a profile ({' '.join(str(error).split())[:200]}); correct it") from None
     if not settings.get(f"{SETTINGS}workstream"):
-        raise UserError(f"{profile}: workstream is empty; fill it in, nothing is deleted but what is labelled with it")
+        raise UserError(f"{profile}: workstream is empty; fill it in, because only objects labelled with it are deleted")
     told = {name: settings.get(SETTINGS + name) for name in ("workstream", "namespace", "slug")}
     return [f"--run-id={run_id}", *(f"--{name}={value}" for name, value in told.items() if value)]
 

@@ -1,9 +1,9 @@
-"""Train an arm on to a rung, from its own state below if there is one, and compute the proxy."""
+"""Train an arm to a rung, resuming from its state at the rung below if there is one, and compute the proxy."""
 
 # ruff: noqa: E402
 import gc
 
-gc.disable()  # collecting while these modules load takes a fifth of the seconds they take
+gc.disable()  # garbage collection takes a fifth of the time to load these modules
 
 from pathlib import Path
 from typing import TYPE_CHECKING

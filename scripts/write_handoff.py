@@ -1,4 +1,4 @@
-"""Write what to try next, ranked and with its commands."""
+"""Write what to try next, ranked and with commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Split prompts into training, held-out and serving prompts that share nothing."""
+"""Split prompts into disjoint training, held-out and serving prompts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,1 +1,1 @@
-"""The thinking behind the rules: plain functions and types, importable and tested without Snakemake."""
+"""The logic behind the rules, as plain functions and types that can be tested without Snakemake."""

@@ -1,4 +1,4 @@
-"""An arm: one choice of hyperparameters, how it is laid out on the machine, and the name its content gives it."""
+"""An arm is one choice of hyperparameters with its layout on the machine. Its id is a hash of its content."""
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -8,16 +8,16 @@ from lib.files import digest
 from lib.hyperparameters import HYPERPARAMETERS, IDENTITY, Point
 
 TRAINING_VERSION = 1
-"""Part of every arm's identity. Raise it when a change of the code changes the weights that training gives."""
+"""Part of every arm's identity. Raise it when a code change changes the trained weights."""
 
 
 class InfeasibleError(ValueError):
-    """A point that cannot be trained as asked. The message says why."""
+    """A point that cannot be trained with these settings. The message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a global batch lies on the machine: global batch = ranks x micro-batch x accumulation, all in samples."""
+    """The layout of a global batch on the machine. Global batch (samples) = ranks x micro-batch (samples) x accumulation."""
 
     ranks: int
     micro_batch: int
@@ -25,7 +25,7 @@ class Layout:
 
 
 def lay_out(global_batch: int, *, ranks: int, micro_batch_limit: int, accumulation: int | None = None) -> Layout:
-    """Split a global batch over ranks, with the largest micro-batch within the limit, or with the accumulation asked for.
+    """Split a global batch over ranks with the largest micro-batch within the limit, or with the given accumulation.
 
     Raises:
         InfeasibleError: no micro-batch within the limit gives the global batch.
@@ -49,7 +49,7 @@ def lay_out(global_batch: int, *, ranks: int, micro_batch_limit: int, accumulati
 
 @dataclass(frozen=True)
 class Arm:
-    """One trial of the search. `point` has its accumulation spelled out; `recipe` is whatever else decides its weights, as plain data."""
+    """One trial of the search. `point` has an explicit accumulation. `recipe` is everything else that decides the weights."""
 
     point: Point
     seed: int
@@ -59,23 +59,23 @@ class Arm:
 
     @cached_property
     def id(self) -> str:
-        """The arm's name: readable in front, a digest of the whole content behind. Nothing parses it."""
+        """The arm's id, a readable prefix and a digest of the whole content. Nothing parses it."""
         values = (f"{HYPERPARAMETERS[name].short}{_short(value)}" for name, value in self.point.identity.items())
         return "-".join([*values, f"s{self.seed}", digest(self._content(), 8)])
 
     def record(self) -> dict[str, Any]:
-        """Return the arm as plain data, as its records carry it."""
+        """Return the arm as plain data for its records."""
         return {"arm": self.id, **self._content()}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Arm":
-        """Read an arm back from `record()`. Raises ValueError when the content does not give the name it carries."""
+        """Read an arm back from `record()`. Raises ValueError when the id does not match the content."""
         layout = Layout(**record["layout"])
         point = {name: record[name] for name in IDENTITY if name in record} | {"accum": layout.accumulation}
         others = {key: value for key, value in record.items() if key not in (*IDENTITY, "arm", "layout")}
         arm = cls(point=Point.model_validate(point), layout=layout, **others)
         if arm.id != record["arm"]:
-            raise ValueError(f"arm {record['arm']} was edited: its content is now named {arm.id}")
+            raise ValueError(f"arm {record['arm']} was edited; its content has the id {arm.id}")
         return arm
 
     def _content(self) -> dict[str, Any]:
@@ -89,18 +89,18 @@ class Arm:
 
 
 def make_arm(point: Point, *, seed: int, ranks: int, micro_batch_limit: int, recipe: dict[str, Any]) -> Arm:
-    """Lay a point out as an arm. Raises InfeasibleError when it cannot be."""
+    """Return the arm of a point. Raises InfeasibleError when no layout fits."""
     layout = lay_out(point.global_batch, ranks=ranks, micro_batch_limit=micro_batch_limit, accumulation=point.accum)
     return Arm(point.model_copy(update={"accum": layout.accumulation}), seed, layout, recipe)
 
 
 def reachable(cap: int, global_batch: int) -> int:
-    """Return the samples an arm consumes at a rung: the most whole global batches within the cap."""
+    """Return the samples an arm consumes at a rung, the most whole global batches within the cap."""
     return cap // global_batch * global_batch
 
 
 def _short(number: float) -> str:
-    """Write a number briefly and exactly enough to read: 0.0003 as 3e-4, 0.05 as 0.05; a count in full."""
+    """Return a short readable form of a number: 3e-4 for 0.0003, 0.05 for 0.05, a count in full."""
     if isinstance(number, int):
         return str(number)
     if number == 0 or 0.01 <= abs(number) < 1000:

@@ -1,4 +1,4 @@
-"""What the Snakemake process itself does at its start: refuse bad input in plain lines, and hold the results tree alone."""
+"""Start-up of the Snakemake process: refuse bad input in plain lines, and lock the results tree."""
 
 import fcntl
 import logging
@@ -21,7 +21,7 @@ from lib.process import identity, pid_here
 LOCK = "spec-decode-tune.lock"
 
 LOGS_S = 2.0
-"""Seconds for which a refusal waits for Snakemake's messages before it."""
+"""Seconds that a refusal waits for Snakemake's earlier messages."""
 
 _held: list[TextIO] = []
 
@@ -39,7 +39,7 @@ def refuse() -> Iterator[None]:
 
 
 def _let_logs_out() -> None:
-    """Wait a moment until Snakemake's thread has shown what was logged before, so that what comes now is the last line."""
+    """Wait a moment until Snakemake's thread has shown earlier messages, so that the refusal is the last line."""
     for handler in logging.getLogger("snakemake.logging").handlers:
         if isinstance(handler, QueueHandler) and isinstance(handler.queue, Queue):
             shown = threading.Thread(target=handler.queue.join, daemon=True)
@@ -49,26 +49,26 @@ def _let_logs_out() -> None:
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a results tree, and since when it runs, in seconds since the epoch."""
+    """The process that holds a results tree, and its start time in seconds since the epoch."""
 
     pid: int
     since: float
 
 
 def holder(folder: Path) -> Holder | None:
-    """Return who holds the lock on a results tree, None when nobody does. Looking is all it does: trying the lock would be in the way."""
+    """Return the holder of the lock on a results tree, None without one. It only reads, because trying the lock could block a run."""
     with suppress(OSError, psutil.NoSuchProcess):
-        if pid := pid_here((folder / LOCK).read_text()):  # of another machine nothing can be told from here
+        if pid := pid_here((folder / LOCK).read_text()):  # None for a process of another machine
             since = psutil.Process(pid).create_time()
-            if since <= (folder / LOCK).stat().st_mtime:  # a later process that was given the same number is another
+            if since <= (folder / LOCK).stat().st_mtime:  # a process that started later has reused the pid
                 return Holder(pid, since)
     return None
 
 
 def hold_results(folder: Path) -> None:
-    """Take the lock on a results tree for the life of this process. The system frees it however the process ends.
+    """Hold the lock on a results tree until this process ends. The system then frees it, even after SIGKILL.
 
-    This replaces Snakemake's own lock, which a killed controller leaves behind.
+    This replaces Snakemake's lock, which a killed controller leaves behind.
 
     Raises:
         UserError: another process holds it, or the folder cannot be written.
@@ -77,12 +77,12 @@ def hold_results(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> TextIO:
-    """Return the lock on a folder, which is held until it is closed. Raises UserError as `hold_results` does."""
+    """Return the lock on a folder, held until it is closed. Raises UserError as `hold_results` does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / LOCK).open("a+")
     except OSError as error:
-        raise UserError(f"{folder}/ cannot be written ({error.strerror}); run where it can, or change its permissions") from None
+        raise UserError(f"{folder}/ cannot be written ({error.strerror}); change its permissions, or run in another folder") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -91,7 +91,7 @@ def _lock(folder: Path) -> TextIO:
         who = f"process {process.rpartition('/')[2] or '?'} on {host or '?'}"
         raise UserError(f"{who} is already running in this folder; wait for it or stop it") from None
     except OSError as error:
-        raise UserError(f"{folder}/ is on a file system that cannot lock files ({error.strerror}); mount it so that it can") from None
+        raise UserError(f"{folder}/ is on a file system that cannot lock files ({error.strerror}); mount it with locking") from None
     handle.truncate(0)
     handle.write(identity())
     handle.flush()

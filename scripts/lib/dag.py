@@ -1,6 +1,6 @@
-"""What Snakemake's graph of jobs does differently here: finished work stands, and no job is forgotten.
+"""Changes to Snakemake's job graph: finished work is not run again, and no job is forgotten.
 
-All of it leans on the inside of Snakemake 9.27, as docs/architecture.md lists; docs/upstream/ says why.
+They use internals of Snakemake 9.27, listed in docs/architecture.md. docs/upstream/ gives the reasons.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from lib.errors import UserError
 from lib.script import here
 
 Judge = Callable[[str], bool | None]
-"""Whether the file or folder at a path stands: True, it is not made again whatever its age; False, it is of something else and is made
-again; None, it is not there or Snakemake may decide."""
+"""Whether the file or folder at a path stands. True: it is kept regardless of its age. False: it belongs to something else and is made
+again. None: it does not exist, or Snakemake decides."""
 
 _handle_error = JobScheduler._handle_error
 _update_needrun = DAG.update_needrun
 
 
 def retry_always() -> None:
-    """Let a failed job that has retries left be started again although a checkpoint finishes meanwhile."""
+    """Retry a failed job that has retries left even if a checkpoint finishes meanwhile."""
 
     def handle_error(scheduler: Any, job: Any, postprocess_job: bool = True) -> None:
         scheduler.workflow.dag._running.discard(job)
@@ -31,9 +31,9 @@ def retry_always() -> None:
 
 
 def let_stand(judge: Judge) -> None:
-    """Let a job stand whose outputs all stand: nothing that happens to its inputs has it done again, and its inputs need not be there.
+    """Keep a job whose outputs all stand. Changed inputs do not rerun it, and its inputs need not exist.
 
-    A job with an output that must be made again is forced. What a user forces does not stand.
+    A job with an output that must be made again is forced. Jobs that the user forces do not stand.
     """
     standing: set[Any] = set()
 
@@ -51,7 +51,7 @@ def let_stand(judge: Judge) -> None:
         return {job for job in dag.jobs if job in standing and not dag.finished(job)}
 
     async def update_needrun(dag: Any, create_inventory: bool = False) -> None:
-        """Hide the standing jobs as finished, and that they depend on anything: nothing spreads to them, nor through them."""
+        """Mark the standing jobs as finished and hide their dependencies, so no rerun propagates to or through them."""
         stand = look(dag)
         edges = [(dag.depending[above], job) for job in stand for above in dag.dependencies[job]]
         cut = [(depending, job, depending.pop(job)) for depending, job in edges]
@@ -68,10 +68,10 @@ def let_stand(judge: Judge) -> None:
 
 
 def keep_copies() -> None:
-    """Let the local copy of a file in a bucket be until the job that makes it anew has done so.
+    """Keep the local copy of a file in a bucket until a job has made the file again.
 
-    Snakemake removes it as soon as a checkpoint has been taken, even in a dry run and for a report. From its cache it then believes that a
-    file is there which may not be written: ProtectedOutputException.
+    Snakemake removes the copy as soon as a checkpoint finishes, even in a dry run and for a report. Its cache then still lists the file as
+    present and write-protected, which raises ProtectedOutputException.
     """
 
     async def keep(_: Any) -> None:
@@ -81,7 +81,7 @@ def keep_copies() -> None:
 
 
 def require_made(workflow: Any) -> None:
-    """Raise UserError unless every job has been done and every requested file is there. It is asked when Snakemake reports success."""
+    """Raise UserError unless every job ran and every requested file exists. Called when Snakemake reports success."""
 
     async def missing() -> list[str]:
         left = [job for job in workflow.dag.needrun_jobs() if job.output]
@@ -92,5 +92,5 @@ def require_made(workflow: Any) -> None:
 
     if unmade := list(dict.fromkeys(workflow.async_run(missing()))):
         raise UserError(
-            f"the run ended, but {unmade[0]} and {len(unmade) - 1} more files were not made; the same command goes on from here"
+            f"the run ended, but {unmade[0]} and {len(unmade) - 1} more files were not made; run the same command again to resume"
         )

@@ -1,4 +1,4 @@
-"""What this machine is called, and its GPUs, each lent to one job at a time."""
+"""The name of this machine and its GPUs. Each GPU is held by one job at a time."""
 
 import logging
 import os
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 def node() -> str:
-    """Return the name of this machine; in a pod, whose own name says nothing, that of its node."""
+    """Return the name of this machine, or of the node in a pod."""
     return os.environ.get("SPEC_DECODE_TUNE_NODE") or socket.gethostname()
 
 
 def gpus() -> list[str]:
-    """Return the GPUs that this process may use, by the names CUDA_VISIBLE_DEVICES gives them; asking neither starts nor loads CUDA.
+    """Return the GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES. This does not load CUDA.
 
-    As in CUDA, the variable counts up to the first name that is none, `-1` for instance.
+    As in CUDA, the list ends at the first invalid name, such as `-1`.
     """
     if (visible := os.environ.get(VISIBLE)) is not None:
         return list(takewhile(lambda name: name and not name.startswith("-"), (name.strip() for name in visible.split(","))))
@@ -37,7 +37,7 @@ def gpus() -> list[str]:
 
 
 def require_devices(key: str, count: int) -> None:
-    """Refuse a setting that asks for more devices than this machine has: GPUs, or without one cores. Raises UserError."""
+    """Raise UserError when a setting asks for more GPUs than this machine has, or more cores if it has no GPU."""
     names = gpus()
     there = len(names) or os.cpu_count() or 1
     if count > there:
@@ -45,14 +45,14 @@ def require_devices(key: str, count: int) -> None:
 
 
 def hold_gpus(count: int) -> None:
-    """Take `count` GPUs for the life of this process, and let it and its children see no others. Without any GPU it does nothing.
+    """Hold `count` GPUs until this process ends, and hide the others from it and its children. Without a GPU it does nothing.
 
-    Snakemake starts no more jobs than there are GPUs; which of them are free it does not say, and another search on this machine may have
-    some: then this waits. The system frees them however the process ends. A job that a cluster has started was given the GPUs that it
-    sees, often under names that other jobs of its node see as well: it waits for none.
+    Snakemake limits the number of jobs to the number of GPUs, but does not assign them, and another search may hold some. This waits for
+    free ones. The system frees them when the process ends, even after SIGKILL. A job on a cluster uses all GPUs that it sees and waits for
+    none, because jobs of one node often see the same names.
     """
     names = gpus()
-    wanted = min(count, len(names))  # whoever needs more than there are says so in better words
+    wanted = min(count, len(names))  # `require_devices` reports a larger count
     if not wanted:
         return
     if RUN_ID in os.environ:
@@ -67,7 +67,7 @@ def hold_gpus(count: int) -> None:
         taken.pop(name).release()
     _held.update(taken)
     os.environ[VISIBLE] = ",".join(taken)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_private_folder() / "inductor"))  # PyTorch runs code that it finds there
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_private_folder() / "inductor"))  # PyTorch runs code found in this folder
 
 
 def _try(name: str) -> FileLock | None:
@@ -80,11 +80,11 @@ def _try(name: str) -> FileLock | None:
 
 
 def _private_folder() -> Path:
-    """Return the folder of this user below the one for temporary files. Raises UserError when somebody else may have put it there."""
+    """Return this user's folder below the one for temporary files. Raises UserError when it may belong to another user."""
     folder = Path(tempfile.gettempdir()) / f"spec-decode-tune-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise UserError(f"{folder} is not a folder that is yours alone; remove it, or set TMPDIR to a folder of yours")
+        raise UserError(f"{folder} is not a folder that only you can write; remove it, or set TMPDIR to a folder of your own")
     return folder

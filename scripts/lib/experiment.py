@@ -1,4 +1,4 @@
-"""From a configuration to one experiment: which target, which features, which search, under which names."""
+"""An experiment is a checked configuration with its target, features and search, and the names derived from them."""
 
 import errno
 import hashlib
@@ -29,7 +29,7 @@ from lib.target.tokens import Tokens
 
 @dataclass(frozen=True)
 class Experiment:
-    """One checked configuration. Folders are named by the content that goes into them, so nothing stale is ever read."""
+    """One checked configuration. Folder names are hashes of the inputs of their content, so nothing stale is read."""
 
     config: Config
     space: Space
@@ -40,28 +40,28 @@ class Experiment:
     features: str
     subsets: dict[str, str]
     asked: dict[str, Any]
-    """The serving settings that decide what a measurement means: prompts by their content, not by where they lie."""
+    """The serving settings that decide the meaning of a measurement. Prompts are identified by content, not by path."""
     preflight: str
-    """What tells apart what a preflight depends on: target, head and serving. It is part of no other name."""
+    """Digest of target, head and serving settings, on which a preflight depends. No other name contains it."""
     provisional: tuple[str, ...] = ()
-    """Why the names are not those of the search to come, a line each: what they follow from is not on this machine."""
+    """Reasons, one line each, why the names will differ in the run: their inputs are not on this machine."""
 
 
 def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Experiment:
-    """Check a whole configuration, the search space and the named target included, and derive every name from it.
+    """Check a whole configuration, including search space and target, and derive every name from it.
 
-    A `provisional` one, for a plan that is only looked at, may name a target, a data set or a manifest that is not here: its names follow
-    from the paths, and what only their content could show is not checked.
+    A `provisional` experiment, for a dry run, may name a target, a data set or a manifest that does not exist here. Its names are then
+    derived from the paths, and the content is not checked.
 
     Raises:
-        UserError: one line per fault, naming key, value and cure.
+        UserError: one line per fault with key, value and cure.
     """
     config = parse_config(values)
     _require_readable(config)
     space = load_space(Path(config.space))
     unknown = find_unknown(config) if provisional else ()
     if unknown and config.seed_from:
-        unknown += (f"seed_from={config.seed_from} is left out of this plan: which prior arms fit is known only when all is described",)
+        unknown += (f"seed_from={config.seed_from} is not used in this plan: prior arms match by a description of target and data",)
     described = find_description(config) if config.target.path and not unknown else None
     if not unknown:
         _check_fit(config, space, described)
@@ -90,7 +90,7 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
     prompts = config.serving.workload.path
     missing = provisional and prompts is not None and not Path(prompts).exists()
     if missing:
-        unknown += (f"serving.workload.path={prompts} is not here yet: the verdict's files have other names in the run to come",)
+        unknown += (f"serving.workload.path={prompts} does not exist yet: the verdict's files will have other names in the run",)
     subsets, asked = _serving(config, space, features, described, missing=missing)
     if described:
         _check_tokens(config, described.target, subsets)
@@ -127,7 +127,7 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
 
 
 def _require_readable(config: Config) -> None:
-    """Refuse a file or folder that is there but not for this process to read."""
+    """Raise UserError for a file or folder that exists but cannot be read by this process."""
     named = {
         "space": config.space,
         "seed_from": config.seed_from,
@@ -143,13 +143,13 @@ def _require_readable(config: Config) -> None:
             if path and not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(Path(path).stat().st_mode) else 0)):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except (FileNotFoundError, NotADirectoryError):
-            continue  # whoever reads it says what belongs there
+            continue  # its reader reports a missing file
         except OSError as error:
-            raise UserError(f"{key} = {path!r} cannot be read ({error.strerror}); make it readable, or name another") from None
+            raise UserError(f"{key} = {path!r} cannot be read ({error.strerror}); make it readable, or choose another") from None
 
 
 def verdict_files(experiment: Experiment) -> VerdictFiles:
-    """Return the names that an experiment's champion and verdict have."""
+    """Return the paths of an experiment's champion and verdict."""
     search, options = experiment.search, experiment.config.verdict
     folder = layout.search(search.finalists_folder)
     measured = [search.standing.id, experiment.asked]
@@ -167,7 +167,7 @@ def verdict_files(experiment: Experiment) -> VerdictFiles:
 
 
 def describe_bench(experiment: Experiment) -> dict[str, Any]:
-    """Return as plain data what every arm of an experiment is measured with, as `lib.serving.bench.make_bench` reads it."""
+    """Return the serving settings shared by all arms of an experiment as plain data for `lib.serving.bench.make_bench`."""
     config = experiment.config
     workload = config.serving.workload
     prompts = config.features.prompts or f"the standard library of Python {platform.python_version()}"
@@ -187,7 +187,7 @@ def describe_bench(experiment: Experiment) -> dict[str, Any]:
 
 
 def _check_fit(config: Config, space: Space, described: Description | None) -> None:
-    """Refuse a head, sequences or a data set that do not fit the target."""
+    """Raise UserError for a head, sequences or a data set that do not fit the target."""
     tiny = config.target.tiny
     vocab_size, layers, positions, heads = tiny.vocab_size, tiny.layers, tiny.context, tiny.heads
     if described:
@@ -195,8 +195,8 @@ def _check_fit(config: Config, space: Space, described: Description | None) -> N
         vocab_size, layers, positions, heads = facts.vocab_size, facts.num_layers, facts.max_positions, facts.heads or 0
         if described.target.code and not config.target.trust_remote_code:
             raise UserError(
-                f"target.path={config.target.path}: {described.target.code} names code of the model directory to run (auto_map); read that "
-                "code and set target.trust_remote_code to true, or where transformers has the architecture take auto_map out of a copy"
+                f"target.path={config.target.path}: {described.target.code} names code in the model directory (auto_map); read that "
+                "code and set target.trust_remote_code to true, or remove auto_map from a copy if transformers has the architecture"
             )
     if heads % config.serving.tensor_parallel:
         raise UserError(
@@ -219,7 +219,7 @@ def _check_fit(config: Config, space: Space, described: Description | None) -> N
 
 
 def _check_tokens(config: Config, target: DescribedTarget, subsets: dict[str, str]) -> None:
-    """Refuse a user's prompts that the target cannot read or the engine cannot hold, where the target's tokenizer is here."""
+    """Raise UserError for a user's prompts that the target or the engine cannot take, if the target's tokenizer is here."""
     workload, prompts = config.serving.workload, config.features.prompts
     if not (prompts or workload.path) or not Path(target.path, "tokenizer.json").is_file():
         return
@@ -235,7 +235,7 @@ def _check_tokens(config: Config, target: DescribedTarget, subsets: dict[str, st
 def _serving(
     config: Config, space: Space, features: str, described: Description | None, *, missing: bool
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the prompt files by subset, and the settings that are asked for. `missing`: the workload that is named is not here yet."""
+    """Return the prompt files by subset, and the serving settings. `missing`: the named workload does not exist yet."""
     serving, workload = config.serving, config.serving.workload
     load_engine(serving.engine)
     files: dict[str, str] = {}
@@ -259,8 +259,8 @@ def _serving(
             )
         if described and not described.target.dense:
             raise UserError(
-                f"serving.sol_ceiling = {serving.sol_ceiling!r}: the target {described.target.path} has experts, of which a step reads "
-                "only some, or no .safetensors weights to count; leave it empty"
+                f"serving.sol_ceiling = {serving.sol_ceiling!r}: the target {described.target.path} has experts that a step reads only "
+                "in part, or no .safetensors weights to count; leave it empty"
             )
     asked = {
         **serving.model_dump(exclude={"top_k", "start_timeout_s", "workload"}),
@@ -272,7 +272,7 @@ def _serving(
 
 
 def _samples(config: Config, described: Description | None) -> tuple[dict[str, Any], Any]:
-    """Return the settings of the features that count, and what the samples depend on."""
+    """Return the feature settings that affect the samples, and the identity of their prompts or data set."""
     features = config.features
     if not features.dataset:
         return features.model_dump(exclude={"prompts", "dataset"}), _prompts(features)
@@ -281,7 +281,7 @@ def _samples(config: Config, described: Description | None) -> tuple[dict[str, A
 
 
 def _prompts(features: Features) -> list[str] | str:
-    """Return what the prompts depend on: the distinct ones of the file that is named, sorted, or the version of Python and its library."""
+    """Return the identity of the prompts: the file's distinct prompts, sorted, or the Python version of the standard library."""
     if features.prompts is None:
         return platform.python_version()
     distinct = sorted(set(read_prompts(Path(features.prompts))))

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, synced, renamed."""
+"""Atomic files: written under a temporary name, synced, renamed."""
 
 import glob
 import hashlib
@@ -18,10 +18,10 @@ from pydantic_core import from_json
 from lib.errors import UserError
 
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp", re.DOTALL)
-"""Names of files and directories that are not whole yet."""
+"""Pattern of temporary files and directories."""
 
 ABANDONED_AFTER_S = 3600
-"""Seconds after which a temporary file that nobody writes to belongs to no living writer."""
+"""Seconds without a write after which a temporary file counts as abandoned."""
 
 _WHOLE_BYTES = 64 * 2**20
 _BLOCKS, _BLOCK_BYTES = 64, 64 * 2**10
@@ -29,10 +29,10 @@ _BLOCKS, _BLOCK_BYTES = 64, 64 * 2**10
 
 @contextmanager
 def whole_file(path: Path, shared: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on a clean exit it replaces `path` atomically, otherwise it is removed.
+    """Yield a temporary path beside `path`. On a clean exit it replaces `path` atomically, otherwise it is removed.
 
-    A path has one writer at a time unless `shared` is set. Temporary files of killed writers are removed, of `path` alone and at once, or
-    where writers share a folder, all that are old enough.
+    A path has one writer at a time unless `shared` is set. Temporary files of killed writers are removed: those of `path` at once, or with
+    `shared` all abandoned ones in the folder.
     """
     if shared:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,14 +49,14 @@ def whole_file(path: Path, shared: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory beside `path`; on a clean exit it takes the place of `path`, otherwise it is removed."""
+    """Yield a temporary directory beside `path`. On a clean exit it replaces `path`, otherwise it is removed."""
     temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
         for file in temporary.rglob("*"):
-            if file.is_dir() or file.stat().st_nlink == 1:  # what is a link belongs to somebody else
-                file.chmod(file.stat().st_mode | 0o044)  # some libraries write files that only their owner can read
+            if file.is_dir() or file.stat().st_nlink == 1:  # a hard link shares its mode with another file
+                file.chmod(file.stat().st_mode | 0o044)  # some libraries write files that only the owner can read
         if path.exists():
             discard(path)
         temporary.rename(path)
@@ -65,14 +65,14 @@ def whole_directory(path: Path) -> Iterator[Path]:
 
 
 def discard(path: Path) -> None:
-    """Remove a directory: renamed away first, so that it is never half there; the path's next writer clears up after a kill."""
+    """Remove a directory atomically by renaming it first. After a kill, the next writer of the path removes the rest."""
     doomed = _neighbour(path)
     path.rename(doomed)
     shutil.rmtree(doomed)
 
 
 def _temporary(path: Path) -> Path:
-    """Name a temporary neighbour of `path`, after clearing away those of writers that were killed: a path has one writer at a time."""
+    """Return a temporary path beside `path` after removing those of killed writers. `path` has one writer at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -81,7 +81,7 @@ def _temporary(path: Path) -> Path:
 
 def _remove_abandoned(folder: Path) -> None:
     for leftover in filter(lambda path: TEMPORARY.fullmatch(path.name), folder.iterdir()):
-        with suppress(FileNotFoundError):  # its writer has renamed it meanwhile
+        with suppress(FileNotFoundError):  # the writer has renamed it meanwhile
             if time.time() - leftover.stat().st_mtime > ABANDONED_AFTER_S:
                 leftover.unlink()
 
@@ -91,24 +91,24 @@ def _neighbour(path: Path) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all. NaN and infinities are refused (ValueError): they are not JSON."""
+    """Write `value` atomically as indented JSON. Raises ValueError for NaN and infinities, which are not JSON."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, cure: str, name: str = "") -> dict[str, Any]:
-    """Read the JSON object in a file that a program has written. What people write, `lib.reading` reads.
+    """Read the JSON object in a file written by a program. `lib.reading` reads files written by people.
 
     Args:
         path: the file.
-        cure: what the message ends with.
-        name: how the message names the file, if not by its path.
+        cure: the end of the error message.
+        name: name of the file in the error message, by default the path.
 
     Raises:
-        UserError: it is not there, not whole, or holds anything else.
+        UserError: the file is missing, is not valid JSON, or holds no object.
     """
     try:
-        value = from_json(path.read_bytes(), allow_inf_nan=False)  # of the reader of JSON that refuses deep nesting by a ValueError
+        value = from_json(path.read_bytes(), allow_inf_nan=False)  # this reader raises ValueError for deep nesting
     except (OSError, ValueError) as error:
         raise UserError(f"{name or path} cannot be read ({error}); {cure}") from None
     if not isinstance(value, dict):
@@ -117,7 +117,7 @@ def read_json(path: Path, cure: str, name: str = "") -> dict[str, Any]:
 
 
 def sampled(path: Path) -> bytes:
-    """Return what stands for a file's content: all of it, or above 64 MiB 64 blocks of 64 KiB, evenly spaced from first byte to last."""
+    """Return the bytes for a partial hash of a file: the content, or above 64 MiB 64 evenly spaced blocks of 64 KiB."""
     size = path.stat().st_size
     if size <= _WHOLE_BYTES:
         return path.read_bytes()
@@ -130,13 +130,13 @@ def sampled(path: Path) -> bytes:
 
 
 def digest(value: Any, length: int = 6) -> str:
-    """Return `length` hex digits of the SHA-256 of `value` as canonical JSON: equal content, equal digest."""
+    """Return `length` hex digits of the SHA-256 of `value` as canonical JSON."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested dictionaries as one, its keys joined by dots."""
+    """Return nested dictionaries as one dictionary with dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value}
     return {key: leaf for name, part in value.items() for key, leaf in flat(part, f"{prefix}.{name}" if prefix else name).items()}

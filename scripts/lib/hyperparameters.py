@@ -1,4 +1,4 @@
-"""The hyperparameters: each is declared once, as a field of `Point`, and whatever lists hyperparameters iterates over them."""
+"""The hyperparameters. Each is declared once as a field of `Point`, and all code that lists them iterates over the fields."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,19 +12,19 @@ from lib.section import Section
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameter(Interval):
-    """What is to be known of a hyperparameter beside its type. `gt`, `ge`, `lt` and `le` bound its values.
+    """The declaration of a hyperparameter beside its type. `gt`, `ge`, `lt` and `le` bound its values.
 
     Attributes:
-        label: its name for people.
-        short: its name in an arm id.
-        scale: how steps beyond the edge of its list are taken and slopes measured: log multiplies, linear adds.
-        unit: what a value counts or is a part of.
-        whole: whether its values are whole numbers.
-        layout: whether the layout of an arm holds its value. It then neither names nor describes the arm beside the layout.
-        column: its column in the ledger and the lake, where that is not its name.
-        common: values in common use, which a lever proposes.
-        root_of: the hyperparameter with whose square root its best value grows; TPE sees it relative to that.
-        name, description: those of its field.
+        label: the name shown to users.
+        short: the name in an arm id.
+        scale: the scale of steps beyond the edge of a list and of slopes. `log` multiplies, `linear` adds.
+        unit: the unit of a value.
+        whole: whether values are whole numbers.
+        layout: whether the layout of an arm holds the value. It is then not part of the arm's name and description.
+        column: the column in the ledger and the lake, if it differs from the name.
+        common: common values, which a lever proposes.
+        root_of: the hyperparameter whose square root the best value grows with. TPE models the value relative to that root.
+        name, description: name and description of the field.
     """
 
     gt: float | None = None
@@ -45,28 +45,28 @@ class Hyperparameter(Interval):
 
     @property
     def allowed(self) -> str:
-        """The values there may be, in words."""
+        """The allowed values in words."""
         bounds = {"above": self.gt, "at least": self.ge, "below": self.lt, "at most": self.le}
         said = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
         return f"a whole number of {said}" if self.whole else f"a {self.unit}, {said}" if self.unit else said
 
     def allows(self, value: float) -> bool:
-        """Return whether `value` is of the kind and within the bounds."""
+        """Return whether `value` has the right kind and is within the bounds."""
         above = (self.gt is None or value > self.gt) and (self.ge is None or value >= self.ge)
         below = (self.lt is None or value < self.lt) and (self.le is None or value <= self.le)
         return above and below and (not self.whole or value == int(value))
 
     def typed(self, value: float) -> float:
-        """Return `value` as a value of this hyperparameter: a count is rounded to a whole number."""
+        """Return `value` with this hyperparameter's type. A count is rounded to a whole number."""
         return round(value) if self.whole else value
 
     def text(self, value: float) -> str:
-        """Return a value as people write it."""
+        """Return a value as text for users."""
         return str(value) if self.whole else f"{value:g}"
 
 
 def absent(value: Any) -> bool:
-    """Tell that an optional hyperparameter is empty. It is then left out of what is written, so that arms and searches keep their ids."""
+    """Return whether an optional hyperparameter is empty. It is then omitted from dumps, so arms and searches keep their ids."""
     return value is None
 
 
@@ -93,11 +93,11 @@ class Point(Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The values that make an arm what it is, by name: all that are set, but for those that its layout holds."""
+        """The values that identify an arm, by name. Values held by the layout are excluded."""
         return {name: value for name in IDENTITY if (value := getattr(self, name)) is not None}
 
     def __str__(self) -> str:
-        """Return the identity for people."""
+        """Return the identity as text for users."""
         return ", ".join(f"{HYPERPARAMETERS[name].label} {HYPERPARAMETERS[name].text(value)}" for name, value in self.identity.items())
 
 
@@ -111,4 +111,4 @@ HYPERPARAMETERS = {one.name: one for one in _declared()}
 """All hyperparameters by name."""
 
 IDENTITY = tuple(name for name, one in HYPERPARAMETERS.items() if not one.layout)
-"""The names of those that the layout of an arm does not hold."""
+"""The names of hyperparameters that the layout of an arm does not hold."""

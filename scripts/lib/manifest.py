@@ -1,4 +1,4 @@
-"""The manifest of a state folder: what the state is of, and a digest of every file. Read without torch."""
+"""The manifest of a state folder holds facts about the state and a digest of every file. Reading it needs no torch."""
 
 import hashlib
 from pathlib import Path
@@ -13,14 +13,14 @@ MANIFEST = "manifest.json"
 
 
 class CorruptState(UserError):  # noqa: N818 - the state of the folder, as its message says
-    """A state folder is not what its manifest says."""
+    """A state folder does not match its manifest."""
 
     def __init__(self, file: Path, what: str) -> None:
-        super().__init__(f"state: {file} {what}; delete the folder, the rung is trained again")
+        super().__init__(f"state: {file} {what}; delete the folder, and the rung is trained again")
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
-    """Write `facts` and the SHA-256 of every file that `folder` holds."""
+    """Write `facts` and the SHA-256 of every file in `folder`."""
     files = {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     write_json(folder / MANIFEST, {**facts, "files": files})
 
@@ -29,8 +29,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the facts of a state folder after checking every file.
 
     Raises:
-        CorruptState: a file is missing or altered, and the message names it.
-        UserError: the manifest is there and cannot be read.
+        CorruptState: a file is missing or changed. The message names it.
+        UserError: the manifest exists but cannot be read.
     """
     try:
         content = (folder / MANIFEST).read_bytes()

@@ -1,4 +1,4 @@
-"""Who a process is, on whatever machine it runs: host, boot and namespace of its pids, pid."""
+"""The identity of a process across machines: host, boot and pid namespace, pid."""
 
 import os
 import platform
@@ -6,18 +6,18 @@ from pathlib import Path
 
 
 def identity() -> str:
-    """Return who this process is."""
+    """Return the identity of this process."""
     return f"{platform.node()}/{_pid_space()}/{os.getpid()}"
 
 
 def pid_here(process: str) -> int | None:
-    """Return the pid of a process by its identity, None where that pid is another machine's, boot's or namespace's."""
+    """Return the pid of an identity, None if it is from another machine, boot or pid namespace."""
     host, space, pid = (*process.split("/"), "", "")[:3]
     return int(pid) if pid.isdigit() and (host, space) == (platform.node(), _pid_space()) else None
 
 
 def _pid_space() -> str:
-    """Return what makes a pid unique: the boot of the machine and the namespace of its pids; nothing where that cannot be told."""
+    """Return the boot of the machine and its pid namespace, which make a pid unique. Empty where they are unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"

@@ -1,4 +1,4 @@
-"""What people write or copy, each file read here and nowhere else: plain data, or one line that says what is wrong with it."""
+"""The only reader of files that users write or copy. It returns plain data, or raises an error of one line."""
 
 import json
 import math
@@ -12,19 +12,19 @@ import yaml
 from lib.errors import UserError
 
 LARGEST_MIB = 16
-"""Size above which no file is one that a person writes. Files of prompts and records have limits of their own."""
+"""Largest size of a file written by a person. Files of prompts and records have their own limits."""
 
 MOST_VALUES = 200_000
-"""Values in one file, aliases counted as often as they are named: what is above would take minutes to check."""
+"""Largest number of values in one file, counting every use of an alias. More would take minutes to check."""
 
 DEEPEST = 50
-"""Nesting above which a file is refused."""
+"""Deepest nesting of a file."""
 
 LONGEST = 1_000
-"""Characters of a text above which no value of a key is one that a person means."""
+"""Largest number of characters in a value."""
 
 LARGEST = 2**63 - 1
-"""Whole numbers above which tables, tensors and engines have no number."""
+"""Largest whole number that tables, tensors and engines can hold."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 
@@ -34,9 +34,9 @@ def read_text(path: Path, name: str, cure: str, *, largest_mib: float = LARGEST_
 
     Args:
         path: the file.
-        name: how the message names it: a key and its value, or the path.
-        cure: what the message ends with.
-        largest_mib: size above which the file is refused, in MiB.
+        name: name of the file in the error message, a key with its value or the path.
+        cure: the end of the error message.
+        largest_mib: largest allowed size in MiB.
 
     Raises:
         UserError: the file is missing, a folder, not readable, too large or not UTF-8.
@@ -59,12 +59,12 @@ def read_text(path: Path, name: str, cure: str, *, largest_mib: float = LARGEST_
 
 
 def read_yaml(path: Path, name: str, cure: str) -> dict[str, Any]:
-    """Return the mapping of a YAML file. Raises UserError as `read_text` does, and when the file holds anything else or a key twice."""
+    """Return the mapping of a YAML file. Raises UserError as `read_text` does, and for anything but a mapping or for a repeated key."""
     return parse_yaml(read_text(path, name, cure), name, cure)
 
 
 def parse_yaml(text: str, name: str, cure: str) -> dict[str, Any]:
-    """Return the mapping of a YAML text. Raises UserError when it is none, or names a key twice."""
+    """Return the mapping of a YAML text. Raises UserError when it is no mapping, or repeats a key."""
     try:
         return _mapping(yaml.load(text, _Loader), name, cure)
     except yaml.YAMLError as error:
@@ -76,12 +76,12 @@ def parse_yaml(text: str, name: str, cure: str) -> dict[str, Any]:
 
 
 def read_json(path: Path, name: str, cure: str, *, largest_mib: float = LARGEST_MIB) -> dict[str, Any]:
-    """Return the object of a JSON file. Raises UserError as `read_text` does, and when the file holds anything else or a key twice."""
+    """Return the object of a JSON file. Raises UserError as `read_text` does, and for anything but an object or for a repeated key."""
     return parse_json(read_text(path, name, cure, largest_mib=largest_mib), name, cure)
 
 
 def parse_json(text: str, name: str, cure: str) -> dict[str, Any]:
-    """Return the object of a JSON text. Raises UserError when it is none, or names a key twice."""
+    """Return the object of a JSON text. Raises UserError when it is no object, or repeats a key."""
     try:
         return _mapping(json.loads(text, object_pairs_hook=_distinct), name, cure)
     except (RecursionError, ValueError, OverflowError) as error:
@@ -89,9 +89,9 @@ def parse_json(text: str, name: str, cure: str) -> dict[str, Any]:
 
 
 def require_plain(values: Any, source: str) -> None:
-    """Refuse what no key takes: nesting or length beyond reason, numbers that are not finite or too large, texts that do not print.
+    """Raise UserError for values no key takes: excessive nesting or length, infinite or too large numbers, unprintable texts.
 
-    Raises UserError that opens with `source` and names the key.
+    The message starts with `source` and names the key.
     """
     for keys, value in _bounded(values, source, "correct it"):
         if fault := _fault_of(keys[-1]) if keys else None:
@@ -101,21 +101,21 @@ def require_plain(values: Any, source: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it: as Python writes it, a long one cut."""
+    """Return the Python form of a value for a message, shortened if long."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:150]}... ({len(text):,} characters)"
 
 
 def _fault_of(value: Any) -> str | None:
-    """Return a value and what is wrong with it, None when nothing is."""
-    if isinstance(value, int) and abs(value) > LARGEST:  # never written out: Python refuses above 4,300 digits
+    """Return a value and its fault, None without a fault."""
+    if isinstance(value, int) and abs(value) > LARGEST:  # Python does not print numbers above 4,300 digits
         return f"a number of {int(value.bit_length() * math.log10(2)) + 1:,} digits: input should be at most {LARGEST}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value}: input should be a finite number"
     if isinstance(value, str) and len(value) > LONGEST:
         return f"{shown(value)}: input should have at most {LONGEST:,} characters"
     if isinstance(value, str) and _CONTROL.search(value):
-        return f"{shown(value)}: input should be text that prints, in one line"
+        return f"{shown(value)}: input should be printable text in one line"
     return None
 
 
@@ -124,7 +124,7 @@ class _DuplicateKeyError(yaml.constructor.ConstructorError):  # type: ignore[mis
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """PyYAML's safe loader, but a key that stands twice in a mapping is an error: PyYAML lets the last one win."""
+    """PyYAML's safe loader that refuses a repeated key in a mapping, where PyYAML keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -133,7 +133,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
-                raise _DuplicateKeyError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+                raise _DuplicateKeyError(None, None, f"key {key!r} is repeated", key_node.start_mark)
             seen.add(key if isinstance(key, Hashable) else None)
         values: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return values
@@ -143,7 +143,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is repeated")
     return values
 
 
@@ -159,7 +159,7 @@ def _mapping(value: Any, name: str, cure: str) -> dict[str, Any]:
 
 
 def _bounded(values: Any, name: str, cure: str) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Yield every value with the keys that lead to it, in any order, without recursion. Raises UserError for too deep or too many."""
+    """Yield every value with its keys in any order, without recursion. Raises UserError for too deep nesting or too many values."""
     waiting: list[tuple[tuple[Any, ...], Any]] = [((), values)]
     count = 0
     while waiting:

@@ -1,4 +1,4 @@
-"""What every script does around its work: log, say user errors in one line, and never outlive the controller."""
+"""Logging of scripts, user errors in one line, and the end of a job when its controller dies."""
 
 import logging
 import os
@@ -20,20 +20,20 @@ from lib.spending import require_acknowledged
 logger = logging.getLogger(__name__)
 
 CONTROLLER = "SPEC_DECODE_TUNE_CONTROLLER"
-"""Environment variable that holds the identity of the Snakemake process whose jobs we are; executors may pass it on to other machines."""
+"""Environment variable with the identity of the Snakemake process that started this job. Executors may pass it to other machines."""
 
 UNEXPECTED = "unexpected failure"
 FAULT = re.compile(rf"^[\d:]{{8}} \S+: (error: |{UNEXPECTED}\n)(.*)", re.MULTILINE | re.DOTALL)
-"""How a job that failed ends its log."""
+"""The end of a failed job's log."""
 
 LINE = re.compile(r"^[\d:]{8} \S+: (.*\S)", re.MULTILINE)
-"""A message in a job's log, in one line."""
+"""A message of one line in a job's log."""
 
 STDIN, STDERR = 0, 2
-"""The numbers of these streams, for what libraries in C and children do with them as well."""
+"""File descriptors, used so that libraries in C and children are redirected too."""
 
 RAISED = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t|+].*\n)+(\S.*)", re.MULTILINE)
-"""A traceback, which is not shown, and the first line of its exception, which is."""
+"""A traceback, which is not shown, and the first line of its exception, which is shown."""
 
 ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
@@ -43,19 +43,19 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""Environment variables of every job: no network, no telemetry, no chatter."""
+"""Environment variables of every job: no network, no telemetry, no progress bars."""
 
 
 @contextmanager
 def running(log: str | Path, spends: str | None = None) -> Iterator[None]:
-    """Run a script's work: messages go to `log`, a UserError ends it with one line instead of a traceback.
+    """Run a script's work. Messages go to `log`, and a UserError ends it with one line instead of a traceback.
 
-    If the controller is a process of this machine and dies, this process is killed within about a second, and with it whatever dies with
-    its parent. On another machine nothing begins that `spends` what is not acknowledged, `train` or `serve`.
+    If the controller runs on this machine and dies, this process is killed within about a second, with the children that die with it.
+    On another machine, work that `spends` (`train` or `serve`) does not begin without acknowledgement.
     """
     log_to(log)
     with Path(os.devnull).open() as nothing:
-        os.dup2(nothing.fileno(), STDIN)  # of this process and its children: no library asks the terminal
+        os.dup2(nothing.fileno(), STDIN)  # so neither libraries nor children read the terminal
     die_with_controller()
     born, entered = psutil.Process().create_time(), time.time()
     logger.info("start, after %.1f s of imports", entered - born)
@@ -67,7 +67,7 @@ def running(log: str | Path, spends: str | None = None) -> Iterator[None]:
         logger.error("error: %s", error)
         sys.exit(1)
     except KeyboardInterrupt:
-        logger.error("interrupted; the same command goes on from here")
+        logger.error("interrupted; run the same command again to resume")
         sys.exit(130)
     except Exception:
         logger.exception(UNEXPECTED)
@@ -75,47 +75,47 @@ def running(log: str | Path, spends: str | None = None) -> Iterator[None]:
 
 
 def here(path: str) -> Path:
-    """Return a path of Snakemake's as the tree names it, from the working directory on.
+    """Return a path of Snakemake's relative to the working directory.
 
-    Where results/ lies in a bucket Snakemake's are absolute: of no meaning elsewhere, and so not for a record.
+    With results/ in a bucket Snakemake's paths are absolute. Records must not hold those, because they differ between machines.
     """
     place, cwd = Path(path), Path.cwd()
     return place.relative_to(cwd) if place.is_relative_to(cwd) else place
 
 
 def log_to(log: str | Path, mode: str = "w") -> None:
-    """Send messages to the file `log`, and where no controller of this machine waits for the job to stderr as well.
+    """Send messages to the file `log`, and without a controller on this machine also to stderr.
 
-    Under a controller whatever this process and its children write to stderr goes to the log: what a person should see of it, such as how
-    the job failed, the controller shows (`lib.report.terminal`).
+    Under a controller the stderr of this process and its children goes to the log. The controller shows what users need to see, such as
+    errors of jobs (`lib.report.terminal`).
     """
     path = Path(log)
     path.parent.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if controller():
-        with path.open(mode):  # makes it empty, or leaves it as it is
+        with path.open(mode):  # truncates if mode is w
             opened = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, STDERR)
         os.close(opened)
     else:
         handlers.append(logging.FileHandler(path, mode))
     for handler in handlers:
-        handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("lib."))  # of libraries no chatter
+        handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("lib."))  # hide libraries' messages
         handler.setFormatter(_Redacting(f"%(asctime)s {path.stem}: %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
 
 
 class _Redacting(logging.Formatter):
-    """Keeps the passwords of URLs, which errors of libraries repeat, out of logs."""
+    """Removes passwords in URLs, which errors of libraries repeat, from logs."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
 
 
 def fault(log: Path) -> str | None:
-    """Return how a job ended by its log: the error in its words, or the first line of the exception. None when it tells of no failure."""
+    """Return the error in a job's log, or the first line of its exception. None without a failure."""
     try:
-        found = FAULT.search(log.read_text(errors="replace").partition("\nRuleException:")[0])  # a pod's log goes on with Snakemake's words
+        found = FAULT.search(log.read_text(errors="replace").partition("\nRuleException:")[0])  # a pod's log also has Snakemake's messages
     except OSError:
         return None
     if not found:
@@ -134,18 +134,18 @@ def latest(log: Path) -> str | None:
 
 
 def controller() -> int | None:
-    """Return the pid of the controller, None when it is no process of this machine or none is known."""
+    """Return the pid of the controller, None when it is unknown or on another machine."""
     return pid_here(os.environ.get(CONTROLLER, ""))
 
 
 def die_with_controller() -> None:
-    """Kill this process about a second after the controller is gone; one on another machine is not watched."""
+    """Kill this process about a second after the controller is gone. A controller on another machine is not watched."""
     if pid := controller():
         die_with(pid)
 
 
 def die_with(pid: int) -> None:
-    """Watch another process from a thread and kill this one about a second after it is gone."""
+    """Watch another process in a thread, and kill this one about a second after it is gone."""
 
     def watch() -> None:
         with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""What every section of a configuration is: frozen, checked, and refused in one line per fault."""
+"""The base of every section of a configuration: frozen, checked, with one line per fault."""
 
 import difflib
 import json
@@ -14,7 +14,7 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 M = TypeVar("M", bound=BaseModel)
 MOST_FAULTS = 10
-"""Faults that are told at once."""
+"""Largest number of faults reported at once."""
 
 
 class Section(BaseModel):
@@ -25,24 +25,24 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _truth_is_no_number(cls, values: Any) -> Any:
-        """Refuse `yes`, `on` and `true` for a number. YAML reads them as truth values, which Python would take for 1."""
+        """Refuse `yes`, `on` and `true` for a number. YAML reads them as booleans, which Python would take for 1."""
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             truth = next((one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, bool)), None)
             if field and truth is not None and _takes_numbers_only(field.annotation):
                 said = "true (also written yes, on)" if truth else "false (also written no, off)"
-                raise ValueError(f"{name} = {said} is no number; write a number")
+                raise ValueError(f"{name} = {said} is not a number; write a number")
         return values
 
     @model_validator(mode="before")
     @classmethod
     def _empty_is_none(cls, values: Any) -> Any:
-        """Read an empty value of `--config 'section={key: }'`, which Snakemake hands on as text, as it is read in a file."""
+        """Read an empty value of `--config 'section={key: }'` as in a file. Snakemake passes it on as text."""
         return {key: None if value in ("", "null") else value for key, value in values.items()} if isinstance(values, dict) else values
 
 
 def _takes_numbers_only(annotation: Any) -> bool:
-    """Return whether a field takes numbers, and no truth value."""
+    """Return whether a field takes numbers but no booleans."""
     leaves = list(_leaves(annotation))
     return any(leaf in (int, float) or type(leaf) is int for leaf in leaves) and bool not in leaves
 
@@ -54,16 +54,16 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 
 def added(value: Any, **options: Any) -> Any:
-    """Return a field that its section got after the first arms were named. `value` is its default, and what all arms before were made with.
+    """Return a field added after the first arms were named. `value` is its default, which all earlier arms used.
 
-    A dump leaves the field out while it has this value. So arms and searches that do not set it keep their ids, and one that sets it has
-    another. A changed default would give an old id another meaning: it takes a new `TRAINING_VERSION`.
+    A dump omits the field while it has this value. Arms and searches that do not set it keep their ids, others get new ones. A change of
+    the default would change the meaning of old ids, so it needs a new `TRAINING_VERSION`.
     """
     return Field(value, exclude_if=lambda given: given == value, **options)
 
 
 def checked(model: type[M], values: dict[str, Any], source: str) -> M:
-    """Return `values` as a `model`. Raises UserError, one line per fault, each opening with `source`."""
+    """Return `values` as a `model`. Raises UserError with one line per fault, each starting with `source`."""
     require_plain(values, source)
     try:
         return model.model_validate(values)
@@ -74,7 +74,7 @@ def checked(model: type[M], values: dict[str, Any], source: str) -> M:
 
 
 def _faults(model: type[BaseModel], error: ValidationError) -> list[str]:
-    faults = [fault for fault in error.errors() if fault["type"] != "too_short" or not fault["input"]]  # bad items do not count as items
+    faults = [fault for fault in error.errors() if fault["type"] != "too_short" or not fault["input"]]  # bad items have faults of their own
     return list(dict.fromkeys(_fault(model, dict(fault)) for fault in faults))
 
 
@@ -109,7 +109,7 @@ def _fault(model: type[BaseModel], fault: dict[str, Any]) -> str:
 
 
 def _place(model: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str | int], type[BaseModel]]:
-    """Return where a fault lies without the tags of unions, and the model that its last key belongs to.
+    """Return the location of a fault without the tags of unions, and the model of its last key.
 
     The tag of a model in a union is its name in lower case, or one of its literals.
     """
@@ -141,5 +141,5 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def schema(model: type[BaseModel]) -> str:
-    """Return the JSON schema of a model as the file that `config/` publishes for editors."""
+    """Return the JSON schema of a model as written to `config/` for editors."""
     return json.dumps(model.model_json_schema(), indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""A run as Snakemake's process sees it: the checked configuration, where results/ lies, what stands there, and what is said of it."""
+"""The session of a Snakemake process: checked configuration, location and state of results/, and messages."""
 
 import atexit
 import os
@@ -40,10 +40,10 @@ from lib.target.load import TRUST
 
 @dataclass(frozen=True)
 class Session:
-    """One Snakemake process at one configuration.
+    """One Snakemake process with one configuration.
 
-    `views` are files under names that every configuration has, with where this one files them. `pace` is known after a first measurement.
-    `elsewhere`: whether jobs run on other machines, or this process is one of theirs.
+    `views` maps names that every configuration has to this one's files. `pace` is known after a first measurement. `elsewhere` is whether
+    jobs run on other machines, or this process is a job on one.
     """
 
     experiment: Experiment
@@ -61,10 +61,10 @@ class Session:
     prefix: str
 
     def start(self, workflow: Any) -> None:
-        """Take the results tree for this run.
+        """Lock the results tree for this run.
 
         Raises:
-            UserError: another run holds it, vLLM or devices are missing, or jobs on other machines would spend what is not acknowledged.
+            UserError: another run holds it, vLLM or devices are missing, or spending on other machines is not acknowledged.
         """
         require_jobs_acknowledged(workflow, self.experiment.config)
         if not self.elsewhere:
@@ -76,13 +76,13 @@ class Session:
         logger.info(self.progress.opening())
 
     def pull(self) -> None:
-        """Bring what the jobs have left in the bucket, if results/ lies in one."""
+        """Download new files of the jobs if results/ is in a bucket."""
         if self.store:
             self.store.pull(self.prefix)
 
     def succeed(self, workflow: Any) -> None:
-        """Say what came out. Raises UserError when something that was asked for is missing."""
-        from lib.report.outcome import last_words  # scipy and pyarrow, which nothing else in this process needs
+        """Log the outcome. Raises UserError when a requested file is missing."""
+        from lib.report.outcome import last_words  # imports scipy and pyarrow, which this process otherwise does not need
 
         self.pull()
         require_made(workflow)
@@ -90,15 +90,15 @@ class Session:
             logger.info(line)
 
     def fail(self, logs: list[str]) -> None:
-        """Say where Snakemake's own log is."""
+        """Log the path of Snakemake's log."""
         self.pull()
         logger.info(f"Snakemake's own log: {', '.join(logs)}")
 
     def entry(self, arm: str) -> tuple[Arm, int]:
-        """Return an arm by its id and the rung at which it enters the ladder; the verdict's arms climb it in one go.
+        """Return an arm by its id and the rung at which it starts. The verdict's arms start at the top rung.
 
         Raises:
-            UserError: no arm of this search, nor of the contest of the champion that is filed.
+            UserError: the arm belongs neither to this search nor to the contest of its champion.
         """
         try:
             return self.decisions.entry(arm)
@@ -126,9 +126,9 @@ class Session:
         """Return the resources of a job.
 
         Args:
-            spends: what a cluster must be told to allow, `train` or `serve`.
-            count: the GPUs it takes on a machine that has any; on a cluster the profile says what a node gives to which rule.
-            seconds: the device-seconds of a job by pace and wildcards, for the question before it is allowed.
+            spends: the acknowledgement that a cluster requires, `train` or `serve`.
+            count: number of GPUs on a machine that has any. On a cluster the profile sets the resources of each rule.
+            seconds: the device-seconds of a job by pace and wildcards, shown when asking for the acknowledgement.
         """
 
         def device_hours(wildcards: Any) -> str | None:
@@ -139,26 +139,26 @@ class Session:
 
 
 def open_session(workflow: Any, values: dict[str, Any]) -> Session:
-    """Check a configuration and set Snakemake up for it. Nothing is written but the mark of a bucket in results/.
+    """Check a configuration and set Snakemake up for it. It writes only the mark of a bucket in results/.
 
-    What can be told without the bucket is told before it is asked. A dry run and a report never ask it.
+    Checks that do not need the bucket come first. A dry run and a report never connect to it.
 
     Args:
-        workflow: Snakemake's, while it reads the Snakefile.
+        workflow: Snakemake's workflow, while it reads the Snakefile.
         values: its configuration.
 
     Raises:
-        UserError: whatever is wrong with configuration, bucket or budget; one line per fault.
+        UserError: a fault of configuration, bucket or budget, one line per fault.
     """
     main, output = workflow.is_main_process, workflow.output_settings
     store, prefix = workflow.storage_registry.default_storage_provider, workflow.storage_settings.default_storage_prefix
-    home = Path("results"), without_credentials(prefix, "default-storage-prefix") if store else None  # None: on this disk alone
+    home = Path("results"), without_credentials(prefix, "default-storage-prefix") if store else None  # None: on this disk only
     looks, owner = output.dryrun, None
     if main:
         arguments = read_arguments()
         looks = looks or bool(arguments.report and not arguments.report_after_run)
         tell_local_jobs(arguments)
-        for file in workflow.configfiles:  # Snakemake has merged them, and of a key that stands twice taken the last
+        for file in workflow.configfiles:  # Snakemake merges them and keeps the last of repeated keys
             read_yaml(Path(file), str(file), "write {key: value}")
         for key, _, text in (argument.partition("=") for argument in sys.argv):
             if key in workflow.config_settings.config and text.startswith("{"):
@@ -181,12 +181,12 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
         if output.dryrun:
             other = find_other_home(*home)
             lines = [f"A run would be refused: {other}"] if other else []
-            # At the end, where it is read: hundreds of lines of Snakemake's come before.
+            # Printed last, after hundreds of lines of Snakemake's.
             atexit.register(partial(print, "", *lines, *experiment.provisional, format_plan(plan), sep="\n", file=sys.stderr))
         if store:
             workflow.configfiles += carried_files(experiment)
     if config.ack_publish:
-        from lib.publish.publication import require_acknowledged  # pyarrow, which few runs need here
+        from lib.publish.publication import require_acknowledged  # imports pyarrow, which few runs need here
 
         require_acknowledged(Path(filed.verdict), config.ack_publish)
     progress = Progress(experiment, filed, Path())
@@ -208,8 +208,8 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
 
 
 def _owner(settings: Any) -> str | None:
-    """Return whose the run is, in words, where the executor is told. Raises UserError when its settings are wrong."""
-    from snakemake_executor_plugin_kubernetes_experiment import ExecutorSettings, check_settings  # jobs need it not
+    """Return run and workstream in words, if the executor knows them. Raises UserError when its settings are wrong."""
+    from snakemake_executor_plugin_kubernetes_experiment import ExecutorSettings, check_settings  # not needed in jobs
 
     if not isinstance(settings, ExecutorSettings):
         return None
@@ -218,13 +218,13 @@ def _owner(settings: Any) -> str | None:
 
 
 def _set_up(workflow: Any, standing: Standing, *, elsewhere: bool) -> int:
-    """Tell Snakemake what jobs need and what stands; return how many GPUs of this machine jobs may take."""
+    """Tell Snakemake what jobs need and what stands. Return the number of GPUs of this machine that jobs may use."""
     os.environ.update(ENVIRONMENT, **{TRUST: str(int(standing.experiment.config.target.trust_remote_code))})
     retry_always()
     keep_copies()
     let_stand(standing)
     if workflow.resource_settings.nodes:
-        workflow.register_resource("_cores", sys.maxsize)  # jobs run elsewhere: the cores of this machine bound none of them
+        workflow.register_resource("_cores", sys.maxsize)  # jobs run elsewhere, so the cores of this machine do not limit them
     if workflow.remote_exec:
         tell_job(standing.experiment.config)
     local = 0 if elsewhere else len(gpus())

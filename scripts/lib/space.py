@@ -1,4 +1,4 @@
-"""The search space: which points there are, which can be trained, how one is drawn."""
+"""The search space: its points, which of them can be trained, and how points are drawn."""
 
 import itertools
 import math
@@ -9,30 +9,30 @@ from lib.errors import UserError
 from lib.hyperparameters import HYPERPARAMETERS
 
 SIGNIFICANT_DIGITS = 3
-"""Drawn values are rounded to this many digits, so that the name of an arm shows the value it was trained with."""
+"""Digits of drawn values, few enough that an arm's id shows the exact value."""
 
 
 MOST_POINTS = 50_000
-"""Points of a finite space, each of which a plan looks at."""
+"""Largest number of points in a finite space. A plan visits every point."""
 
 
 def check_space(space: Space, training: Training) -> None:
-    """Refuse a space of which some part can never be trained.
+    """Refuse a space with a part that can never be trained.
 
     Raises:
-        UserError: the standing configuration, or every point with one of the global batches, is infeasible; a range of one value; a
-            finite space too large to look through.
+        UserError: the standing configuration or every point with one of the global batches is infeasible, a range has one value, or a
+            finite space is too large.
     """
     domains = space.parameters.searched()
     for name, domain in domains.items():
         if isinstance(domain, Range) and spread(domain, 0.0) == spread(domain, 1.0):
             raise UserError(
-                f"parameters.{name}: low = {domain.low:.10g} and high = {domain.high:.10g} are one value in {SIGNIFICANT_DIGITS} digits, "
-                "which is what arms are trained with; widen the range, or list the value"
+                f"parameters.{name}: low = {domain.low:.10g} and high = {domain.high:.10g} are the same value in the "
+                f"{SIGNIFICANT_DIGITS} digits of drawn values; widen the range, or list the value"
             )
     sizes = [len(domain.values) if isinstance(domain, Values) else domain.steps for domain in domains.values()]
     if None not in sizes and (count := math.prod(size or 1 for size in sizes)) > MOST_POINTS:
-        raise UserError(f"parameters: {count:,} points are more than the {MOST_POINTS:,} of a finite space; leave out steps, or list less")
+        raise UserError(f"parameters: {count:,} points are more than the {MOST_POINTS:,} of a finite space; remove steps, or list fewer")
     reason = infeasible(space.standing, space, training)
     if reason:
         raise UserError(f"standing: {reason}; change standing or training")
@@ -45,7 +45,7 @@ def check_space(space: Space, training: Training) -> None:
 
 
 def infeasible(point: Point, space: Space, training: Training) -> str | None:
-    """Return why a point cannot be trained to every rung, or None when it can."""
+    """Return the reason why a point cannot be trained to every rung, None when it can."""
     try:
         lay_out(point.global_batch, ranks=training.ranks, micro_batch_limit=training.micro_batch_limit, accumulation=point.accum)
     except InfeasibleError as error:
@@ -58,12 +58,12 @@ def infeasible(point: Point, space: Space, training: Training) -> str | None:
 
 
 def _corners(domain: Values | Range) -> tuple[float, ...]:
-    """Return the values a domain certainly holds: all of a list, the bounds of a range."""
+    """Return the values of a list, or the bounds of a range."""
     return domain.values if isinstance(domain, Values) else (domain.low, domain.high)
 
 
 def grid_values(name: str, domain: Values | Range) -> tuple[float, ...] | None:
-    """Return every value of a hyperparameter's domain, each once, or None when it holds infinitely many."""
+    """Return the distinct values of a hyperparameter's domain, None when there are infinitely many."""
     if isinstance(domain, Values):
         return domain.values
     if domain.steps is None:
@@ -73,7 +73,7 @@ def grid_values(name: str, domain: Values | Range) -> tuple[float, ...] | None:
 
 
 def value_at(name: str, domain: Values | Range, quantile: float) -> float:
-    """Return the value that lies at `quantile` (at least 0, below 1) of a hyperparameter's domain."""
+    """Return the value at `quantile` (at least 0, below 1) of a hyperparameter's domain."""
     grid = grid_values(name, domain)
     if grid is not None:
         return grid[int(quantile * len(grid))]
@@ -96,7 +96,7 @@ def feasible_grid(space: Space, training: Training) -> list[Point] | None:
 
 
 def point_of(values: dict[str, float]) -> Point:
-    """Make a point of drawn values; counts are rounded to whole numbers."""
+    """Return the point of drawn values. Counts are rounded to whole numbers."""
     return Point.model_validate({name: HYPERPARAMETERS[name].typed(value) for name, value in values.items()})
 
 
@@ -108,7 +108,7 @@ def spread(domain: Range, position: float) -> float:
 
 
 def rounded(value: float) -> float:
-    """Return a value in the few digits that an arm's name shows."""
+    """Return a value in the digits that an arm's id shows."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
@@ -118,7 +118,7 @@ def bounds(domain: Values | Range) -> tuple[float, float]:
 
 
 def position_of(domain: Range, value: float) -> float:
-    """Return where a value lies in a range, from 0 to 1: the inverse of `spread`, up to its rounding."""
+    """Return the position of a value in a range, from 0 to 1. Inverse of `spread` up to rounding."""
     position = (
         math.log(value / domain.low) / math.log(domain.high / domain.low)
         if domain.scale == "log"

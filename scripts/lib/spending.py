@@ -1,6 +1,6 @@
-"""On other machines what trains and what serves is acknowledged by the id of the run, before it is submitted and again in the job.
+"""Acknowledgement of training and serving on other machines by the run id, checked before submission and again in the job.
 
-The executor kubernetes-experiment is told the id by a setting, and asks by itself; for every other one it is a key of the configuration.
+The executor kubernetes-experiment gets the id as a setting and checks by itself. For other executors it is a configuration key.
 """
 
 import os
@@ -10,21 +10,21 @@ from lib.config import Config
 from lib.errors import UserError
 
 RUN_ID = "SPEC_DECODE_TUNE_RUN_ID"
-"""Environment variable that names the run to its jobs on other machines; no other process has it."""
+"""Environment variable with the run id in jobs on other machines. No other process has it."""
 
 ACKNOWLEDGED = {"train": "SPEC_DECODE_TUNE_ACK_TRAIN", "serve": "SPEC_DECODE_TUNE_ACK_SERVE"}
-"""Environment variables that tell such a job for which run each kind of spending is acknowledged."""
+"""Environment variables with the acknowledged run id for each kind of spending."""
 
 
 def tell_job(config: Config) -> None:
-    """Tell a job on another machine what is acknowledged, unless its executor has done so."""
+    """Pass the acknowledgements to jobs on other machines, unless the executor has done so."""
     if RUN_ID not in os.environ:
         given = {name: getattr(config, f"ack_{spends}") or "" for spends, name in ACKNOWLEDGED.items()}
         os.environ |= {RUN_ID: config.run_id or "", **given}
 
 
 def require_acknowledged(spends: str | None) -> None:
-    """Refuse to spend in a job on another machine for a run that has not acknowledged it. Raises UserError."""
+    """Raise UserError in a job on another machine that spends without acknowledgement."""
     run_id = os.environ.get(RUN_ID)
     if run_id is None or spends is None:
         return
@@ -34,16 +34,16 @@ def require_acknowledged(spends: str | None) -> None:
 
 
 def require_jobs_acknowledged(workflow: Any, config: Config) -> None:
-    """Refuse a run whose jobs on other machines would spend what is not acknowledged. An executor that knows the run's id has done so.
+    """Refuse a run whose jobs on other machines spend without acknowledgement. An executor that knows the run id has checked it already.
 
     Args:
         workflow: Snakemake's workflow, about to run jobs.
         config: the configuration.
 
     Raises:
-        UserError: says in one line what would run and at what cost, and what lets it.
+        UserError: one line with the jobs, their cost, and the key that acknowledges them.
     """
-    # Snakemake has loaded it with all other plugins; jobs, which import this module as well, need it not.
+    # Imported here because jobs import this module too and do not need the plugin.
     from snakemake_executor_plugin_kubernetes_experiment.spending import acknowledged, refusal
 
     if workflow.local_exec or hasattr(workflow.executor_settings, "run_id"):

@@ -1,4 +1,4 @@
-"""What stands in a results tree: made once, of what this configuration asks for, and so not made again whatever happens around it."""
+"""Standing results: files that match this configuration and are therefore not made again."""
 
 import re
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, make_contest
 
 EVIDENCE = re.compile(r"resources/.+|results/gb[^/]+/.+|results/preflight/.+|results/search/[^/]+/(rung|plan-|contest-)[^/]+\.json")
-"""What is filed under a name that carries its content. Champions and verdicts are too, but follow from it at no cost."""
+"""Files named by a hash of their inputs. Champions and verdicts also are, but cost nothing to make again."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Says of a path whether what lies there stands, as `lib.dag.let_stand` asks.
+    """Tells `lib.dag.let_stand` whether the file at a path stands.
 
-    `there` tells whether a file or a whole folder is there. `views` are files that every configuration has under the same name, with where
-    this one has filed them. `stack`: the version that serves, where jobs run on this machine; empty elsewhere, where images have it.
+    `there` tells whether a file or a complete folder exists. `views` maps names that every configuration has to this one's files. `stack`
+    is the version that serves on this machine, empty if jobs run elsewhere from images.
     """
 
     experiment: Experiment
@@ -35,7 +35,7 @@ class Standing:
     stack: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, path: str) -> bool | None:
-        """Return True for what stands, False for what is there but of another configuration or head, otherwise None."""
+        """Return True if the file stands, False if it belongs to another configuration or head, otherwise None."""
         if not self.there(path):
             return None
         if path in self.views:
@@ -51,11 +51,11 @@ class Standing:
         return True if EVIDENCE.fullmatch(path) else None
 
     def trained_head(self, arm: str, rung: int) -> str | None:
-        """Return the hash of the head that an arm has trained by a rung, None when it failed or has not trained so far."""
+        """Return the hash of an arm's head after a rung. None when it failed or has not trained that far."""
         return self._read(layout.acc(arm, rung)).get("head_sha256")
 
     def contest(self) -> Contest:
-        """Return the fresh arms of the standing configuration and of the champion that is filed. Raises UserError when none is."""
+        """Return the fresh arms of the standing configuration and of the filed champion. Raises UserError without a champion."""
         search = self.experiment.search
         champion = read_record(self.root / self.filed.champion, Champion).as_arm()
         return make_contest(champion, search.standing, self.experiment.config.verdict.seeds, search.id)
@@ -63,7 +63,7 @@ class Standing:
     def _read(self, path: str) -> dict[str, Any]:
         try:
             return read_json(self.root / path, "")
-        except UserError:  # not there or not whole
+        except UserError:  # missing or damaged
             return {}
 
     def _shown(self, view: str) -> bool:

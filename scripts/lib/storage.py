@@ -1,4 +1,4 @@
-"""Files by name in a local folder or in an S3 bucket: one API for streamed states, logs and the perf lake."""
+"""Named files in a local folder or an S3 bucket, for streamed states, logs and the perf lake."""
 
 import errno
 import logging
@@ -17,28 +17,28 @@ _BUCKET = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)(?:/([^?#]*))?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _PREFIX = "SNAKEMAKE_STORAGE_S3_EXPERIMENT_"
 _PATIENCE = {"retries": {"mode": "standard", "total_max_attempts": 14}, "connect_timeout": 10, "read_timeout": 30}
-"""Of one request, so that no file is sent again for one part of it. It outlasts about a minute without the server."""
+"""Retries of one request, so a failed part does not restart a file. They span about a minute without the server."""
 
 logger = logging.getLogger(__name__)
 
 
 class Storage(Protocol):
-    """Where files go. A file appears under its name when it is whole. Methods raise OSError, or for a bucket exceptions of boto3."""
+    """A place for files. A file appears under its name when it is complete. Methods raise OSError, or exceptions of boto3 for a bucket."""
 
     def put(self, content: BinaryIO, name: str) -> None:
-        """Store a seekable stream as `name`, in place of what was there."""
+        """Store a seekable stream as `name`, replacing an existing file."""
 
     def get(self, name: str, file: Path) -> None:
         """Fetch `name` to a local file whose folder exists."""
 
     def size(self, name: str) -> int | None:
-        """Return the bytes of `name`, None when it is not there."""
+        """Return the size of `name` in bytes, None when it does not exist."""
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of all files below `folder`, sorted; empty when there is nothing. None of them leads elsewhere."""
+        """Return the sorted names of all files below `folder`, empty when there are none. No name leads outside the folder."""
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files that are there."""
+        """Remove existing files."""
 
 
 def check_url(url: str, key: str) -> Path | None:
@@ -63,17 +63,17 @@ def open_storage(url: str, key: str) -> Storage:
 
 
 def sift(names: Iterable[str], wanted: Callable[[str], object]) -> list[str]:
-    """Return the names that are wanted, sorted. The others, which somebody has put into a store, are named once, in one line."""
+    """Return the wanted names, sorted. Names of foreign files are logged once in one line."""
     found: dict[bool, list[str]] = {True: [], False: []}
     for name in sorted(names):
         found[bool(wanted(name))].append(name)
     if left := found[False]:
-        _warn(f"not taken from the store: {', '.join(map(ascii, left[:3]))}{f' and {len(left) - 3} more' if len(left) > 3 else ''}")
+        _warn(f"ignored in the store: {', '.join(map(ascii, left[:3]))}{f' and {len(left) - 3} more' if len(left) > 3 else ''}")
     return found[True]
 
 
 def is_plain(name: str) -> bool:
-    """Return whether a name is one relative path that leads nowhere but below its folder, in characters that print."""
+    """Return whether a name is a relative path below its folder in printable characters."""
     return name.isprintable() and not {"", ".", ".."} & set(name.split("/"))
 
 
@@ -113,20 +113,20 @@ def _unless_missing(error: OSError) -> None:
 
 
 class _Bucket:
-    """A folder of a bucket. Endpoint and keys come from the variables of the storage plugin s3-experiment, else from where boto3 looks.
+    """A folder of a bucket. Endpoint and keys come from the variables of the storage plugin s3-experiment, else from boto3's defaults.
 
-    pyarrow's S3FileSystem is not used: when it removes a file, it puts an empty object in the bucket for the folder.
+    pyarrow's S3FileSystem is not used because it leaves an empty object for the folder when it removes a file.
     """
 
     def __init__(self, url: str) -> None:
         found = _BUCKET.fullmatch(url)
-        assert found, "check_url has let it pass"
+        assert found, "check_url has accepted it"
         self._bucket, folder = found[1], (found[2] or "").strip("/")
         self._root = f"{folder}/" if folder else ""
 
     @cached_property
     def _client(self) -> Any:
-        import boto3  # few configurations need it
+        import boto3  # needed by few configurations
         from botocore.config import Config
 
         settings = {
@@ -137,14 +137,14 @@ class _Bucket:
             "aws_session_token": "TOKEN",
         }
         told = {option: os.environ[_PREFIX + name] for option, name in settings.items() if os.environ.get(_PREFIX + name)}
-        # Some servers return the checksum of the whole object for a part of it as well, and pyarrow then refuses to read.
+        # Some servers return the checksum of the whole object for a part of it, and pyarrow then refuses to read.
         config = Config(request_checksum_calculation="when_required", **_PATIENCE)
         return boto3.client("s3", config=config, **told)
 
     def put(self, content: BinaryIO, name: str) -> None:
         from boto3.s3.transfer import TransferConfig
 
-        # Threads of boto3 would hold up the end of a process whose server does not answer.
+        # Threads of boto3 would delay the end of a process whose server does not answer.
         self._client.upload_fileobj(content, self._bucket, self._root + name, Config=TransferConfig(use_threads=False))
 
     def get(self, name: str, file: Path) -> None:
@@ -164,7 +164,7 @@ class _Bucket:
     def names(self, folder: str) -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"{self._root}{folder}/")
         found = (item["Key"].removeprefix(self._root) for page in pages for item in page.get("Contents", []))
-        return sift((name for name in found if not name.endswith("/")), is_plain)  # consoles show folders by objects that end so
+        return sift((name for name in found if not name.endswith("/")), is_plain)  # consoles make such objects for folders
 
     def remove(self, names: Iterable[str]) -> None:
         for name in names:

@@ -220,7 +220,7 @@ SPACES: dict[str, tuple[dict[str, Any], str]] = {
     "1000 rungs": ({"rungs": {"samples": list(range(8, 8008, 8)), "eta": 2}}, "rungs.samples"),
     "bounds that round together": (
         {"parameters": {"global_batch": [8], "lr": {"low": 1e-3, "high": 1.0001e-3, "scale": "log"}, "warmup": [0.0]}},
-        "parameters.lr: low = 0.001 and high = 0.0010001 are one value in 3 digits",
+        "parameters.lr: low = 0.001 and high = 0.0010001 are the same value in the 3 digits",
     ),
     "a bound that is almost 0": (
         {"parameters": {"global_batch": [8], "lr": {"low": 5e-324, "high": 1e-3, "scale": "log"}, "warmup": [0.0]}},

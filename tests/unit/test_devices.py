@@ -69,7 +69,7 @@ def test_a_planted_place_for_the_locks_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv(VISIBLE, "GPU-a")
     plant(folder := tmp_path / f"spec-decode-tune-{os.getuid()}")
-    with pytest.raises(UserError, match=f"^{folder} is not a folder that is yours alone; remove it, or set TMPDIR"):
+    with pytest.raises(UserError, match=f"^{folder} is not a folder that only you can write; remove it, or set TMPDIR"):
         hold_gpus(1)
     assert not list(tmp_path.rglob("gpu-*"))
 
@@ -80,7 +80,7 @@ def test_a_place_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest
     me = os.getuid()
     (tmp_path / f"spec-decode-tune-{me + 1}").mkdir(mode=0o700)
     monkeypatch.setattr(os, "getuid", lambda: me + 1)
-    with pytest.raises(UserError, match="is not a folder that is yours alone"):
+    with pytest.raises(UserError, match="is not a folder that only you can write"):
         hold_gpus(1)
 
 

@@ -12,8 +12,8 @@ from lib.reading import read_json, read_yaml
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
 
 SPOILED = {
-    "a key twice": (b"a: 1\nb: 2\na: 3\n", "key 'a' stands twice"),
-    "a key twice, deep": (b"a: {b: 1, b: 2}\n", "key 'b' stands twice"),
+    "a key twice": (b"a: 1\nb: 2\na: 3\n", "key 'a' is repeated"),
+    "a key twice, deep": (b"a: {b: 1, b: 2}\n", "key 'b' is repeated"),
     "a list": (b"- 1\n", "holds no keys"),
     "nothing": (b"", "holds no keys"),
     "a number for a key": (b"1: a\n", "key 1 is not text; put it in quotes"),
@@ -42,7 +42,7 @@ def test_spoiled_yaml_is_one_line(tmp_path: Path, content: bytes, line: str) -> 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ('{"a": 1, "a": 2}', "key 'a' stands twice"),
+        ('{"a": 1, "a": 2}', "key 'a' is repeated"),
         ("[1]", "holds no keys"),
         ("null", "holds no keys"),
         ('{"a": ' + "[" * 100_000, "not JSON"),

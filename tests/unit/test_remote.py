@@ -51,7 +51,7 @@ def test_a_file_that_other_machines_would_not_find_is_refused(named: str, tmp_pa
     shutil.copytree(ROOT / "config", inside / "config")
     monkeypatch.chdir(inside)
     path = named.format(outside="../elsewhere", inside=inside)
-    with pytest.raises(UserError, match=rf"features.prompts = .*prompts.jsonl: jobs on other machines are sent what lies below {inside}"):
+    with pytest.raises(UserError, match=rf"features.prompts = .*prompts.jsonl: jobs on other machines only get files below {inside}"):
         carried_files(experiment(features={"prompts": path}))
 
 
@@ -68,13 +68,13 @@ def test_the_results_of_one_place_are_not_taken_for_those_of_another(tmp_path: P
         claim_home(tmp_path / "fresh", place)
     (tmp_path / "fresh/plan.json").write_text("{}")
     for other in (here, elsewhere):
-        with pytest.raises(UserError, match=r"is of s3://b/run1/\., this run is of .*; use another clone, or move it away"):
+        with pytest.raises(UserError, match=r"belongs to s3://b/run1/\., this run to .*; use another clone, or move it away"):
             claim_home(tmp_path / "fresh", other)
     (tmp_path / "laptop/search/s0-a").mkdir(parents=True)
     assert find_other_home(tmp_path / "laptop", there) is None
     (tmp_path / "laptop/search/s0-a/rung0.json").write_text("{}")
     claim_home(tmp_path / "laptop", here)
-    with pytest.raises(UserError, match="is of runs on this disk alone, this run is of s3://b/run1"):
+    with pytest.raises(UserError, match="belongs to runs on this disk only, this run to s3://b/run1"):
         claim_home(tmp_path / "laptop", there)
     assert not (tmp_path / "laptop/bucket.txt").exists()
 

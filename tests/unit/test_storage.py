@@ -69,7 +69,7 @@ def test_a_bucket_holds_what_was_put_there_and_no_objects_for_folders(s3_server:
 def test_a_name_that_leads_elsewhere_is_not_plain(name: str, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         assert sift([name, "arm/b", "arm/a"], is_plain) == ["arm/a", "arm/b"]
-    assert caplog.messages == [f"not taken from the store: {name!a}"]
+    assert caplog.messages == [f"ignored in the store: {name!a}"]
 
 
 def test_names_that_somebody_has_planted_are_not_listed(s3_server: S3Server, tmp_path: Path) -> None:  # noqa: F811

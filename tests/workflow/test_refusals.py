@@ -43,8 +43,8 @@ def test_a_key_that_is_named_twice_is_refused(fresh: Clone, tmp_path: Path) -> N
     twice, once = tmp_path / "twice.yaml", "training={ranks: 1, ranks: 2}"
     twice.write_text("seed: 1\nseed: 2\n")
     for arguments, line in (
-        (("--configfile", str(twice)), f"error: {twice}: not YAML (line 2: key 'seed' stands twice); correct it"),
-        (("--config", once), "error: --config training='{ranks: 1, ranks: 2}': not YAML (line 1: key 'ranks' stands twice); correct it"),
+        (("--configfile", str(twice)), f"error: {twice}: not YAML (line 2: key 'seed' is repeated); correct it"),
+        (("--config", once), "error: --config training='{ranks: 1, ranks: 2}': not YAML (line 1: key 'ranks' is repeated); correct it"),
     ):
         refused = Clone(fresh.root, small=False).snakemake("--dry-run", *arguments, check=False)
         assert (refused.returncode, refused.stdout.strip().splitlines()[-1]) == (1, line)

@@ -107,7 +107,7 @@ def test_a_ceiling_is_refused_for_a_target_that_is_described_with_experts(volume
     assert load_experiment(asked)
     spoil(lambda content: content["target"].update(dense=False))(manifest)
     with pytest.raises(
-        UserError, match=r"serving\.sol_ceiling = 'GB300': the target .*/model has experts, of which a step reads only some"
+        UserError, match=r"serving\.sol_ceiling = 'GB300': the target .*/model has experts that a step reads only in part"
     ):
         load_experiment(asked)
 
@@ -156,7 +156,7 @@ def test_a_model_whose_own_code_would_run_is_refused_in_one_line_unless_it_is_tr
         with pytest.raises(UserError) as refusal:
             load_experiment(values | source)
         line = str(refusal.value)
-        assert line.startswith(f"target.path={volume}/model: config.json names code of the model directory to run (auto_map);")
+        assert line.startswith(f"target.path={volume}/model: config.json names code in the model directory (auto_map);")
         assert "set target.trust_remote_code to true" in line and "\n" not in line
         trusted = load_experiment(values | source | {"target": values["target"] | {"trust_remote_code": True}})
         assert engine_settings(trusted.asked).trust_remote_code
@@ -195,7 +195,7 @@ def test_a_plan_may_be_made_where_nothing_is_mounted(volume: Path, values: dict[
     assert later.provisional[0].startswith(
         f"manifest={tmp_path}/later.json is not written yet: arm ids of this plan are provisional; run python"
     )
-    assert later.provisional[1].startswith("seed_from=none.json is left out of this plan")
+    assert later.provisional[1].startswith("seed_from=none.json is not used in this plan")
 
 
 def test_a_plan_still_refuses_what_is_there_and_broken(volume: Path, values: dict[str, Any], manifest: Path) -> None:
