@@ -183,7 +183,7 @@ COMMAND_LINE = (
     (["verdict={repeats: 1000000000}"], "configuration: verdict.repeats = '1000000000': input should be less than or equal to 1000"),
     (["serving={engine: llama.cpp}"], "serving.engine = 'llama.cpp' is unknown; choose one of vllm"),
     (["serving={workload: {path: absent}}"], "serving.workload.path=absent does not exist; give a .jsonl file of prompts"),
-    (["serving={sol_ceiling: B9000}"], "serving.sol_ceiling = 'B9000' is not in config/sol-ceilings.yaml, which knows H100"),
+    (["serving={sol_ceiling: B9000}"], "serving.sol_ceiling = 'B9000' is not in config/sol-ceilings.yaml (known: H100"),
     (["serving={sol_ceiling: GB300}"], "serving.sol_ceiling = 'GB300': with serving.workload.concurrency = 8 decoding is not"),
     (["baseline=absent.json"], "absent.json: no such file; name a file that a verdict promoted"),
     (["seed_from=absent.json"], "seed_from = 'absent.json': no such file; name a prior-arms JSON file or a ledger.parquet"),

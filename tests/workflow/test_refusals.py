@@ -72,7 +72,7 @@ def test_what_a_message_tells_to_delete_is_made_again(finished: Clone, tmp_path:
     ):
         (one.root / path).write_text("[]")
         said = say().strip().splitlines()[-1]
-        told = re.fullmatch(r"error: (\S+): .*; delete the file, the next run makes it again", said)
+        told = re.fullmatch(r"error: (\S+): .*; delete the file, and the next run makes it again", said)
         assert told and told[1] == path, said
         (one.root / path).unlink()
         if path == first:

@@ -119,4 +119,4 @@ def stands_from_now_on(one: Clone, baseline: Path) -> None:
     planned = one.snakemake("--dry-run", *FLAGS, named).stdout
     assert re.search(rf"^gb4-lr{SOUND['lr']}-\S+ +standing ", planned, re.MULTILINE)
     other = one.snakemake("--dry-run", *FLAGS, named, "serving={workload: {output_tokens: 8}}", check=False)
-    assert "stands for another context (asked.workload.output_tokens differ)" in other.stdout.strip().splitlines()[-1]
+    assert "has another context (asked.workload.output_tokens differ)" in other.stdout.strip().splitlines()[-1]

@@ -1,1 +1,1 @@
-"""What is recorded of an improvement: the standing baseline and the perf lake."""
+"""Publication of an improvement in the standing baseline and the perf lake."""

@@ -1,9 +1,9 @@
-"""The perf lake: every confirmed measurement ever taken, as a Hive-partitioned Parquet dataset that pandas, DuckDB and Spark read.
+"""The perf lake holds every confirmed measurement as a Hive-partitioned Parquet dataset that pandas, DuckDB and Spark read.
 
     <lake>/target=<name>/draft_kind=<kind>/hardware=<name>/<digest of the row>.parquet
 
-One file holds one measurement and is named by its content. Writing it again, from two runs at once or after a kill, writes the same file:
-every measurement is there exactly once. The lake is a local path or s3://bucket/folder.
+One file holds one measurement and is named by a hash of its content. Parallel runs and retries write the same file, so every measurement
+is there exactly once. The lake is a local path or s3://bucket/folder.
 """
 
 import io
@@ -23,13 +23,13 @@ from lib.hyperparameters import HYPERPARAMETERS
 from lib.storage import open_storage
 
 PARTITIONS = ("target", "draft_kind", "hardware")
-"""Keys of a row that become folders, outermost first. As Hive has it, they are not columns of the files."""
+"""Keys of a row that become folders, outermost first. As in Hive, they are not columns of the files."""
 
 REQUIRED = (*PARTITIONS, "verdict", "arm", "role", "acceptance_length")
-"""Keys without which a row means nothing; every other column may be null."""
+"""Required keys of a row. Every other column may be null."""
 
 _TEXT, _COUNT, _NUMBER = pa.string(), pa.int64(), pa.float64()
-_TIME = pa.timestamp("us", tz="UTC")  # Spark reads no nanoseconds
+_TIME = pa.timestamp("us", tz="UTC")  # Spark cannot read nanoseconds
 
 COLUMNS = {
     "verdict": ("verdict", _TEXT),
@@ -54,18 +54,18 @@ COLUMNS = {
     "device_name": ("context.identity.device_name", _TEXT),
     "dtype": ("context.identity.dtype", _TEXT),
 }
-"""Column -> where the row holds it -> type. Output throughput is in tokens per second, isl and osl are mean tokens per request."""
+"""Column -> its path in the row -> type. Output throughput is in tokens per second, isl and osl are mean tokens per request."""
 
 SCHEMA = pa.schema({"id": _TEXT, **{name: kind for name, (_, kind) in COLUMNS.items()}, "record": _TEXT})
-"""Of every file, whatever is null in it. `id` is the digest of the row, `record` the whole row as JSON."""
+"""Schema of every file. `id` is the digest of the row, `record` the whole row as JSON."""
 
 
 def append(url: str, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Add measurements to the lake, those already there excepted.
+    """Add measurements that are not yet in the lake.
 
     Args:
         url: the lake, a local path or s3://bucket/folder.
-        rows: nested dictionaries of JSON values. `COLUMNS` tells which values become columns; nothing of a row is lost.
+        rows: nested dictionaries of JSON values. `COLUMNS` defines the columns, and `record` keeps the whole row.
 
     Returns:
         The file of every row, relative to the lake, in the order of the rows.
@@ -78,22 +78,22 @@ def append(url: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     storage = open_storage(url, "publish.lake")
     try:
         for file, content in zip(files, contents, strict=True):
-            if storage.size(file) != len(content):  # not there, or cut short
+            if storage.size(file) != len(content):  # missing or truncated
                 storage.put(io.BytesIO(content), file)
-    except Exception as error:  # boto3 raises exceptions of its own
+    except Exception as error:  # boto3 raises its own exceptions
         raise UserError(
-            f"publish.lake = {url} cannot be written ({type(error).__name__}: {error}); mend that and run again, or name another place"
+            f"publish.lake = {url} cannot be written ({type(error).__name__}: {error}); fix that and run again, or choose another place"
         ) from error
     return files
 
 
 def _file(row: dict[str, Any]) -> str:
-    """Return where a row lies in the lake, after checking what every row must have."""
+    """Return the path of a row in the lake after checking its required keys."""
     for key in REQUIRED:
         value = row.get(key)
         sound = isinstance(value, int | float) and math.isfinite(value) if key == "acceptance_length" else value and isinstance(value, str)
         if not sound:
-            raise UserError(f"a row for the lake has {key} = {value!r}; give {key}, without it the measurement cannot be found again")
+            raise UserError(f"a row for the lake has {key} = {value!r}; give {key}, because the lake is ordered by it")
     folders = [f"{key}={_escaped(row[key])}" for key in PARTITIONS]
     return "/".join([*folders, f"{_id(row)}.parquet"])
 
@@ -103,7 +103,7 @@ def _id(row: dict[str, Any]) -> str:
         try:
             json.dumps(leaf, allow_nan=False)
         except (ValueError, TypeError):
-            raise UserError(f"{_named(row)}: {key} = {leaf!r} is not JSON; leave it out, or give null or a finite number") from None
+            raise UserError(f"{_named(row)}: {key} = {leaf!r} is not JSON; remove it, or give null or a finite number") from None
     return digest(row, 32)
 
 
@@ -117,14 +117,14 @@ def _parquet(row: dict[str, Any]) -> bytes:
         try:
             columns[name] = pa.array([_unrounded(value, kind)], kind)
         except (ValueError, TypeError, OverflowError) as error:
-            raise UserError(f"{_named(row)}: {path} = {value!r} is no {kind} ({error}); mend it") from None
+            raise UserError(f"{_named(row)}: {path} = {value!r} is not of type {kind} ({error}); correct it") from None
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns, schema=SCHEMA), buffer)
     return buffer.getvalue()
 
 
 def _unrounded(value: Any, kind: Any) -> Any:
-    """Return a value as pyarrow takes it, after refusing what pyarrow would quietly change: a fraction, a time of no zone."""
+    """Return a value for pyarrow. Raises ValueError for values that pyarrow changes silently, such as fractions or times without zone."""
     if kind == _COUNT and isinstance(value, float) and not value.is_integer():
         raise ValueError("it is not a whole number")
     if kind == _TIME and value is not None:
@@ -139,5 +139,5 @@ def _named(row: dict[str, Any]) -> str:
 
 
 def _escaped(value: str) -> str:
-    """Percent-encode as Hive does, and the space as well. Beyond ASCII a character stands for itself: Spark decodes single bytes."""
+    """Percent-encode as Hive does, and also the space. Characters beyond ASCII are kept, because Spark decodes single bytes."""
     return re.sub(r"[^A-Za-z0-9._~\x80-\U0010ffff-]", lambda found: f"%{ord(found[0]):02X}", value)

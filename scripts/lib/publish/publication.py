@@ -1,4 +1,4 @@
-"""What is recorded of an improvement: the champion as the new standing baseline, and the contest's measurements in the perf lake."""
+"""Publication of an improvement: the champion as the new standing baseline, and the contest's measurements in the perf lake."""
 
 import statistics
 from pathlib import Path
@@ -17,7 +17,7 @@ from lib.verdict.verdict import Verdict
 
 
 def require_acknowledged(verdict: Path, acknowledged: str) -> None:
-    """Refuse an acknowledgement of anything but the verdict that is filed. Raises UserError."""
+    """Raise UserError for an acknowledgement of anything but the filed verdict."""
     if not verdict.exists():
         raise UserError(f"ack_publish = {acknowledged!r}, but this configuration has no verdict yet; run without it first")
     found = read_record(verdict, Verdict).id
@@ -26,16 +26,16 @@ def require_acknowledged(verdict: Path, acknowledged: str) -> None:
 
 
 def publish(verdict: Verdict, measurements: Measurements, arms: list[Arm], options: Publish) -> dict[str, Any]:
-    """Record an improvement and return what was done; on any other outcome record nothing and say so. Doing it twice changes nothing.
+    """Record an improvement and return what was done. Any other outcome is not recorded. Repeating it changes nothing.
 
     Args:
-        verdict: whose acknowledgement has been checked.
-        measurements: what it rests on.
+        verdict: the verdict, with a checked acknowledgement.
+        measurements: the measurements of the contest.
         arms: the arms of the contest.
         options: where to record.
 
     Raises:
-        UserError: the baseline there was edited, or a place cannot be written.
+        UserError: the baseline was edited, or a place cannot be written.
     """
     if verdict.outcome != "improvement":
         return {"verdict": verdict.id, "published": False, "summary": f"Nothing recorded: the outcome is {verdict.outcome}."}
@@ -44,13 +44,13 @@ def publish(verdict: Verdict, measurements: Measurements, arms: list[Arm], optio
     baseline = str(folder / f"{key}.json")
     changed = promote(folder, key, _entry(verdict), _shared(verdict))
     files = append(options.lake, rows) if options.lake else []
-    summary = f"{baseline} now stands for the champion of verdict {verdict.id}" if changed else f"{baseline} knows verdict {verdict.id}"
-    summary += f"; {len(files)} measurements are in {options.lake}." if options.lake else "; no publish.lake is named."
+    summary = f"{baseline} now holds the champion of verdict {verdict.id}" if changed else f"{baseline} already has verdict {verdict.id}"
+    summary += f"; {len(files)} measurements are in {options.lake}." if options.lake else "; publish.lake is not set."
     return {"verdict": verdict.id, "published": True, "summary": summary, "baseline": baseline, "lake": files}
 
 
 def would_publish(verdict: Verdict, options: Publish) -> str:
-    """Return one sentence: what an acknowledgement of this verdict would record, and the command that gives it."""
+    """Return one sentence with the effect of acknowledging this verdict, and the command for it."""
     if verdict.outcome != "improvement":
         return "Nothing to record: only an improvement becomes the standing baseline."
     lake = f" and add {sum(one.n for one in (verdict.champion, verdict.standing))} measurements to {options.lake}" if options.lake else ""
@@ -65,7 +65,7 @@ def baseline_key(verdict: Verdict) -> str:
 
 
 def lake_rows(verdict: Verdict, measurements: Measurements, arms: list[Arm]) -> list[dict[str, Any]]:
-    """Return the sound measurements of a contest as rows of the lake."""
+    """Return the `ok` measurements of a contest as rows of the lake."""
     by_id = {arm.id: arm for arm in arms}
     return [
         _row(verdict, side, serving, by_id[serving.arm])
@@ -109,5 +109,5 @@ def _measured_in(verdict: Verdict) -> ServingContext:
 
 
 def _shared(verdict: Verdict) -> dict[str, Any]:
-    """Return the context without what is the champion's own."""
+    """Return the context without the keys that describe the champion."""
     return _measured_in(verdict).model_dump(mode="json", exclude={"grounding": True, "identity": {"head"}})

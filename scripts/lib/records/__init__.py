@@ -1,1 +1,1 @@
-"""What is filed: record types, the context of a number, comparison, and the layout of the results tree."""
+"""Record types, the context of a measurement, comparison, and the layout of the results tree."""

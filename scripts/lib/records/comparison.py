@@ -1,4 +1,4 @@
-"""Which measurements may be compared: those whose contexts agree in everything but what names the arm itself."""
+"""Measurements are comparable if their contexts agree in every key that does not name the arm."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,14 @@ OF_THE_ARM = {
     "proxy": ("hardware.host.", "hardware.threads."),
     "serving": ("identity.head.", "grounding.mean.", "grounding.std.", "grounding.node.", "grounding.sol_percent."),
 }
-"""Context keys in which arms differ by right. Host and threads change a proxy by rounding alone, the kind of device does not."""
+"""Context keys in which arms may differ. Host and threads change a proxy only by rounding, the kind of device changes it more."""
 
 
 def require_comparable(records: Sequence[Measurement]) -> None:
-    """Refuse to compare measurements of one kind that were taken in different contexts. Failed arms have no number and are left out.
+    """Refuse to compare measurements from different contexts. Failed arms have no number and are skipped.
 
     Raises:
-        UserError: two files with the keys in which they differ, and the cure.
+        UserError: names two files, the keys in which they differ, and the cure.
     """
     sound = [record for record in records if record.status == "ok"]
     contexts = [_compared(record) for record in sound]
@@ -27,11 +27,11 @@ def require_comparable(records: Sequence[Measurement]) -> None:
         if differing:
             raise UserError(
                 f"{sound[0].file} and {record.file} were measured in different contexts ({', '.join(differing)}); "
-                f"delete results/{sound[0].arm}/ or results/{record.arm}/, whichever is older: the next run trains and measures it again"
+                f"delete results/{sound[0].arm}/ or results/{record.arm}/, whichever is older; the next run trains and measures it again"
             )
 
 
 def _compared(record: Measurement) -> dict[str, Any]:
-    """Return what two measurements must share: their context, and of arms in training the recipe too."""
+    """Return the values that two measurements must share: the context, and for trainings also the recipe."""
     recipe = {"recipe": record.configuration.get("recipe")} if isinstance(record, ProxyRecord) else {}
     return record.context.model_dump(mode="json") | recipe

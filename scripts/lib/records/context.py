@@ -1,4 +1,4 @@
-"""The context of a measurement: everything a number depends on. Every field must be given; None is a statement, not an omission."""
+"""The context of a measurement holds everything a number depends on. Every field is required, so None is always explicit."""
 
 from typing import Literal
 
@@ -12,20 +12,20 @@ class Record(BaseModel):
 
 
 class Head(Record):
-    """The draft head that was served: what the measurement is of."""
+    """The draft head that was served."""
 
-    path: str = Field(description="as the engine was told")
-    sha256: str = Field(description="of its weights, as the trainer hashed them")
+    path: str = Field(description="path given to the engine")
+    sha256: str = Field(description="hash of the weights, as the trainer computes it")
 
 
 class Identity(Record):
-    """What was measured, on what."""
+    """The measured model, head and device."""
 
     model: str = Field(description="name of the target")
-    hf_path: str = Field(description="Hugging Face path of the target, or its directory, as the engine was told")
+    hf_path: str = Field(description="Hugging Face path or directory of the target, as given to the engine")
     target_fingerprint: str
     head: Head
-    hardware: str = Field(description="ceiling token: what a device can give at most is looked up under it, as `GB300` or `cpu`")
+    hardware: str = Field(description="token of the device for the ceilings file, such as `GB300` or `cpu`")
     device_type: str
     device_name: str
     dtype: str
@@ -34,19 +34,19 @@ class Identity(Record):
 
 
 class Parallelism(Record):
-    """How the target lies on devices."""
+    """The parallel layout of the target."""
 
     tensor: int
     data: int
     pipeline: int
     decode_context: int
     expert: bool
-    strategy: str = Field(description="in short, as TP4 or TP4+EP; `single` for one device")
+    strategy: str = Field(description="short form, such as TP4 or TP4+EP; `single` for one device")
     workers: int
 
 
 class ServingConfiguration(Record):
-    """The engine, as it reports itself."""
+    """The engine's configuration as it reports it."""
 
     method: str
     num_speculative_tokens: int
@@ -68,7 +68,7 @@ class ServingConfiguration(Record):
 
 
 class Subset(Record):
-    """A part of the workload that is counted by itself."""
+    """A part of the workload with its own counters."""
 
     prompts_sha256: str
     num_prompts: int
@@ -76,11 +76,11 @@ class Subset(Record):
 
 
 class Workload(Record):
-    """What was sent."""
+    """The requests that were sent."""
 
-    dataset: str = Field(description="where the prompts come from")
+    dataset: str = Field(description="source of the prompts")
     subsets: dict[str, Subset] = Field(min_length=1)
-    output_tokens: int = Field(description="OSL: tokens generated per prompt, exactly")
+    output_tokens: int = Field(description="OSL: exact number of tokens generated per prompt")
     concurrency: int = Field(description="requests in flight")
     temperature: float
     top_p: float | None
@@ -89,9 +89,9 @@ class Workload(Record):
 
 
 class Regime(Record):
-    """In what state the engine was measured."""
+    """The state of the engine during the measurement."""
 
-    start: Literal["warm"] = Field(description="at least one request was answered before anything was counted")
+    start: Literal["warm"] = Field(description="at least one request was answered before counting")
     tier: Literal["latency", "throughput"] = Field(description="latency: one request in flight; throughput: several")
 
 
@@ -100,7 +100,7 @@ class ServingStack(Record):
 
     image: str | None = Field(description="container image, None outside a container")
     vllm: str
-    vllm_commit: str | None = Field(description="None where the build does not say")
+    vllm_commit: str | None = Field(description="None if the build does not report it")
     bench_backend: str = Field(description="the load driver")
     engine: str
     python: str
@@ -109,19 +109,19 @@ class ServingStack(Record):
 
 
 class Grounding(Record):
-    """How well the number is founded.
+    """The evidence behind a number.
 
-    Levels: L1 one run of one training; L2 several runs of one training; L4 several trainings with fresh seeds, beside the baseline,
-    interleaved on one node.
+    Levels: L1 one run of one training; L2 several runs of one training; L4 several trainings with fresh seeds, interleaved with the
+    baseline on one node.
     """
 
     level: Literal["L1", "L2", "L4"]
     n: int = Field(ge=1, description="replicates: runs for L1 and L2, training seeds for L4")
     mean: float = Field(description="acceptance length over the replicates")
-    std: float | None = Field(description="standard deviation over the replicates; None for a single one")
+    std: float | None = Field(description="standard deviation over the replicates; None for one replicate")
     node: str = Field(description="host that served")
-    baseline: str | None = Field(description="what it is compared with, by name; None for a number by itself")
-    sol_percent: float | None = Field(description="share of the speed of light, only where decoding is bound by a ceiling that is named")
+    baseline: str | None = Field(description="name of the baseline; None without a comparison")
+    sol_percent: float | None = Field(description="share of the speed of light, only where decoding is bound by a named ceiling")
     sol_ceiling: str | None = Field(description="key of config/sol-ceilings.yaml")
 
     @model_validator(mode="after")
@@ -146,13 +146,13 @@ class ServingContext(Record):
 
 
 class TrainedModel(Record):
-    """What the head was trained for."""
+    """The model the head was trained for."""
 
     target_fingerprint: str
 
 
 class TrainingHardware(Record):
-    """What an arm trained on."""
+    """The devices an arm trained on."""
 
     device_type: str
     device_name: str
@@ -162,9 +162,9 @@ class TrainingHardware(Record):
 
 
 class TrainingConfiguration(Record):
-    """How an arm was trained, besides what it stands for."""
+    """Training settings that are not part of the arm."""
 
-    compute_dtype: str = Field(description="of forward and backward pass; weights and moments are fp32")
+    compute_dtype: str = Field(description="dtype of forward and backward pass; weights and moments are fp32")
 
 
 class HeldOut(Record):

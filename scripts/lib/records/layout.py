@@ -1,6 +1,6 @@
-"""The layout of a tree: what lies where below the working directory. This module alone spells the names of files under results/.
+"""The layout of the working directory. Only this module spells the names of files under results/.
 
-Names are paths from the root of the tree, as the rules spell them. Whoever reads a tree elsewhere joins them to its root.
+Names are paths from the root of the tree, as in the rules. To read a tree elsewhere, join them to its root.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def state(arm: str, rung: int) -> str:
 
 
 def serving(arm: str) -> str:
-    """Return the measurement of an arm that was taken for the selection."""
+    """Return the selection's measurement of an arm."""
     return f"results/{arm}/serving.json"
 
 
@@ -40,7 +40,7 @@ def head(arm: str) -> str:
 
 
 def preflight(name: str) -> str:
-    """Return the record that a target can be served with a head of this kind, by the digest of what it depends on."""
+    """Return the record of a successful preflight, by the digest of its inputs."""
     return f"results/preflight/{name}/preflight.json"
 
 
@@ -50,12 +50,12 @@ def untrained_head(name: str) -> str:
 
 
 def search(folder: str) -> str:
-    """Return the folder of the decisions of a bracket, or of what follows from the finalists."""
+    """Return the folder of a bracket's decisions, or of the files after the finalists."""
     return f"results/search/{folder}"
 
 
 def decision(folder: str, rung: int) -> str:
-    """Return the decision that says which arms of a bracket train to a rung."""
+    """Return the decision on the arms of a bracket that train to a rung."""
     return f"{search(folder)}/rung{rung}.json"
 
 
@@ -70,12 +70,12 @@ def lever_space(lever: str) -> str:
 
 
 def resource(kind: str, digest: str) -> str:
-    """Return the folder of a target or of features that are made here, by the digest of what they depend on."""
+    """Return the folder of a target or of features made by the workflow, by the digest of their inputs."""
     return f"resources/{kind}/{digest}"
 
 
 def find_accs(root: Path) -> list[Path]:
-    """Return the training records of every arm under `root`, those of an arm together, by rung."""
+    """Return the training records under `root`, ordered by arm and rung."""
     return sorted(root.glob(acc("*", 0).replace("rung0", "rung*")))
 
 
@@ -96,7 +96,7 @@ def find_verdicts(root: Path, folder: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class VerdictFiles:
-    """Paths from the root of the tree, but for `publication`, which takes the id of a verdict."""
+    """Paths of champion and verdict files from the root of the tree. `publication` needs the id of a verdict."""
 
     champion: str
     measurements: str
@@ -106,5 +106,5 @@ class VerdictFiles:
     publications: str
 
     def publication(self, verdict: str) -> str:
-        """Return where it is filed that a verdict was recorded."""
+        """Return the path of the record that a verdict was published."""
         return self.publications.format(verdict=verdict)

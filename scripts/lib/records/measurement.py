@@ -1,4 +1,4 @@
-"""Records of measurements. A number is filed with the context it was measured in, or not at all."""
+"""Records of measurements. A number is always filed with the context it was measured in."""
 
 import math
 from pathlib import Path
@@ -23,18 +23,18 @@ R = TypeVar("R")
 
 
 class Measurement(Record):
-    """What every measurement of an arm carries."""
+    """The fields of every measurement of an arm."""
 
     kind: ClassVar[str]
     numbers: ClassVar[tuple[str, ...]]
-    """Names of the fields that a sound measurement fills."""
+    """Names of the fields that an `ok` measurement must have."""
 
     arm: str
     status: Status
-    reason: str | None = Field(description="why the arm failed; null when it did not")
+    reason: str | None = Field(description="why the arm failed; null if it did not")
     rigor: Literal["DRAFT"] = "DRAFT"
-    wall_seconds: float = Field(ge=0, description="of the job, from its first work on")
-    device_seconds: float = Field(ge=0, description="wall seconds times the devices held")
+    wall_seconds: float = Field(ge=0, description="seconds of the job, without imports")
+    device_seconds: float = Field(ge=0, description="wall seconds times devices held")
     context: TrainingContext | ServingContext
 
     @property
@@ -53,10 +53,10 @@ class Measurement(Record):
 
 
 class ProxyRecord(Measurement):
-    """`rung<r>.acc`: held-out accuracy of an arm after training to a rung."""
+    """`rung<r>.acc`, the held-out accuracy of an arm after training to a rung."""
 
     context: TrainingContext
-    configuration: Filled = Field(description="what the arm stands for, as plain data: hyperparameters, layout, recipe")
+    configuration: Filled = Field(description="the arm as plain data: hyperparameters, layout, recipe")
     rung: Count
     cap_samples: Count
     samples: Count = Field(description="samples consumed, the most whole global batches within the cap")
@@ -65,9 +65,9 @@ class ProxyRecord(Measurement):
     train_loss: float | None
     acc0: Share | None = Field(description="held-out accuracy of the first drafted token")
     accuracies: Annotated[list[Share], Field(min_length=1)] | None = Field(
-        description="held-out accuracy per position, given that all before were right; as many positions as the head was trained for"
+        description="held-out accuracy per trained position, given that all earlier positions were right"
     )
-    counted: list[Count] | None = Field(None, description="drafts behind each accuracy; one of none says nothing")
+    counted: list[Count] | None = Field(None, description="drafts behind each accuracy; ignore an accuracy with zero drafts")
     head_sha256: str | None
     resumed_from_samples: Count
     kind: ClassVar = "proxy"
@@ -79,15 +79,15 @@ class ProxyRecord(Measurement):
         return layout.acc(self.arm, self.rung)
 
     def as_arm(self) -> Arm:
-        """Return the arm. Raises ValueError when the record was edited: its content no longer gives the name it carries."""
+        """Return the arm. Raises ValueError when the record was edited, so that the id does not match the content."""
         return Arm.from_record(self.configuration)
 
 
 class Acceptance(Record):
-    """What the engine counted, and the acceptance that follows."""
+    """The engine's counts and the acceptance computed from them."""
 
     acceptance_length: float = Field(ge=1, description="mean accepted tokens per draft, plus one: 1 + accepted / drafts")
-    per_position_acceptance: list[float] = Field(description="share of drafts accepted at least so far")
+    per_position_acceptance: list[float] = Field(description="share of drafts accepted up to each position")
     drafts: Count
     draft_tokens: Count
     accepted: Count
@@ -102,14 +102,14 @@ class Acceptance(Record):
 
 
 class Run(Acceptance):
-    """One run of one subset: also its speed. Latencies in milliseconds: to the first token, per token, between tokens, end to end."""
+    """One run of one subset with its speed. Latencies are in milliseconds: to first token, per token, between tokens, end to end."""
 
     duration_s: Measured
     input_tokens: Count
     output_tokens: Count
     request_throughput: Measured = Field(description="requests per second")
     output_throughput: Measured = Field(description="output tokens per second")
-    total_token_throughput: Measured = Field(description="tokens per second, prompts included")
+    total_token_throughput: Measured = Field(description="tokens per second, including prompts")
     mean_ttft_ms: Measured
     median_ttft_ms: Measured
     p99_ttft_ms: Measured
@@ -125,17 +125,17 @@ class Run(Acceptance):
 
 
 class Repeat(Acceptance):
-    """One run of the whole workload, its subsets pooled."""
+    """One run of the whole workload with pooled subsets."""
 
     started_at: str = Field(description="UTC, ISO 8601")
     subsets: dict[str, Run] = Field(min_length=1)
 
 
 class ServingRecord(Measurement):
-    """`serving.json`: acceptance of an arm's head as vLLM counted it, all repeats and subsets pooled."""
+    """`serving.json`, the acceptance of an arm's head from vLLM's counters, pooled over repeats and subsets."""
 
-    context: ServingContext | TrainingContext = Field(description="of the training, when the arm failed there and was never served")
-    asked: Filled = Field(description="the serving settings of the configuration that asked for the measurement")
+    context: ServingContext | TrainingContext = Field(description="context of the training if the arm failed there and was not served")
+    asked: Filled = Field(description="serving settings of the configuration")
     acceptance_length: float | None = Field(description="mean accepted tokens per draft, plus one: 1 + accepted / drafts")
     per_position_acceptance: list[float] | None
     drafts: Count | None
@@ -144,7 +144,7 @@ class ServingRecord(Measurement):
     subsets: dict[str, Acceptance] | None = Field(description="per subset of the workload, repeats pooled")
     repeats: Annotated[list[Repeat], Field(min_length=1)] | None = Field(description="each run of the workload")
     prompt_acceptance: dict[str, list[Length]] | None = Field(
-        description="per subset the acceptance length of every prompt; None where the stream does not show it exactly"
+        description="acceptance length of every prompt by subset; None where the stream does not show it exactly"
     )
     head_sha256: str | None
     kind: ClassVar = "serving"
@@ -158,12 +158,12 @@ class ServingRecord(Measurement):
         if self.status != "ok":
             return self
         if not isinstance(self.context, ServingContext):
-            raise ValueError("context is not that of a serving engine")
+            raise ValueError("context does not describe a serving engine")
         Acceptance(**{name: getattr(self, name) for name in Acceptance.model_fields})
         sent = {name: subset.num_prompts for name, subset in self.context.workload.subsets.items()}
         known = {name: len(lengths) for name, lengths in (self.prompt_acceptance or {}).items()}
         if (self.subsets or {}).keys() != sent.keys() or known not in ({}, sent):
-            raise ValueError(f"subsets or prompt_acceptance are not of the workload's subsets and prompts, {sent}")
+            raise ValueError(f"subsets or prompt_acceptance do not match the workload's subsets and prompts, {sent}")
         return self
 
     @property
@@ -173,13 +173,13 @@ class ServingRecord(Measurement):
 
 
 def write_record(path: Path, record: Record) -> None:
-    """File a record, whole or not at all."""
+    """Write a record atomically."""
     write_json(path, record.model_dump(mode="json"))
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """Read a record. Raises UserError when the file is missing, was cut off or edited, or lacks a field."""
-    cure = "delete the file, the next run makes it again"
+    """Read a record. Raises UserError when the file is missing, truncated, edited, or lacks a field."""
+    cure = "delete the file, and the next run makes it again"
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""Acceptance in a serving engine: workload, counters, measurement. Each engine is a folder here."""
+"""Measurement of acceptance in a serving engine. Each engine is a subfolder."""

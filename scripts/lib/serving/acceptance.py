@@ -18,7 +18,7 @@ from lib.target.load import leading_text, load_tokenizer
 
 @dataclass(frozen=True)
 class Run:
-    """One subset sent once: what the engine counted, what of it each request says was its own, and the driver's speed."""
+    """One subset sent once, with the engine's counters, each request's share of them, and the driver's speed."""
 
     counters: SpeculationCounters
     requests: list[SpeculationCounters]
@@ -27,7 +27,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Repeat:
-    """All subsets sent once, by name; `started_at` is ISO 8601 in UTC."""
+    """All subsets sent once, by name. `started_at` is ISO 8601 in UTC."""
 
     started_at: str
     runs: Mapping[str, Run]
@@ -45,13 +45,13 @@ def measure(
 ) -> dict[str, Any]:
     """Serve `target` with a head, send all subsets of the workload `repeats` times, and return a JSON-ready record.
 
-    The record holds what `pooled` returns, and what the numbers belong to under `context` and `workload`. Repeat r samples with seed
-    `workload.seed` + r, so at temperature 0 repeats differ in speed alone.
+    The record holds the result of `pooled`, and the keys `context` and `workload`. Repeat r samples with seed `workload.seed` + r, so at
+    temperature 0 repeats differ only in speed.
 
     Raises:
         UserError: bad input.
-        EngineError: the engine died; the message says why.
-        RuntimeError: the engine's counters and the load driver's differ.
+        EngineError: the engine died. The message gives the reason.
+        RuntimeError: the counters of the engine and of the load driver differ.
     """
     if repeats < 1:
         raise UserError(f"repeats={repeats}: measure at least once")
@@ -74,9 +74,9 @@ def ready(
     log: Path,
     start_timeout_s: float,
 ) -> Iterator[tuple[RunningEngine, Workload]]:
-    """Start an engine, and yield it when it has answered a first prompt, with the workload as it is to be sent.
+    """Start an engine, wait for its first answer, and yield it with the final workload.
 
-    Raises UserError when a prompt and its answer do not fit, and EngineError as the engine does.
+    Raises UserError when a prompt and its answer do not fit, and EngineError when the engine fails.
     """
     with engine.running(target, speculation, settings, log) as server:
         tokenizer = load_tokenizer(target)
@@ -88,10 +88,10 @@ def ready(
 
 
 def pooled(repeats: list[Repeat]) -> dict[str, Any]:
-    """Return the acceptance of the summed counters of everything, and of its parts.
+    """Return the acceptance of the summed counters, in total and by part.
 
-    `subsets`: each subset over all repeats. `repeats`: each repeat over all subsets and, under its own `subsets`, each run with its speed.
-    `prompt_acceptance`: see there.
+    `subsets` has each subset over all repeats. `repeats` has each repeat over all subsets, and under its own `subsets` each run with its
+    speed. For `prompt_acceptance` see that function.
     """
     names = list(repeats[0].runs)
     return {
@@ -110,10 +110,10 @@ def pooled(repeats: list[Repeat]) -> dict[str, Any]:
 
 
 def prompt_acceptance(repeats: list[Repeat]) -> dict[str, list[float]] | None:
-    """Return for each subset the acceptance length of its prompts, in file order and over all repeats.
+    """Return the acceptance length of every prompt by subset, in file order and over all repeats.
 
-    None unless the requests of every run add up to the engine's counters and each was drafted for (one that reaches the model's last
-    position at its second token is not). The mean weighted with the prompts' drafts, not the plain one, is the subset's acceptance length.
+    None unless the requests of every run add up to the engine's counters and each has drafts. A request that reaches the model's last
+    position at its second token has none. A subset's acceptance length is the mean over its prompts weighted by drafts.
     """
     if not all(_is_explained(run) for repeat in repeats for run in repeat.runs.values()):
         return None
@@ -154,6 +154,6 @@ def _run(server: RunningEngine, workload: Workload, subset: str) -> Run:
     ours = (counters.drafts, counters.draft_tokens, counters.accepted)
     if ours != answers.counted:
         raise RuntimeError(
-            f"drafts, draft tokens and accepted are {ours} by our scrapes, {answers.counted} by the load driver: is the server shared?"
+            f"drafts, draft tokens and accepted are {ours} by our scrapes but {answers.counted} by the load driver; is the server shared?"
         )
     return Run(counters, answers.requests, answers.speed)

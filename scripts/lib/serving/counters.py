@@ -1,7 +1,7 @@
-"""The engine's own count of speculation, read from `/metrics`.
+"""The engine's speculation counters, read from `/metrics`.
 
-The counters run on from the server's start and include accepted tokens beyond a request's last; a measurement is the difference of two
-scrapes. Metrics of `vllm/v1/spec_decode/metrics.py`; with several data-parallel engines they are summed.
+The counters start with the server and include accepted tokens beyond the end of a request. A measurement is the difference of two
+scrapes. The metrics are from `vllm/v1/spec_decode/metrics.py` and are summed over data-parallel engines.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _PREFIX = "vllm:spec_decode_num_"
 
 @dataclass(frozen=True)
 class SpeculationCounters:
-    """Drafts made, tokens proposed, tokens accepted, and accepted at each draft position."""
+    """Numbers of drafts, of proposed tokens, of accepted tokens, and of accepted tokens at each draft position."""
 
     drafts: int
     draft_tokens: int
@@ -32,7 +32,7 @@ class SpeculationCounters:
         )
 
     def since(self, before: "SpeculationCounters") -> "SpeculationCounters":
-        """Return what was counted after `before`. ValueError if a counter went backwards: the server was restarted in between."""
+        """Return the counts since `before`. Raises ValueError if a counter went backwards because the server was restarted."""
         positions = zip(self.accepted_per_position, before.accepted_per_position, strict=True)
         difference = SpeculationCounters(
             drafts=self.drafts - before.drafts,
@@ -41,27 +41,27 @@ class SpeculationCounters:
             accepted_per_position=tuple(now - then for now, then in positions),
         )
         if min(difference.drafts, difference.draft_tokens, difference.accepted, *difference.accepted_per_position) < 0:
-            raise ValueError(f"speculation counters went backwards, from {before} to {self}: the server was restarted")
+            raise ValueError(f"speculation counters went backwards from {before} to {self}; the server was restarted")
         return difference
 
     @property
     def acceptance_length(self) -> float:
-        """Tokens per verification step, 1 + accepted / drafts. ValueError if nothing was drafted."""
+        """Tokens per verification step, 1 + accepted / drafts. Raises ValueError without drafts."""
         return 1 + self.accepted / self._some_drafts()
 
     @property
     def per_position_acceptance(self) -> list[float]:
-        """For each draft position, the fraction of drafts accepted at least that far. ValueError if nothing was drafted."""
+        """The fraction of drafts accepted up to each position. Raises ValueError without drafts."""
         return [accepted / self._some_drafts() for accepted in self.accepted_per_position]
 
     def _some_drafts(self) -> int:
         if self.drafts == 0:
-            raise ValueError("the engine drafted nothing: speculation was off or no request ran")
+            raise ValueError("the engine drafted nothing; speculation was off or no request ran")
         return self.drafts
 
 
 def parse_counters(metrics: str) -> SpeculationCounters:
-    """Read the speculation counters from the text of `/metrics`. ValueError if the engine does not speculate."""
+    """Return the speculation counters in the text of `/metrics`. Raises ValueError if the engine does not speculate."""
     totals: dict[str, int] = {}
     positions: dict[int, int] = {}
     for family in text_string_to_metric_families(metrics):
@@ -77,7 +77,7 @@ def parse_counters(metrics: str) -> SpeculationCounters:
             else:
                 totals[name] = totals.get(name, 0) + int(sample.value)
     if not totals:
-        raise ValueError("no vllm:spec_decode counters in /metrics: this engine does not speculate")
+        raise ValueError("no vllm:spec_decode counters in /metrics; this engine does not speculate")
     return SpeculationCounters(
         drafts=totals["drafts"],
         draft_tokens=totals["draft_tokens"],
@@ -87,10 +87,10 @@ def parse_counters(metrics: str) -> SpeculationCounters:
 
 
 def request_counters(speculation: Mapping[str, Any]) -> SpeculationCounters:
-    """Return one request's share of the counters from the `metrics.speculative_decoding` of its response.
+    """Return one request's share of the counters from `metrics.speculative_decoding` of its response.
 
-    The scheduler counts both in the same place (`vllm/v1/core/sched/scheduler.py`, `update_from_output`): the shares of all requests add
-    up to the counters, with the accepted tokens beyond a request's last.
+    The scheduler counts both in `update_from_output` of `vllm/v1/core/sched/scheduler.py`, so the shares of all requests add up to the
+    counters. Both include accepted tokens beyond the end of a request.
     """
     steps_by_accepted = speculation["acceptance_histogram"]
     return SpeculationCounters(

@@ -1,4 +1,4 @@
-"""What a serving engine is to a measurement. Each engine is a folder of this package that holds a module `engine`, known by its name."""
+"""The interface of a serving engine. Each engine is a subfolder with a module `engine`, and is named after the folder."""
 
 import importlib
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from lib.serving.workload import Workload
 
 
 class EngineError(UserError):
-    """The engine died, hung or refused. The message is one line: what happened, the reason that its log tells, and where that log is."""
+    """The engine died, hung or refused. The message is one line with the event, the reason from its log, and the path of the log."""
 
 
 @dataclass(frozen=True)
 class Speculation:
-    """What proposes tokens: an exported head (or, for `draft_model`, a whole model) at `path`, `k` tokens at a time."""
+    """The proposer of `k` tokens per step, an exported head or, for `draft_model`, a whole model at `path`."""
 
     method: str
     path: Path
@@ -28,12 +28,12 @@ class Speculation:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How the engine runs. None leaves the choice to the engine.
+    """Settings of the engine. None leaves the choice to the engine.
 
-    `dtype`: as PyTorch names it. `max_model_len`: tokens. `max_num_seqs`: requests in one batch.
-    `gpu_memory_utilization`: fraction of the device's memory (on CPU of the machine's) for weights and cache; `kv_cache_gib`: the cache
-    alone, GiB, which replaces the fraction and, on CPU, spares zeroing gigabytes at start. `threads`: CPU threads of the engine.
-    `trust_remote_code`: code of the target's directory may run. `environment`: further variables for the engine's processes.
+    `dtype`: PyTorch's name. `max_model_len`: tokens. `max_num_seqs`: requests in one batch. `gpu_memory_utilization`: fraction of the
+    memory of the device (on CPU of the machine) for weights and cache. `kv_cache_gib`: GiB of the cache, which replaces the fraction and
+    on CPU avoids zeroing gigabytes at start. `threads`: CPU threads. `trust_remote_code`: whether code of the target's directory may run.
+    `environment`: additional variables of the engine's processes.
     """
 
     dtype: str
@@ -52,11 +52,11 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of a workload's subset, sent once.
+    """The result of a workload's subset, sent once.
 
-    `requests`: the counters of each request in the order of the prompts, empty where the engine does not tell them.
-    `counted`: drafts, drafted tokens and accepted tokens as the load driver counted them. `speed`: durations, throughputs and latencies,
-    under the names of `lib.records.measurement.Run`. `texts`: the answers.
+    `requests`: counters of each request in prompt order, empty if the engine does not report them. `counted`: drafts, drafted tokens and
+    accepted tokens by the load driver. `speed`: durations, throughputs and latencies, named as in `lib.records.measurement.Run`.
+    `texts`: the answers.
     """
 
     requests: list[SpeculationCounters]
@@ -66,25 +66,25 @@ class Answers:
 
 
 class RunningEngine(Protocol):
-    """An engine that `Engine.running` has started. Every method raises EngineError when the engine does not answer."""
+    """An engine started by `Engine.running`. Every method raises EngineError when the engine does not answer."""
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        """Return when requests are answered. Raise EngineError when the engine dies or `timeout_s` seconds pass first."""
+        """Wait until requests are answered. Raise EngineError when the engine dies or after `timeout_s` seconds."""
 
     def context(self) -> dict[str, Any]:
-        """Return what the engine says of itself, under the names of the fields of `lib.records.context`.
+        """Return what the engine reports about itself, named as the fields of `lib.records.context`.
 
-        Other names: `target` and `draft` are paths as the engine was told, `<kind>_parallel` are the sizes, `commit` is that of the engine.
+        In addition, `target` and `draft` are the paths given to the engine, `<kind>_parallel` the sizes, `commit` the engine's commit.
         """
 
     def counters(self) -> SpeculationCounters:
-        """Return the engine's own counters since its start. Raise ValueError when it does not speculate."""
+        """Return the engine's counters since its start. Raise ValueError when it does not speculate."""
 
     def warm_up(self, workload: Workload) -> None:
-        """Answer one request, so that what the engine allocates or compiles at its first one is not measured."""
+        """Answer one request, so that allocation and compilation at the first request are not measured."""
 
     def send(self, workload: Workload, subset: str) -> Answers:
-        """Send a subset once. No answer comes from a cache that an earlier one has filled."""
+        """Send a subset once. Answers do not use a cache filled by earlier requests."""
 
 
 class Engine(Protocol):
@@ -96,14 +96,14 @@ class Engine(Protocol):
     def running(
         self, target: Path, speculation: Speculation | None, settings: EngineSettings, log: Path
     ) -> AbstractContextManager[RunningEngine]:
-        """Start the engine, which goes on loading, and stop it on the way out. It never outlives this process."""
+        """Start the engine, which is still loading when yielded, and stop it on exit. It never outlives this process."""
 
     def serve_command(self, python: str, target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:
-        """Return the words of a command that serves as `running` does, at `$HOST` and `$PORT`, quoted for a shell."""
+        """Return the shell-quoted words of a command that serves at `$HOST` and `$PORT` as `running` does."""
 
 
 def load_engine(name: str) -> Engine:
-    """Return the engine of the folder `name` of this package. Raise UserError when there is none."""
+    """Return the engine in the subfolder `name`. Raise UserError when there is none."""
     if name not in ENGINES:
         raise UserError(f"serving.engine = {name!r} is unknown; choose one of {', '.join(ENGINES)}")
     return cast("Engine", importlib.import_module(f"lib.serving.{name}.engine"))

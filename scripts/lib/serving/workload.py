@@ -1,4 +1,4 @@
-"""The fixed workload of a measurement: which prompts are sent, and how answers are sampled."""
+"""The fixed workload of a measurement, its prompts and its sampling."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -12,13 +12,13 @@ from lib.features.prompts import read_prompts
 
 @dataclass(frozen=True)
 class Workload:
-    """Which prompts, how many tokens for each, how many at once, sampled how.
+    """Prompts, output length, concurrency and sampling.
 
-    `subsets`: by name a file of JSON lines `{"prompt": text}`, sent in order and without a chat template; further keys are ignored.
-    `prompts_per_subset`: the first so many of each file, None for all. `output_tokens`: exactly so many per request (the end-of-sequence
-    token is ignored). `concurrency`: requests in flight. `temperature` 0 is greedy; `top_p` and `top_k` None leave the distribution
-    whole. `seed`: every request's own seed follows from it, the subset's name and the request's place. `leading`: text that the tokenizer
-    puts before every prompt by itself, so that it is sent once.
+    `subsets`: files of JSON lines `{"prompt": text}` by name, sent in order and without a chat template. Other keys are ignored.
+    `prompts_per_subset`: number of prompts from the start of each file, None for all. `output_tokens`: exact number per request, as the
+    end-of-sequence token is ignored. `concurrency`: requests in flight. `temperature`: 0 is greedy. `top_p`, `top_k`: None does not
+    truncate the distribution. `seed`: each request's seed is derived from it, the subset's name and the request's index. `leading`: text
+    that the tokenizer adds before every prompt, removed from prompts so that it is sent once.
     """
 
     subsets: Mapping[str, Path]
@@ -32,20 +32,20 @@ class Workload:
     leading: str = ""
 
     def prompts(self, subset: str) -> list[str]:
-        """Return the prompts sent for `subset`. UserError if its file is not one of prompts or holds fewer than asked for."""
+        """Return the prompts sent for `subset`. Raises UserError if its file has no prompts or fewer than asked for."""
         path, asked = self.subsets[subset], self.prompts_per_subset
         prompts = read_prompts(path, "prompts")
         if asked is not None and not 1 <= asked <= len(prompts):
             raise UserError(
-                f"prompts_per_subset={asked}, but prompts={path} holds {len(prompts)}; give 1 to {len(prompts)}, or nothing for all of them"
+                f"prompts_per_subset={asked}, but prompts={path} holds {len(prompts)}; give 1 to {len(prompts)}, or leave it empty for all"
             )
         return [prompt.removeprefix(self.leading) for prompt in prompts[:asked]]
 
 
 def find_subsets(path: Path, key: str) -> dict[str, Path]:
-    """Return the prompt files at `path` by name, sorted: itself, or all of a directory. UserError naming `key` if there is none.
+    """Return the prompt files at `path` by name, sorted. `path` is a file or a directory. Raises UserError naming `key` without any.
 
-    The shape is that of RedHatAI's speculator_benchmarks, one `.jsonl` file per subset.
+    A directory has one `.jsonl` file per subset, as RedHatAI's speculator_benchmarks has.
     """
     if not path.exists():
         raise UserError(f"{key}={path} does not exist; give a .jsonl file of prompts or a directory of such files")
@@ -58,7 +58,7 @@ def find_subsets(path: Path, key: str) -> dict[str, Path]:
 
 
 def identify(workload: Workload) -> dict[str, Any]:
-    """Return what makes two workloads the same, JSON-ready: every setting and each file's SHA-256. UserError for bad prompts."""
+    """Return the JSON-ready identity of a workload, its settings and each file's SHA-256. Raises UserError for bad prompts."""
     return {
         "subsets": {
             name: {"prompts_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "num_prompts": len(workload.prompts(name))}
@@ -74,14 +74,14 @@ def identify(workload: Workload) -> dict[str, Any]:
 
 
 def require_room(workload: Workload, length: Callable[[str], int], max_model_len: int) -> None:
-    """Refuse a workload of which a prompt and its answer do not fit into `max_model_len` tokens.
+    """Raise UserError naming the file if a prompt and its answer do not fit into `max_model_len` tokens.
 
-    `length` returns the tokens of a text, special tokens included. Raises UserError naming the file.
+    `length` returns the number of tokens of a text including special tokens.
     """
     for name, path in workload.subsets.items():
         longest = max(map(length, workload.prompts(name)))
         if longest + workload.output_tokens > max_model_len:
             raise UserError(
                 f"serving.max_model_len = {max_model_len} is too short for a prompt of {longest} tokens in {path} and "
-                f"serving.workload.output_tokens = {workload.output_tokens}; raise it, or shorten one of the others"
+                f"serving.workload.output_tokens = {workload.output_tokens}; raise it, or shorten prompt or answer"
             )

@@ -106,9 +106,7 @@ def test_a_ceiling_is_refused_for_a_target_that_is_described_with_experts(volume
     asked = values | {"manifest": str(manifest), "serving": {"sol_ceiling": "GB300", "workload": workload}}
     assert load_experiment(asked)
     spoil(lambda content: content["target"].update(dense=False))(manifest)
-    with pytest.raises(
-        UserError, match=r"serving\.sol_ceiling = 'GB300': the target .*/model has experts that a step reads only in part"
-    ):
+    with pytest.raises(UserError, match=r"serving\.sol_ceiling = 'GB300': the target .*/model has experts that a step reads only in part"):
         load_experiment(asked)
 
 

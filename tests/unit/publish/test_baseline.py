@@ -158,8 +158,8 @@ def _history(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_context, f"key = {KEY} is not that of this context, whose digest is "),
-        (_recipe, r"recipe is not that of the current entry \(draft\.method\)"),
+        (_context, f"key = {KEY} does not match this context, whose digest is "),
+        (_recipe, r"recipe does not match the current entry \(draft\.method\)"),
         (_nan, r"current: .*acceptance\.mean = nan is not a finite number"),
         (_old_nan, r"history\.0: .*effect = inf is not a finite number"),
         (_point, r"current: .*point is missing"),
@@ -175,7 +175,7 @@ def test_an_edited_file_is_refused_and_never_written_over(tmp_path: Path, edit: 
     edit(content)
     path.write_text(json.dumps(content))
     for act in (lambda: read_baseline(path), lambda: promote(tmp_path, KEY, entry("v3"), CONTEXT)):
-        with pytest.raises(UserError, match=f"^{path}: .*{message}.*; bring back the file as it was promoted$"):
+        with pytest.raises(UserError, match=f"^{path}: .*{message}.*; restore the file as it was promoted$"):
             act()
     assert json.loads(path.read_text(), parse_constant=str) == json.loads(json.dumps(content), parse_constant=str)
 
@@ -186,13 +186,13 @@ def test_a_file_that_is_missing_cut_short_or_no_baseline_is_refused(tmp_path: Pa
         read_baseline(path)
     promote(tmp_path, KEY, entry("v1"), CONTEXT)
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match=f"^{path}: not JSON .*; bring back the file"):
+    with pytest.raises(UserError, match=f"^{path}: not JSON .*; restore the file"):
         read_baseline(path)
     for content in (b"[1]", b"\xff"):
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"^{path}: (holds no keys|not UTF-8)"):
             read_baseline(path)
-    with pytest.raises(UserError, match=f"^{tmp_path}: a folder, not a file; bring back the file"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: a folder, not a file; restore the file"):
         read_baseline(tmp_path)
 
 
@@ -224,7 +224,7 @@ def test_a_number_that_is_not_finite_is_never_promoted(tmp_path: Path) -> None:
 def test_a_champion_that_was_held_against_another_point_does_not_replace_the_one_that_stands(tmp_path: Path) -> None:
     better, worse = ({"global_batch": 4, "lr": lr, "warmup": 0.0} for lr in (5e-3, 1e-3))
     promote(tmp_path, KEY, entry("v1", point=better), CONTEXT)
-    with pytest.raises(UserError, match=rf"stands for another point .*; run with --config baseline={tmp_path}"):
+    with pytest.raises(UserError, match=rf"holds another point .*; run with --config baseline={tmp_path}"):
         promote(tmp_path, KEY, entry("v2", point=worse), CONTEXT)
     assert promote(tmp_path, KEY, entry("v3", point=worse, over=better), CONTEXT)
     assert verdicts(tmp_path) == ["v1", "v3"]
@@ -242,7 +242,5 @@ def test_a_baseline_of_another_context_is_refused_by_file_and_key(tmp_path: Path
     require_same_context(path, baseline, RECIPE, ASKED)
     with pytest.raises(UserError) as refusal:
         require_same_context(path, baseline, RECIPE | {"features": "f2"}, ASKED | {"temperature": 1.0})
-    assert str(refusal.value).startswith(
-        f"{path} stands for another context (asked.temperature, recipe.features differ); name a baseline of"
-    )
-    assert "under standing of the space file" in str(refusal.value)
+    assert str(refusal.value).startswith(f"{path} has another context (asked.temperature, recipe.features differ); name a baseline of")
+    assert "under standing in the space file" in str(refusal.value)

@@ -262,7 +262,7 @@ def test_writers_at_once_and_a_killed_one_leave_every_measurement_once_in_a_buck
 
 @pytest.mark.usefixtures("s3_server")
 def test_a_bucket_that_refuses_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"^publish.lake = s3://elsewhere/lake cannot be written \(NoSuchBucket.*\); mend that"):
+    with pytest.raises(UserError, match=r"^publish.lake = s3://elsewhere/lake cannot be written \(NoSuchBucket.*\); fix that"):
         append("s3://elsewhere/lake", [measurement()])
     monkeypatch.setenv("SNAKEMAKE_STORAGE_S3_EXPERIMENT_SECRET_KEY", "another")
     with pytest.raises(UserError, match=r"^publish.lake = s3://bucket/lake cannot be written \(ClientError.*SignatureDoesNotMatch"):
@@ -281,11 +281,11 @@ def test_a_row_that_cannot_be_found_again_is_refused_by_the_name_of_what_is_miss
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"drafts": "many"}, "drafts = 'many' is no int64"),
-        ({"context": {"workload": {"concurrency": 1.5}}}, r"context\.workload\.concurrency = 1\.5 is no int64"),
+        ({"drafts": "many"}, "drafts = 'many' is not of type int64"),
+        ({"context": {"workload": {"concurrency": 1.5}}}, r"context\.workload\.concurrency = 1\.5 is not of type int64"),
         ({"context": {"stack": {"torch": float("nan")}}}, r"context\.stack\.torch = nan is not JSON"),
         ({"per_position_acceptance": [0.5, float("inf")]}, r"per_position_acceptance = \[0\.5, inf\] is not JSON"),
-        ({"recorded_at": "yesterday"}, "recorded_at = 'yesterday' is no timestamp"),
+        ({"recorded_at": "yesterday"}, "recorded_at = 'yesterday' is not of type timestamp"),
         ({"recorded_at": "2026-01-02T03:04:05"}, "it names no time zone"),
     ],
 )

@@ -28,8 +28,8 @@ def recorded(sides: tuple[list, list], folder: Path, lake: str | None = None) ->
 
 def test_an_improvement_is_the_new_baseline_and_its_sound_measurements_are_in_the_lake_however_often_it_is_recorded(tmp_path: Path) -> None:
     first, second = recorded(AHEAD, tmp_path), recorded(AHEAD, tmp_path)
-    assert f"now stands for the champion of verdict {first['verdict']}; 5 measurements are in" in first["summary"]
-    assert f"knows verdict {first['verdict']}; 5 measurements are in" in second["summary"]
+    assert f"now holds the champion of verdict {first['verdict']}; 5 measurements are in" in first["summary"]
+    assert f"already has verdict {first['verdict']}; 5 measurements are in" in second["summary"]
     baseline = read_baseline(Path(first["baseline"]))
     assert baseline.current["point"]["lr"] == CHAMPION.point.lr and baseline.history == []
     assert Path(first["baseline"]).stem == baseline.key == baseline_key(verdict(*AHEAD))
@@ -49,7 +49,7 @@ def test_an_improvement_is_the_new_baseline_and_its_sound_measurements_are_in_th
 
 
 def test_the_lake_may_be_in_a_bucket(tmp_path: Path, s3_server: S3Server) -> None:  # noqa: F811
-    for summary in ("now stands for", "knows"):
+    for summary in ("now holds", "knows"):
         done = recorded(AHEAD, tmp_path, s3_server.store.url("lake"))
         assert summary in done["summary"] and "5 measurements are in s3://bucket/lake" in done["summary"]
         assert sorted(s3_server.store.read()) == sorted(f"lake/{file}" for file in done["lake"])

@@ -40,7 +40,7 @@ NAMED_BY_CONTENT = (("workload", "subsets", "qa"),)
 
 @pytest.mark.parametrize("path", [path for path in leaves(SERVED) if path not in NAMED_BY_CONTENT], ids=".".join)
 def test_no_measurement_in_serving_without_any_one_field_of_its_context(path: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"Field required|is not that of a serving engine"):
+    with pytest.raises(ValueError, match=r"Field required|does not describe a serving engine"):
         serving(context=changed(SERVED, path, None))
 
 
@@ -92,7 +92,7 @@ def test_a_standard_deviation_takes_two_replicates() -> None:
 
 def test_an_arm_that_failed_has_the_context_of_its_training_and_a_reason() -> None:
     assert failed("a").status == "diverged"
-    with pytest.raises(ValueError, match="is not that of a serving engine"):
+    with pytest.raises(ValueError, match="does not describe a serving engine"):
         serving(context=CONTEXT)
 
 
@@ -111,7 +111,7 @@ def test_records_round_trip_and_broken_files_are_refused_in_one_line(tmp_path: P
     nan = whole.replace('"acceptance_length": 2.0', '"acceptance_length": NaN')
     for spoiled in (whole[: len(whole) // 2], "", edited, nan, json.dumps(json.loads(whole) | {"note": "mine"})):
         path.write_text(spoiled)
-        with pytest.raises(UserError, match=r"serving\.json: .*; delete the file, the next run makes it again") as refusal:
+        with pytest.raises(UserError, match=r"serving\.json: .*; delete the file, and the next run makes it again") as refusal:
             read_record(path, ServingRecord)
         assert "\n" not in str(refusal.value)
     with pytest.raises(UserError, match="no such record"):

@@ -70,7 +70,7 @@ def test_a_target_with_experts_is_not_dense(tmp_path: Path) -> None:
     [
         ("GB300: {hardware: GB300, source: s}", "GB300: memory_bandwidth_bytes_per_s is missing; add it"),
         ("GB300: {hardware: GB300, memory_bandwidth_bytes_per_s: .nan, source: s}", "memory_bandwidth_bytes_per_s"),
-        ("H100: {}", "serving.sol_ceiling = 'GB300' is not in .*, which knows H100; add it with its source, or leave it empty"),
+        ("H100: {}", "serving.sol_ceiling = 'GB300' is not in .* .known: H100.; add it with its source, or leave it empty"),
         ("[1]", "holds no keys"),
         ("a: [", "not YAML"),
     ],

@@ -1,1 +1,1 @@
-"""vLLM: its server, its load driver, and what it says of itself."""
+"""vLLM's server, load driver and context."""

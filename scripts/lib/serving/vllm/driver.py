@@ -1,4 +1,4 @@
-"""vLLM's own load driver: the `vllm bench serve` of this process, which scrapes the counters around its requests."""
+"""vLLM's load driver, `vllm bench serve`, run in this process. It scrapes the counters before and after its requests."""
 
 import contextlib
 import functools
@@ -22,20 +22,20 @@ THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughpu
 """Throughputs kept: requests, output tokens, all tokens per second."""
 
 KEY = "OPENAI_API_KEY"
-"""Environment variable from which the driver takes the key that it sends."""
+"""Environment variable from which the driver reads the API key."""
 
 MODEL = "target"
-"""Name of the model in requests and metrics. Its path would do for all but the driver, which reads no metrics of a name with a blank."""
+"""Name of the model in requests and metrics. A path does not work, because the driver cannot read metrics of a name with a space."""
 
 COUNT_BY_REQUEST = ("--per-request-spec-decode-metrics", "summary")
-"""Arguments of a speculating server that put each request's own counts into its response."""
+"""Arguments that make a speculating server put each request's counts into its response."""
 
 
 def send(url: str, key: str, target: Path, model: str, workload: Workload, subset: str, log: Path) -> Answers:
-    """Send a subset once to the ready server at `url`, which asks for `key` and serves `target` as `model`, and return what came of it.
+    """Send a subset once to the server at `url`, which requires `key` and serves `target` as `model`, and return the answers.
 
-    The counters of the requests are missing without `COUNT_BY_REQUEST` among the server's arguments. What the driver prints is appended to
-    `log`, the server's own. EngineError if a request failed.
+    Without `COUNT_BY_REQUEST` among the server's arguments the counters of the requests are missing. The driver's output is appended to
+    the server's `log`. Raises EngineError if a request failed.
     """
     driver, parser = load_driver()
     sampling = {"temperature": workload.temperature, "top-p": workload.top_p, "top-k": workload.top_k}
@@ -79,10 +79,10 @@ def send(url: str, key: str, target: Path, model: str, workload: Workload, subse
 
 @functools.cache
 def load_driver() -> tuple[Any, Any]:
-    """Import vLLM's load driver, once, and return its module and argument parser.
+    """Import vLLM's load driver once, and return its module and argument parser.
 
-    It takes as long as a server's start: do it meanwhile. A run leaves nothing in it for the next: each has its own event loop, its own
-    connections, and takes its counters before and after.
+    The import takes as long as the start of a server, so do both at once. Runs share no state, because each has its own event loop and
+    connections and scrapes the counters before and after.
     """
     with _environment({}):
         from vllm.benchmarks import serve
@@ -95,9 +95,9 @@ def load_driver() -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Let the driver find what a server inherits, and `variables`: no proxy, no `VLLM_PORT`, and no `.netrc`, whose password it would send.
+    """Limit the driver's environment to what a server inherits and `variables`. It excludes proxies, `VLLM_PORT` and `.netrc` passwords.
 
-    Its arguments would not do for a key: it prints them.
+    The key is passed here because the driver prints its arguments.
     """
     before = dict(os.environ)
     _set_environment({**inherited(before), "NETRC": os.devnull, **variables})
@@ -108,7 +108,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _set_environment(variables: Mapping[str, str]) -> None:
-    """Make these the only variables of this process. Those that stay are not touched meanwhile: threads may look them up."""
+    """Make these the only variables of this process. Unchanged variables are not touched, because threads may read them."""
     for name in os.environ.keys() - variables.keys():
         del os.environ[name]
     os.environ.update(variables)
@@ -116,10 +116,10 @@ def _set_environment(variables: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _sending(driver: Any, workload: Workload, subset: str) -> Iterator[None]:
-    """Have the driver send a subset's prompts as they were read here, each with a seed of its own: a function of subset and place.
+    """Make the driver send a subset's prompts as read here, each with its own seed derived from subset and index.
 
-    The driver's own reader takes prompts of digits for numbers, and it knows one seed for all. Requests that share a seed share their
-    random numbers, so their acceptances rise and fall together and the mean of a workload scatters as if it had a handful of requests.
+    The driver's own reader parses prompts of digits as numbers, and it uses one seed for all requests. Requests with the same seed share
+    random numbers, so their acceptances are correlated and the mean of a workload is as noisy as that of a few requests.
     """
     from vllm.benchmarks.datasets import SampleRequest
 
@@ -142,10 +142,10 @@ def _sending(driver: Any, workload: Workload, subset: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listening() -> Iterator[dict[int, SpeculationCounters]]:
-    """Yield the counters of the driver's requests by their place, filled while it runs.
+    """Yield the counters of the driver's requests by index, filled while it runs.
 
-    They are in the last message of each response, which the driver reads for the usage alone. The driver names a request by its place,
-    and the server names the response after the request.
+    They are in the last message of each response, from which the driver reads only the usage. The driver names a request by its index, and
+    the server names the response after the request.
     """
     from vllm.benchmarks.lib.endpoint_request_func import StreamedResponseHandler
 
@@ -156,7 +156,7 @@ def _listening() -> Iterator[dict[int, SpeculationCounters]]:
     def listening(self: Any, chunk: bytes) -> list[str]:
         messages: list[str] = add_chunk(self, chunk)
         for message in messages:
-            if '"speculative_decoding":' in message:  # never in a generated text, where quotes are escaped
+            if '"speculative_decoding":' in message:  # cannot occur in generated text, where quotes are escaped
                 response = json.loads(message.removeprefix("data: "))
                 heard[int(response["id"].removeprefix("cmpl-"))] = request_counters(response["metrics"]["speculative_decoding"])
         return messages

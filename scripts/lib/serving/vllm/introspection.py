@@ -1,4 +1,4 @@
-"""The context of a measurement, as the running engine tells it: two numbers are comparable when these agree."""
+"""The context of a measurement as reported by the running engine."""
 
 import json
 from typing import Any, Protocol
@@ -33,13 +33,13 @@ CONFIG = {
     "draft_sample_method": "speculative_config.draft_sample_method",
     "rejection_sample_method": "speculative_config.rejection_sample_method",
 }
-"""Key of the context -> where a vLLM worker's configuration holds it."""
+"""Key of the context -> its path in a vLLM worker's configuration."""
 
 ENGINE = {"engine": "vLLM V1", "bench_backend": "vllm.benchmarks.serve"}
-"""What answers, and what sends."""
+"""Names of the engine and of the load driver."""
 
 OF_THE_WORKER = ("device_type", "device_name", "python", "torch", "vllm", "commit", "repairs")
-"""Keys the plugin's worker report adds (see vllm-plugin/)."""
+"""Keys added by the plugin's worker report (see vllm-plugin/)."""
 
 
 class Askable(Protocol):
@@ -50,12 +50,10 @@ class Askable(Protocol):
 
 
 def read_context(server: Askable) -> dict[str, Any]:
-    """Ask the workers of a ready `server` for its context.
+    """Return the context of a ready `server`, a flat dictionary of the keys of `CONFIG`, `OF_THE_WORKER` and `ENGINE`, plus `workers`.
 
-    It is a flat dictionary of the keys of `CONFIG`, `OF_THE_WORKER` and `ENGINE`, plus `workers`.
-
-    The workers are asked because they run the model; a value is None only where vLLM's own is. EngineError if a key is missing, if the
-    workers differ, or if the plugin was not loaded (`VLLM_PLUGINS` in `serving.environment` can exclude it) or is an older one.
+    The context comes from the workers because they run the model. A value is None only where vLLM's value is None. Raises EngineError if a
+    key is missing, if workers differ, or if the plugin is older or not loaded (`VLLM_PLUGINS` in `serving.environment` can exclude it).
     """
     answer = server.ask("/collective_rpc", {"method": "spec_decode_tune_report", "args": list(CONFIG.values())}, timeout_s=60)
     reports = json.loads(answer)["results"]
@@ -64,17 +62,17 @@ def read_context(server: Askable) -> dict[str, Any]:
         raise EngineError(f"the workers of this server differ: {reports}")
     if first["repairs"] is None:
         raise EngineError(
-            "the vLLM plugin was not loaded in the worker: take VLLM_PLUGINS out of serving.environment, or add spec_decode_tune to it"
+            "the vLLM plugin was not loaded in the worker; remove VLLM_PLUGINS from serving.environment, or add spec_decode_tune to it"
         )
     unreported = [key for key in OF_THE_WORKER if key not in first]
     if unreported:
         raise EngineError(
-            f"the installed vLLM plugin does not report {', '.join(unreported)}: it is older than this repository; "
+            f"the installed vLLM plugin is older than this repository and does not report {', '.join(unreported)}; run "
             "pip install --no-deps --no-build-isolation ./vllm-plugin"
         )
     missing = [f"{key} ({path})" for key, path in CONFIG.items() if path not in first["config"]]
     if missing:
-        raise EngineError(f"vLLM {first['vllm']} does not tell its {', '.join(missing)}")
+        raise EngineError(f"vLLM {first['vllm']} does not report its {', '.join(missing)}")
     return {
         **{key: first["config"][path] for key, path in CONFIG.items()},
         **{key: first[key] for key in OF_THE_WORKER},

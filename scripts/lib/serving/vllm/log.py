@@ -1,25 +1,25 @@
-"""Why a server failed, by its log."""
+"""The reason of a server's failure, read from its log."""
 
 import re
 from pathlib import Path
 
 _RAISED = re.compile(
-    r"^(?:\(\w+ pid=\d+\) )?(?:(?P<level>[A-Z]+) [-\d]+ [\d:]+ \[[^\]]*\] )?"  # who says it, as vLLM puts before each line
+    r"^(?:\(\w+ pid=\d+\) )?(?:(?P<level>[A-Z]+) [-\d]+ [\d:]+ \[[^\]]*\] )?"  # vLLM's prefix of each line
     r"(?P<said>(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)(?:: .*|$)|[\w.]+: error: .*)(?:\n(?:\([^)]*\) )?(?P<next>.*))?",
     re.MULTILINE,
 )
 """The line of an exception or of refused arguments."""
 
 _UNTOLD = re.compile(r"\d+ validation errors? for \S+$")
-"""What an exception's line ends with where the next line says what it is."""
+"""End of an exception's line if the details are on the next line."""
 
 LONGEST = 500
 
 
 def reason_in(log: Path, begin: int = 0) -> str | None:
-    """Return the root exception, in one line, that a server's log tells from byte `begin` on; None when it tells of none.
+    """Return the root exception in a server's log from byte `begin` on, in one line. None without an exception.
 
-    The first one is the root: whatever fails because of it is told later, and a server's parts tell the same again.
+    The first exception is the root. Later ones follow from it or repeat it.
     """
     with log.open("rb") as handle:
         handle.seek(begin)

@@ -1,4 +1,4 @@
-"""What a vLLM process finds around it: environment variables and a folder for temporary files, none of them left to chance."""
+"""The controlled environment of a vLLM process: its variables and its folder for temporary files."""
 
 import os
 import re
@@ -16,16 +16,16 @@ PASSED = re.compile(
     r"|HF_HOME|HF_HUB_CACHE|HF_MODULES_CACHE|XDG_CACHE_HOME|TORCH_HOME|(TORCHINDUCTOR|TRITON)_CACHE_DIR|TRITON_HOME"  # caches
     r"|FLASHINFER_(CUBIN_DIR|WORKSPACE_BASE)"
 )
-"""Names of the variables that a vLLM process inherits: those that say what the machine is. No other one reaches it, a proxy, a key, a
-`VLLM_PORT` of Kubernetes or a forgotten `VLLM_*` included. What changes how the engine works is set in `serving.environment`, and so is
-filed with the numbers."""
+"""Names of the variables that a vLLM process inherits. They describe the machine. All others are removed, such as proxies, keys,
+`VLLM_PORT` of Kubernetes or a forgotten `VLLM_*`. Variables that change the engine belong in `serving.environment`, which is filed with
+the numbers."""
 
 LONGEST = 60
-"""Characters of a path for temporary files above which another is taken: vLLM's sockets lie there, and the path of one holds 107."""
+"""Longest path of a folder for temporary files. vLLM's sockets are in it, and the path of a socket has at most 107 characters."""
 
 
 def inherited(around: Mapping[str, str]) -> dict[str, str]:
-    """Return those variables of an environment that a vLLM process inherits; none that points to a Kubernetes Service."""
+    """Return the variables of an environment that a vLLM process inherits, without those of Kubernetes Services."""
     return {name: value for name, value in around.items() if PASSED.fullmatch(name) and not value.startswith(("tcp://", "udp://"))}
 
 
@@ -36,8 +36,8 @@ def environment(settings: EngineSettings) -> dict[str, str]:
     threads = {} if settings.threads is None else {"OMP_NUM_THREADS": str(settings.threads)}
     return {
         **inherited(os.environ),
-        # Read on CPU only. Servers side by side would all bind themselves to the same first cores; and with the default "1" the worker of
-        # a single rank is a third process, which imports everything once more.
+        # Read on CPU only. Parallel servers would all bind to the same first cores. With the default "1" the worker of a single rank is a
+        # third process, which imports everything again.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         **threads,
@@ -49,7 +49,7 @@ def environment(settings: EngineSettings) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DISABLE_LOG_LOGO": "1",
         "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc and /reset_prefix_cache
-        "PYTHONSAFEPATH": "1",  # `-m` would import from the working directory
+        "PYTHONSAFEPATH": "1",  # otherwise `-m` imports from the working directory
     }
 
 

@@ -41,7 +41,7 @@ with running(Path(target), None, EngineSettings(**json.loads(settings)), Path(lo
 
 def test_missing_vllm_is_a_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UserError, match="vLLM is not installed here: install"):
+    with pytest.raises(UserError, match="vLLM is not installed here; install"):
         require_installed()
 
 
