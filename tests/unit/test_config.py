@@ -68,7 +68,7 @@ def test_published_schemas_are_the_models(model, file) -> None:
             "configuration: serving.max_model_len = 70 is shorter than features.prompt_tokens + serving.workload.output_tokens = 96; "
             "raise it",
         ),
-        ({"verdict": {"seeds": 1}}, "configuration: verdict: seeds = 1 tells nothing of the scatter between trainings; set at least 2"),
+        ({"verdict": {"seeds": 1}}, "configuration: verdict: seeds = 1 cannot estimate the noise between trainings; set at least 2"),
         ({"seed": 1000}, "configuration: seed = 1000: input should be less than 1000; correct it"),
         ({"target": {"tiny": {"hidden": 100}}}, "configuration: target.tiny: hidden / heads must be 32 or 64, not 100 / 2; correct it"),
     ],

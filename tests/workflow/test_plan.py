@@ -68,7 +68,7 @@ def test_what_cannot_be_planned_is_refused_in_one_line(fresh: Clone, arguments: 
         assert "Traceback" not in refused.stdout
         assert refused.stdout.strip().splitlines()[-1].startswith(line)
     unknown = fresh.snakemake("--dry-run", "results/gb4-made-up/rung0.acc", check=False)
-    assert unknown.stdout.strip().splitlines()[-1].startswith("error: gb4-made-up is not an arm of this search so far; results/search/")
+    assert unknown.stdout.strip().splitlines()[-1].startswith("error: gb4-made-up is not an arm of this search so far; see results/search/")
     assert not (fresh.root / "results").exists()
 
 

@@ -98,7 +98,7 @@ def test_an_improvement_is_recorded_once_and_only_with_its_acknowledgement(judge
     for _ in range(2):
         one.snakemake(*FLAGS, *ack)
         for publication in (one.root / "results/search").glob("*/publication-*.json"):
-            assert "now stands for" in json.loads(publication.read_text())["summary"] or "knows" in publication.read_text()
+            assert "now holds" in json.loads(publication.read_text())["summary"] or "already has" in publication.read_text()
             publication.unlink()
     (baseline,) = (one.root / "baselines").glob("*.json")
     kept = json.loads(baseline.read_text())

@@ -1,6 +1,6 @@
-"""The configuration: a file per section, a field per key with its type, range, default, unit and meaning.
+"""The configuration, with a file per section and a field per key for its type, range, default, unit and meaning.
 
-`config/config.yaml` and `config/schema*.json` are held to these models by a test. Nothing here imports torch or Snakemake.
+A test compares `config/config.yaml` and `config/schema*.json` with these models. Nothing here imports torch or Snakemake.
 """
 
 from lib.config.budget import Budget, Cost

@@ -1,4 +1,4 @@
-"""The whole configuration of a run, but for the search space, which is a file of its own."""
+"""The whole configuration of a run, except the search space, which has its own file."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from lib.config.verdict import VerdictOptions
 from lib.section import Section, checked
 
 FIRST_FRESH_SEED = 1000
-"""Seeds from here on are the verdict's: no search proposes, promotes or learns from an arm that carries one."""
+"""First seed reserved for verdicts. No search proposes, promotes or learns from an arm with such a seed."""
 
 
 class Config(Section):
@@ -52,15 +52,15 @@ class Config(Section):
     @model_validator(mode="after")
     def _dataset_is_complete(self) -> "Config":
         if self.features.dataset and not self.target.path:
-            raise ValueError("features.dataset holds the hidden states of one target; name it with target.path")
+            raise ValueError("features.dataset holds the hidden states of one target; set target.path to it")
         if self.features.dataset and not self.serving.workload.path:
-            raise ValueError("features.dataset sets no prompts aside to be served; name some with serving.workload.path")
+            raise ValueError("features.dataset has no serving prompts; set serving.workload.path")
         return self
 
     @model_validator(mode="after")
     def _manifest_describes_something(self) -> "Config":
         if self.manifest and not self.target.path:
-            raise ValueError("manifest describes a model of yours; name it with target.path, or leave manifest empty")
+            raise ValueError("manifest describes the model at target.path, which is empty; set target.path, or leave manifest empty")
         return self
 
     @model_validator(mode="after")
@@ -69,7 +69,7 @@ class Config(Section):
         if workload.output_tokens >= self.serving.max_model_len:
             raise ValueError(
                 f"serving.workload.output_tokens = {workload.output_tokens} leaves no room for a prompt in "
-                f"serving.max_model_len = {self.serving.max_model_len}; raise the latter"
+                f"serving.max_model_len = {self.serving.max_model_len}; raise serving.max_model_len"
             )
         served = self.features.prompt_tokens + workload.output_tokens
         if workload.path is None and served > self.serving.max_model_len:

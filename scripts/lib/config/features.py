@@ -26,5 +26,5 @@ class Features(Section):
     @model_validator(mode="after")
     def _one_source(self) -> "Features":
         if self.prompts and self.dataset:
-            raise ValueError("prompts and dataset are both given; name one of them")
+            raise ValueError("prompts and dataset are both set; set only one of them")
         return self

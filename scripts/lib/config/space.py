@@ -21,7 +21,7 @@ else:
 
 
 SMALLEST_LOG = 1e-100
-"""Bound of a log range below which what is computed of it is 0."""
+"""Smallest bound of a log range. Below it, computed values underflow to 0."""
 
 
 class Values(Section):
@@ -69,7 +69,7 @@ Domain = Annotated[Annotated[Values, Tag("values")] | Annotated[Range, Tag("rang
 
 
 def _domain_of(field: FieldInfo) -> tuple[Any, Any]:
-    """Return type and default of what the space file says of a hyperparameter, as `create_model` takes them."""
+    """Return type and default of a hyperparameter's key in the space file for `create_model`."""
     if field.is_required():
         return Domain, Field(description=field.description)
     return Domain | None, Field(None, description=field.description, exclude_if=field.exclude_if)
@@ -131,7 +131,7 @@ class Space(Section):
 
     @property
     def ahead(self) -> int:
-        """Tokens that an answer must hold behind one that a draft starts at, for heads to learn and to be evaluated."""
+        """Number of answer tokens that training and evaluation need after the start of a draft."""
         return max(self.objective.draft_tokens, self.draft.positions, self.draft.overhang)
 
     @model_validator(mode="after")

@@ -27,5 +27,5 @@ class Training(Recipe):
 
 
 def read_recipe(values: dict[str, Any], point: Point) -> Recipe:
-    """Read the recipe of an arm back. A hyperparameter of the name of one of its keys takes that key's place."""
+    """Return the recipe of an arm. A hyperparameter with the name of a recipe key overrides it."""
     return Recipe.model_validate(values | {name: value for name, value in point.identity.items() if name in Recipe.model_fields})

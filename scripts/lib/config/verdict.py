@@ -16,5 +16,5 @@ class VerdictOptions(Section):
     @model_validator(mode="after")
     def _replicated(self) -> "VerdictOptions":
         if self.seeds < 2:
-            raise ValueError(f"seeds = {self.seeds} tells nothing of the scatter between trainings; set at least 2")
+            raise ValueError(f"seeds = {self.seeds} cannot estimate the noise between trainings; set at least 2")
         return self

@@ -1,1 +1,1 @@
-"""The search: schedules of brackets, samplers, promotion. Pure functions of the space and of what has been measured; no torch."""
+"""The search: schedules of brackets, samplers, promotion. All are pure functions of the space and the measurements, without torch."""

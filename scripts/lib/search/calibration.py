@@ -1,4 +1,4 @@
-"""How well the proxies rank what vLLM measures: rank correlations over configurations. Everything here is DRAFT."""
+"""Rank correlations between proxies and acceptance lengths in vLLM over configurations. Everything here is DRAFT."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from lib.records.comparison import OF_THE_ARM
 from lib.search.proxy import PROXIES, proxy_value
 
 CONFIGURATION = [one.column for one in HYPERPARAMETERS.values()]
-"""Columns of the ledger that make a configuration, its recipe given. Its seeds are averaged: they are one point, not several."""
+"""Columns of the ledger that identify a configuration within a recipe. Seeds of a configuration are averaged into one point."""
 
 FOR_INTERVAL = 5
 FOR_RECOMMENDATION = 8
@@ -41,9 +41,9 @@ def calibrate(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any]) ->
 
 
 def recommend(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any]) -> str | None:
-    """Return the proxy that ranks configurations better than every other, None when the data do not tell.
+    """Return the proxy that ranks configurations better than every other, None without enough evidence.
 
-    They do when the 95 % interval of the difference of two correlations, a bootstrap that draws configurations, lies above 0.
+    The evidence is a 95 % bootstrap interval over configurations of the difference of two correlations that lies above 0.
     """
     points = configurations(table, draft_tokens, recipe)
     columns = {name: points[name].to_numpy(float) for name in PROXIES}
@@ -55,10 +55,10 @@ def recommend(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any]) ->
 
 
 def _ranks_better(one: Any, other: Any, lengths: Any) -> bool:
-    """Return whether one proxy ranks the acceptance lengths better than another, beyond what drawing other configurations changes."""
+    """Return whether one proxy ranks the acceptance lengths significantly better than another."""
 
     def difference(first: Any, second: Any, lengths: Any) -> float:
-        # A resample in which one side is constant ranks nothing.
+        # A resample with a constant side has no ranking.
         return (rank_correlation(first, lengths) or 0.0) - (rank_correlation(second, lengths) or 0.0)
 
     columns = (one, other, lengths)
@@ -69,9 +69,9 @@ def _ranks_better(one: Any, other: Any, lengths: Any) -> bool:
 
 
 def configurations(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any]) -> pd.DataFrame:
-    """Return proxies at the top rung beside the measured acceptance length, one row a configuration, the means of its seeds.
+    """Return top-rung proxies and measured acceptance lengths, one row per configuration with means over its seeds.
 
-    Only arms of `recipe` served with `draft_tokens` count, and of those the largest group whose proxies and whose servings share a context.
+    Only arms of `recipe` served with `draft_tokens` are used, and among them the largest group with one training and one serving context.
     """
     nothing = pd.DataFrame(columns=[*CONFIGURATION, *PROXIES, "acceptance_length"])
     if not len(table):
@@ -94,7 +94,7 @@ def configurations(table: pd.DataFrame, draft_tokens: int, recipe: dict[str, Any
 
 
 def rank_correlation(one: Any, other: Any) -> float | None:
-    """Return Spearman's rank correlation, ties sharing their mean rank; None where one side is constant and ranks nothing."""
+    """Return Spearman's rank correlation with mean ranks for ties. None if one side is constant."""
     first, second = stats.rankdata(one), stats.rankdata(other)
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
@@ -102,11 +102,11 @@ def rank_correlation(one: Any, other: Any) -> float | None:
 
 
 def interval(correlation: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rank correlation over `n` > 3 pairs: Fisher's z with the standard error of Bonett & Wright (2000).
+    """Return the 95 % interval of a rank correlation over `n` > 3 pairs by Fisher's z with Bonett & Wright's (2000) standard error.
 
     They give sqrt((1 + rho^2 / 2) / (n - 3)): "Sample size requirements for estimating Pearson, Kendall and Spearman correlations",
-    Psychometrika 65. A perfect correlation, at which z is infinite, is taken half-way to the next lower value that n pairs can have,
-    1 - 12 / (n (n^2 - 1)), so that its interval is not a point.
+    Psychometrika 65. At a perfect correlation z is infinite. It is replaced by the value half-way to the next lower one that n pairs can
+    have, 1 - 12 / (n (n^2 - 1)), so the interval is not a point.
     """
     most = 1 - 6 / (n * (n**2 - 1))
     rho = min(max(correlation, -most), most)
@@ -127,7 +127,7 @@ def _calibration(proxy: str, values: pd.Series, lengths: pd.Series) -> Calibrati
 
 
 def _contexts(rows: pd.DataFrame, kind: str) -> list[str]:
-    """Return what every row's numbers depend on besides the arm, as text."""
+    """Return the context of every row without the arm, as text."""
     own = tuple(f"context.{key}" for key in (*OF_THE_ARM[kind], "grounding."))
     columns = [name for name in rows.columns if name.startswith("context.") and not f"{name}.".startswith(own)]
     return [row.to_json() for _, row in rows[columns].iterrows()]

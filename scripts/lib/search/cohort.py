@@ -1,4 +1,4 @@
-"""The cohort decision: the one kind of decision a search takes, as the record that is filed for it."""
+"""The cohort decision, the only kind of decision in a search, and its record."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,15 +21,15 @@ def decide(
 ) -> dict[str, Any]:
     """Decide which arms train to `rung` in the bracket filed under `folder`, or which finalists are served.
 
-    The record's `arms` are in order of promotion or of proposal; `points` holds those that were not in a cohort below.
+    The record's `arms` are in order of promotion or proposal. `points` holds arms that were not in a cohort below.
 
     Args:
         search: the search.
         folder: the folder of the bracket, or of the finalists.
         rung: the rung to train to.
-        scores: what was measured in the cohorts of `Search.below`.
+        scores: the scores of the cohorts of `Search.below`.
         points: the points of the arms in these cohorts, needed for a proposal.
-        measured_on: versions and device of the scores, by dotted names; prior arms measured on others do not compete.
+        measured_on: versions and device of the scores by dotted names. Prior arms measured on others do not compete.
     """
     record: dict[str, Any] = {"search": search.id, "bracket": folder, "rung": rung, "rigor": "DRAFT", "proxy": search.space.proxy}
     if folder != search.finalists_folder:
@@ -73,5 +73,5 @@ def _filed(score: Score) -> dict[str, Any]:
 
 
 def _differing(prior: Prior, measured_on: Mapping[str, Any]) -> list[str]:
-    """Return the keys that both name and in which they differ."""
+    """Return the keys that both have with different values."""
     return [key for key, value in prior.measured_on.items() if key in measured_on and measured_on[key] != value]

@@ -1,4 +1,4 @@
-"""The decisions of a search as they lie in the results tree."""
+"""The decisions of a search in the results tree."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ Place = tuple[str, int]
 
 
 class Decision(TypedDict):
-    """What is read of a decision, as `lib.search.cohort.decide` makes it."""
+    """The keys read from a decision of `lib.search.cohort.decide`."""
 
     arms: list[str]
     points: dict[str, Point]
@@ -27,14 +27,14 @@ class Decision(TypedDict):
 
 
 def places(search: Search) -> Iterator[Place]:
-    """Yield where a search files its decisions, in the order of its schedule, the finalists last."""
+    """Yield the places of a search's decisions in the order of its schedule, with the finalists last."""
     for bracket in search.brackets:
         yield from ((search.folder(bracket), rung) for rung in bracket.rungs)
     yield search.finalists_folder, search.top_rung
 
 
 class Decisions:
-    """The decisions that have been taken so far. A decision never changes once it is filed, so each file is read once."""
+    """The decisions taken so far. A filed decision never changes, so each file is read once."""
 
     def __init__(self, search: Search, root: Path) -> None:
         self._search = search
@@ -43,9 +43,9 @@ class Decisions:
         self._entries: dict[str, tuple[Arm, int]] = {search.standing.id: (search.standing, search.top_rung)}
 
     def __getitem__(self, place: Place) -> Decision:
-        """Return the decision filed at `place`, whose arms are its own or those of the decisions that it rests on.
+        """Return the decision filed at `place`. Its arms must be its own or those of the decisions it is based on.
 
-        Raises UserError when one of them is not there, or not whole.
+        Raises UserError when one of these decisions is missing or damaged.
         """
         if place not in self._read:
             path = self._root / layout.decision(*place)
@@ -56,14 +56,14 @@ class Decisions:
                 arms = {}
             known = arms.keys() | {arm for below in self._search.below(*place) for arm in self[below]["arms"]}
             if unknown := [arm for arm in (*decision["points"].keys() - arms.keys(), *decision["arms"]) if arm not in known]:
-                raise UserError(f"{path}: {unknown[0]} is no arm that it could name; delete it, the next run takes the decision again")
+                raise UserError(f"{path}: {unknown[0]} is not an arm of the cohorts below; delete it, and the next run decides again")
             for name, arm in arms.items():
                 self._entries.setdefault(name, (arm, place[1]))
             self._read[place] = decision
         return self._read[place]
 
     def taken(self) -> dict[Place, Decision]:
-        """Return all decisions that have been taken, in the order of the schedule. One that rests on a missing one does not count."""
+        """Return all decisions taken, in the order of the schedule, without those based on a missing one."""
         found: dict[Place, Decision] = {}
         for place in places(self._search):
             if all(below in found for below in self._search.below(*place)) and (self._root / layout.decision(*place)).exists():
@@ -71,7 +71,7 @@ class Decisions:
         return found
 
     def entry(self, arm: str) -> tuple[Arm, int]:
-        """Return an arm by its id and the rung at which it enters the ladder: the lowest to which this search trains it.
+        """Return an arm by its id and the lowest rung to which this search trains it.
 
         Raises:
             UserError: no decision so far has named the arm.
@@ -79,5 +79,5 @@ class Decisions:
         if arm not in self._entries:
             self.taken()
         if arm not in self._entries:
-            raise UserError(f"{arm} is not an arm of this search so far; results/search/ lists those that are")
+            raise UserError(f"{arm} is not an arm of this search so far; see results/search/ for its arms")
         return self._entries[arm]

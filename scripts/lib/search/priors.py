@@ -1,7 +1,7 @@
-"""Prior arms: what is known before the search starts, from a file written by hand or from the ledger of an earlier search.
+"""Prior arms are observations from before the search, from a file written by hand or the ledger of an earlier search.
 
-A prior arm is an observation with its provenance. It teaches samplers that learn, and where it was measured at the samples of a rung it
-competes there for promotion. Nothing of another context is ever used.
+Samplers that learn use them. A prior arm whose samples match a rung also competes there for promotion. Arms of another context are never
+used.
 """
 
 import json
@@ -22,11 +22,11 @@ from lib.space import infeasible
 
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 MEASURED_ON = ("stack.", "hardware.device_type", "hardware.device_name")
-"""Parts of a proxy's context, by dotted names, that say on what it was measured."""
+"""Dotted names of the versions and the device in a proxy's context."""
 
 
 class PriorArm(Point):
-    """One arm of a prior-arms file: its hyperparameters, how far it was trained, and what came of it."""
+    """One arm of a prior-arms file, with its hyperparameters, samples and result."""
 
     samples: Positive = Field(description="training samples consumed when it was evaluated")
     status: Literal["ok", "diverged", "oom"] = Field("ok", description="whether the arm trained, diverged or ran out of memory")
@@ -58,12 +58,12 @@ class PriorFile(Section):
     def _known_places(self) -> "PriorFile":
         for key in self.measured_on:
             if not key.startswith(MEASURED_ON):
-                raise ValueError(f"measured_on.{key} is not known; name parts of {', '.join(MEASURED_ON)}")
+                raise ValueError(f"measured_on.{key} is unknown; use parts of {', '.join(MEASURED_ON)}")
         return self
 
 
 class Prior(Section):
-    """An observation this search can use. `rung` is None when the samples are those of no rung: it then teaches, but does not compete."""
+    """An observation this search can use. `rung` is None when its samples match no rung. It then teaches, but does not compete."""
 
     point: Point
     rung: int | None
@@ -84,17 +84,18 @@ class Refusal(BaseModel):
 
 
 def load_priors(path: Path, space: Space, training: Training, context: dict[str, Any]) -> tuple[tuple[Prior, ...], tuple[Refusal, ...]]:
-    """Read prior arms from a JSON file or a ledger.parquet: those that this search can use, and the others with the reason.
+    """Read prior arms from a JSON file or a ledger.parquet. Return the usable ones, and the refused ones with the reason.
 
-    `context` is what all arms of this search share (`Search.recipe`); an arm of another context is refused with the keys that differ.
+    `context` is the recipe shared by all arms of this search (`Search.recipe`). An arm of another context is refused with the differing
+    keys.
 
     Raises:
-        UserError: the file is missing, malformed, lists an arm twice, or no arm of it can be used.
+        UserError: the file is missing, malformed, lists an arm twice, or has no usable arm.
     """
     if not path.is_file():
         raise UserError(f"seed_from = {str(path)!r}: no such file; name a prior-arms JSON file or a ledger.parquet, or leave it empty")
     if path.resolve().is_relative_to(Path("results").resolve()):
-        raise UserError(f"seed_from = {str(path)!r} is rewritten by the very run; copy it out of results/ and name the copy")
+        raise UserError(f"seed_from = {str(path)!r} is overwritten by this run; copy it out of results/ and name the copy")
     files = _from_ledger(path, space) if path.suffix == ".parquet" else [_from_json(path)]
     positions = min(PROXIES[space.proxy].reads(space.objective.draft_tokens), space.draft.positions)
     used: list[Prior] = []
@@ -136,15 +137,15 @@ def _from_json(path: Path) -> PriorFile:
 
 
 def _from_ledger(path: Path, space: Space) -> list[PriorFile]:
-    """Return the arms of a ledger, a file for every context in it. Of an arm trained with several seeds, the lowest seed is taken.
+    """Return the arms of a ledger, one prior-arms file per context. For an arm trained with several seeds, the lowest seed is used.
 
-    The trainings of a verdict are left out: what a champion is judged by must not have chosen it.
+    The trainings of a verdict are excluded, because they must not influence the choice of a champion.
     """
     import pandas as pd
 
     try:
         table = pd.read_parquet(path)
-        table = table.astype(object).where(table.notna(), None)  # whatever stands for what is missing
+        table = table.astype(object).where(table.notna(), None)  # one value for all missing ones
         table = table[(table["kind"] == "proxy") & (table["seed"] < FIRST_FRESH_SEED)].sort_values(["seed", "arm", "rung"])
         columns = [name for name in table.columns if name.removeprefix("context.").startswith(MEASURED_ON)]
         return [
@@ -152,11 +153,11 @@ def _from_ledger(path: Path, space: Space) -> list[PriorFile]:
             for (recipe, *measured_on), rows in table.groupby(["recipe", *columns], dropna=False)
         ]
     except (LookupError, TypeError, ValueError, OSError, RecursionError) as error:
-        raise UserError(f"seed_from = {str(path)!r} is not a ledger of this version ({error!r}); write one with `make ledger`") from None
+        raise UserError(f"seed_from = {str(path)!r} is not a ledger of this version ({error!r}); run make ledger to write one") from None
 
 
 def _ledger_file(context: Any, measured_on: dict[str, Any], rows: list[dict[str, Any]], path: Path, space: Space) -> PriorFile:
-    """Return rows of one context as a prior-arms file would hold them, the first of each arm at each number of samples."""
+    """Return rows of one context as a prior-arms file, with the first row of each arm at each number of samples."""
     distinct: dict[tuple[Any, ...], dict[str, Any]] = {}
     for arm in (_ledger_arm(row, path, space) for row in rows):
         distinct.setdefault(tuple(arm[name] for name in (*HYPERPARAMETERS, "samples")), arm)
@@ -183,7 +184,7 @@ def _ledger_arm(row: dict[str, Any], path: Path, space: Space) -> dict[str, Any]
 
 
 def _ledger_value(row: dict[str, Any], one: Hyperparameter, space: Space) -> float | None:
-    """Return a hyperparameter of a row, None where it is empty, or is the layout's and this search leaves the layout free."""
+    """Return a hyperparameter of a row. None if it is empty, or if the layout holds it and this search does not set the layout."""
     value, free = row.get(one.column), one.layout and one.name not in space.parameters.searched()
     return None if free or value is None else one.typed(value)
 

@@ -1,13 +1,13 @@
-"""Promotion: who goes on to the next rung, who does not, and why. The same rule picks the finalists that are served."""
+"""Promotion of arms to the next rung, with a reason for every dropped arm. The same rule picks the finalists."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Score:
-    """What is known of an arm at a rung. `value` is the proxy, None when the arm failed; `reason` says why it did.
+    """The score of an arm at a rung. `value` is the proxy, None when the arm failed for `reason`.
 
-    `source` says where the score of a prior arm comes from; it is empty for what this search trained itself.
+    `source` is the origin of a prior arm's score, empty for arms that this search trained.
     """
 
     arm: str
@@ -27,7 +27,7 @@ class Promotion:
 
 
 def promote(scores: list[Score], keep: int) -> Promotion:
-    """Keep the `keep` arms of highest value; ties go to the smaller arm id. A failed arm is ranked last and never promoted."""
+    """Keep the `keep` arms with the highest values. Ties go to the smaller arm id. A failed arm ranks last and is never promoted."""
     ranked = sorted(scores, key=lambda score: (score.status != "ok", -(score.value or 0.0), score.arm))
     sound = [score for score in ranked if score.status == "ok"]
     kept = sound[:keep]

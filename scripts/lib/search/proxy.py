@@ -1,4 +1,4 @@
-"""The proxies: numbers made of held-out accuracies, by which arms are compared while they train. Always DRAFT.
+"""The proxies are numbers computed from held-out accuracies to compare arms during training. Always DRAFT.
 
 A proxy is an entry of `PROXIES`, and a value of `proxy` in `lib.config.space`.
 """
@@ -11,10 +11,10 @@ from operator import mul
 
 @dataclass(frozen=True)
 class Proxy:
-    """A number made of an arm's held-out accuracies.
+    """A number computed from an arm's held-out accuracies.
 
-    `value` takes the accuracies, the share of right tokens at each position where all before were right, and the tokens that serving
-    drafts. `reads` returns for these tokens how many positions it compares.
+    `value` takes the accuracies and the number of tokens drafted in serving. An accuracy is the share of right tokens at a position given
+    that all earlier ones were right. `reads` returns the number of positions used for a number of drafted tokens.
     """
 
     value: Callable[[Sequence[float], int], float]
@@ -22,7 +22,7 @@ class Proxy:
 
 
 def _chain(accuracies: Sequence[float], draft_tokens: int) -> float:
-    """Return 1 + a0 + a0 a1 + ... over `draft_tokens` positions, or over those that were evaluated if these are fewer."""
+    """Return 1 + a0 + a0 a1 + ... over `draft_tokens` positions, or over all evaluated positions if there are fewer."""
     return 1 + float(sum(accumulate(accuracies[:draft_tokens], mul)))
 
 
@@ -34,5 +34,5 @@ PROXIES = {
 
 
 def proxy_value(proxy: str, accuracies: Sequence[float], draft_tokens: int) -> float:
-    """Return the value of a proxy where serving drafts `draft_tokens` tokens per step."""
+    """Return the value of a proxy for serving with `draft_tokens` tokens per step."""
     return PROXIES[proxy].value(accuracies, draft_tokens)

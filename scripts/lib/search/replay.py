@@ -1,4 +1,4 @@
-"""A whole search against a function instead of training: what the tests hold strategies to, and what the benchmark replays."""
+"""A whole search with a function in place of training, for tests of strategies and for the benchmark."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Measure = Callable[[Arm, int], Score]
 
 @dataclass(frozen=True)
 class Replay:
-    """What a search did: its decisions, every score, the finalists best first, and the training samples it took with exact resume."""
+    """The result of a search: decisions, scores, finalists with the best first, and training samples with exact resume."""
 
     decisions: dict[Place, dict[str, Any]]
     scores: dict[tuple[str, int], Score]
@@ -26,7 +26,7 @@ class Replay:
 
 
 def replay(search: Search, measure: Measure, decisions: dict[Place, dict[str, Any]] | None = None) -> Replay:
-    """Run a search with `measure` in place of training. `decisions` that were taken before are taken as they are."""
+    """Run a search with `measure` in place of training. Earlier `decisions` are reused."""
     taken = dict(decisions or {})
     scores: dict[tuple[str, int], Score] = {}
     points: dict[str, Point] = {}
@@ -50,5 +50,5 @@ def replay(search: Search, measure: Measure, decisions: dict[Place, dict[str, An
             scores[name, rung] = measure(arm, rung)
     finalists = tuple(search.arm(points[name]) for name in taken[search.finalists_folder, search.top_rung]["arms"])
     top = search.space.rungs.samples[-1]
-    samples += sum(reachable(top, arm.point.global_batch) for arm in finalists if arm.id not in trained)  # prior arms come without a state
+    samples += sum(reachable(top, arm.point.global_batch) for arm in finalists if arm.id not in trained)  # prior arms have no checkpoint
     return Replay(taken, scores, finalists, samples)

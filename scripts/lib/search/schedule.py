@@ -1,11 +1,11 @@
-"""Schedules: which brackets there are, at which rung each begins, how many arms each rung keeps."""
+"""Schedules of brackets: the first rung of each, and the number of arms at each rung."""
 
 from dataclasses import dataclass
 
 from lib.errors import UserError
 
 MOST_ARMS = 10_000
-"""Arms above which a plan takes minutes, and Snakemake's graph hours."""
+"""Largest number of arms. With more, a plan takes minutes, and Snakemake's graph hours."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Bracket:
 
 
 def hyperband(rungs: int, eta: int) -> tuple[Bracket, ...]:
-    """Return Hyperband's brackets for a ladder of `rungs` rungs, the most exploring one first.
+    """Return Hyperband's brackets for a ladder of `rungs` rungs, the one with most arms first.
 
-    Bracket s starts floor((s_max + 1) / (s + 1)) * eta^s arms at rung s_max - s and keeps one in eta at every rung: table 1 of
+    Bracket s starts floor((s_max + 1) / (s + 1)) * eta^s arms at rung s_max - s and keeps one in eta at every rung. See table 1 of
     Li et al., "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization", JMLR 18 (2018).
     """
     s_max = rungs - 1
@@ -37,19 +37,19 @@ def hyperband(rungs: int, eta: int) -> tuple[Bracket, ...]:
 
 
 def require_size(arms: int) -> int:
-    """Return a number of arms. Raises UserError when no search could hold as many."""
+    """Return a number of arms. Raises UserError when it is too large for a search."""
     if arms > MOST_ARMS:
         raise UserError(f"the search would have more than {MOST_ARMS:,} arms; lower search.arms, rungs.eta or the number of rungs.samples")
     return arms
 
 
 def in_full(label: str, arms: int, rungs: int) -> Bracket:
-    """Return a bracket without early killing: `arms` arms that all train to the last of `rungs` rungs."""
+    """Return a bracket without early stopping, with `arms` arms that all train to the last of `rungs` rungs."""
     return Bracket(label, rungs - 1, (arms,))
 
 
 def samples(brackets: tuple[Bracket, ...], caps: tuple[int, ...]) -> int:
-    """Return the samples that `brackets` use at most when every rung goes on from the one below, `caps` being the rungs in samples."""
+    """Return an upper bound of the samples of `brackets` when every rung resumes from the one below. `caps` are the rungs in samples."""
     return sum(
         size * (caps[rung] - (caps[rung - 1] if rung > bracket.first_rung else 0))
         for bracket in brackets

@@ -1,4 +1,4 @@
-"""One search: its brackets, the arms it proposes, the arms it promotes, and the names its decisions are filed under."""
+"""One search with its brackets, its proposed and promoted arms, and the names of its decisions."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -17,15 +17,15 @@ from lib.search.strategy import Observation, Request, Strategy, load_strategy
 from lib.space import check_space, infeasible
 
 SEARCH_VERSION = 1
-"""Part of every search's identity. Raise it when a change of the code changes which arms are proposed or promoted."""
+"""Part of every search's identity. Raise it when a code change changes which arms are proposed or promoted."""
 
 CANDIDATES_PER_ARM = 1000
-"""Draws after which a space counts as exhausted when they bring no new feasible arm."""
+"""Number of draws without a new feasible arm after which a space counts as exhausted."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """Everything that decides which arms are trained how far. `recipe` is what all arms share, as plain data."""
+    """Everything that decides which arms are trained and how far. `recipe` is plain data shared by all arms."""
 
     space: Space
     training: Training
@@ -65,15 +65,13 @@ class Search:
         )
 
     def check(self) -> None:
-        """Refuse a search that could not run to its end. Raises UserError."""
+        """Raise UserError for a search that cannot run to its end."""
         for name in SearchOptions.model_fields.keys() - {*self.reads}:
             if (value := getattr(self.options, name)) != SearchOptions.model_fields[name].default:
                 raise UserError(f"search.{name} = {value} is not read by strategy = {self.strategy!r}; remove it")
         check_space(self.space, self.training)
         if not self.propose(self.brackets[0]):
-            raise UserError(
-                "parameters: no point of the space can be trained that is not known already; widen it, or change training or rungs"
-            )
+            raise UserError("parameters: every trainable point of the space is already known; widen it, or change training or rungs")
         reach = [min(bracket.sizes[-1], len(self.foreseen.get(bracket.label, range(bracket.sizes[-1])))) for bracket in self.brackets]
         finalists = sum(reach) + len(self.contenders(self.finalists_folder, self.top_rung))
         if self.top_k > finalists:
@@ -86,7 +84,7 @@ class Search:
 
     @cached_property
     def id(self) -> str:
-        """A digest of the whole search, so that a decision filed under it never changes."""
+        """A digest of the whole search. A decision filed under it never changes."""
         return digest(self.describe())
 
     @property
@@ -100,23 +98,23 @@ class Search:
 
     @property
     def learns(self) -> bool:
-        """Whether a bracket's proposals rest on what the brackets before it have measured."""
+        """Whether a bracket's proposals depend on the measurements of earlier brackets."""
         return self._strategy.sampler.learns
 
     @cached_property
     def brackets(self) -> tuple[Bracket, ...]:
-        """The brackets of the strategy, in the order in which they are filled."""
+        """The brackets of the strategy in the order they are filled."""
         brackets = self._strategy.schedule(self.space, self.training, self.options)
         require_size(sum(bracket.sizes[0] for bracket in brackets))
         return brackets
 
     def folder(self, bracket: Bracket) -> str:
-        """Return the folder name under which a bracket's decisions are filed; a changed search has folders of its own."""
+        """Return the folder name of a bracket's decisions. A changed search has other folders."""
         return f"{bracket.label}-{self.id}"
 
     @property
     def finalists_folder(self) -> str:
-        """The folder name of the decision that picks the arms to be served."""
+        """The folder name of the decision that picks the arms to serve."""
         return f"finalists-{self.id}"
 
     def bracket_of(self, folder: str) -> Bracket:
@@ -127,10 +125,10 @@ class Search:
         raise UserError(f"{layout.search(folder)} belongs to another search; this one has {', '.join(map(self.folder, self.brackets))}")
 
     def below(self, folder: str, rung: int) -> list[tuple[str, int]]:
-        """Return (folder, rung) of the cohorts that a decision rests on.
+        """Return (folder, rung) of the cohorts that a decision depends on.
 
-        The finalists rest on the top rung of every bracket, a promotion on the cohort below, a proposal on nothing, or where the strategy
-        learns on every cohort of the brackets before.
+        The finalists depend on the top rung of every bracket, and a promotion on the cohort below. A proposal depends on every cohort of
+        earlier brackets if the strategy learns, else on nothing.
         """
         if folder == self.finalists_folder:
             return [(self.folder(bracket), self.top_rung) for bracket in self.brackets]
@@ -146,7 +144,7 @@ class Search:
         return self.arm(self.space.standing)
 
     def arm(self, point: Point) -> Arm:
-        """Return the arm a point stands for in this search. Raises InfeasibleError when it cannot be laid out."""
+        """Return the arm of a point in this search. Raises InfeasibleError when no layout fits."""
         return make_arm(
             point, seed=self.seed, ranks=self.training.ranks, micro_batch_limit=self.training.micro_batch_limit, recipe=self.recipe
         )
@@ -154,13 +152,13 @@ class Search:
     def propose(self, bracket: Bracket, history: tuple[Observation, ...] = (), taken: Collection[str] = ()) -> dict[str, Point]:
         """Return the points a bracket starts with, by arm id.
 
-        No arm is proposed twice, nor a prior arm that competes for promotion or has failed; a small space may give fewer arms than the
-        bracket holds.
+        No arm is proposed twice. Prior arms that compete for promotion or have failed are not proposed. A small space may have fewer arms
+        than the bracket.
 
         Args:
             bracket: the bracket to fill.
-            history: what this search has measured in the brackets before; prior arms are added to it.
-            taken: arms that these brackets hold. A strategy that does not learn finds out by itself.
+            history: the measurements of earlier brackets. Prior arms are added.
+            taken: the arms of these brackets, only needed by a strategy that learns.
         """
         if not self.learns:
             return self._foreseen[bracket.label]
@@ -168,14 +166,14 @@ class Search:
 
     @cached_property
     def foreseen(self) -> dict[str, dict[str, Point]]:
-        """The proposals that can be told before anything is trained, by bracket: all, or the first where a strategy learns."""
+        """The proposals known before training, by bracket. A strategy that learns has only the first bracket."""
         return {self.brackets[0].label: self.propose(self.brackets[0])} if self.learns else self._foreseen
 
     def contenders(self, folder: str, rung: int) -> dict[str, Prior]:
         """Return the prior arms that compete for promotion to `rung` in a bracket, or for the finalists, by arm id.
 
-        A prior arm competes once: with the highest rung at which it was measured, in the first bracket that promotes from there. The
-        standing configuration does not compete, for it is trained and measured in any case.
+        A prior arm competes once, at the highest rung whose samples it matches, in the first bracket that promotes from there. The standing
+        configuration does not compete, because it is trained and measured in any case.
         """
         first = next((self.folder(one) for one in self.brackets if rung in one.rungs[1:]), None)
         if folder not in (first, self.finalists_folder):
@@ -198,14 +196,14 @@ class Search:
 
     @cached_property
     def _highest(self) -> dict[str, Prior]:
-        """The prior arms that were measured at a rung, each with its highest."""
+        """The prior arms measured at a rung, each at its highest rung."""
         ranked = sorted((prior for prior in self.priors if prior.rung is not None), key=lambda prior: prior.rung or 0)
         arms = {self.arm(prior.point).id: prior for prior in ranked}
         return {arm: prior for arm, prior in arms.items() if arm != self.standing.id}
 
     @cached_property
     def _not_proposed(self) -> set[str]:
-        """The arms that are known already: prior ones that compete somewhere, and those whose training failed."""
+        """The prior arms that compete or have failed, which are not proposed again."""
         contests = [(self.folder(bracket), rung) for bracket in self.brackets for rung in bracket.rungs[1:]]
         competing = {arm for contest in (*contests, (self.finalists_folder, self.top_rung)) for arm in self.contenders(*contest)}
         return competing | {self.arm(prior.point).id for prior in self.priors if prior.status != "ok"}
@@ -230,6 +228,6 @@ class Search:
 
 
 def score_of(arm: str, prior: Prior) -> Score:
-    """Return a prior arm as the score with which it competes."""
+    """Return the score of a prior arm."""
     assert prior.rung is not None
     return Score(arm, prior.rung, prior.status, prior.value, prior.reason, prior.source)

@@ -1,4 +1,4 @@
-"""What a strategy is: a schedule of brackets plus a sampler. Each is one file of `strategies/`, known by its name."""
+"""A strategy is a schedule of brackets plus a sampler. Each is one file of `strategies/` and is named after it."""
 
 import importlib
 import importlib.util
@@ -12,7 +12,7 @@ from lib.search.schedule import Bracket
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known of a point: its proxy after so many training samples, or None when its training failed."""
+    """The proxy of a point after a number of training samples, None when its training failed."""
 
     point: Point
     samples: int
@@ -21,7 +21,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Request:
-    """What a sampler is asked: `wanted` points of `space`, in an order that `stream` and `history` alone decide."""
+    """A request to a sampler for `wanted` points of `space`, in an order that depends only on `stream` and `history`."""
 
     space: Space
     stream: str
@@ -31,9 +31,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Yields candidates without end or until the space is exhausted; the search takes the feasible ones that are new.
+    """Yields candidates, endlessly or until the space is exhausted. The search takes new feasible ones.
 
-    `learns`: whether candidates follow from `Request.history`; a bracket then waits for all brackets before it. `needs`: packages.
+    `learns`: whether candidates depend on `Request.history`. A bracket then waits for all earlier brackets. `needs`: required packages.
     """
 
     candidates: Callable[[Request], Iterator[Point]]
@@ -43,7 +43,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Strategy:
-    """`schedule` returns the brackets in the order in which they are filled. `options`: the keys of `search` that it reads.
+    """A schedule and a sampler. `schedule` returns the brackets in filling order. `options`: the keys of `search` that it reads.
 
     A schedule raises UserError when the strategy cannot cover the space.
     """
@@ -54,7 +54,7 @@ class Strategy:
 
 
 def load_strategy(name: str) -> Strategy:
-    """Return the strategy of the file `strategies/<name>.py`. Raises UserError when there is none or a package it needs is missing."""
+    """Return the strategy of the file `strategies/<name>.py`. Raises UserError when it or a required package is missing."""
     if name not in STRATEGIES:
         raise UserError(f"strategy = {name!r} is unknown; choose one of {', '.join(STRATEGIES)}")
     strategy: Strategy = importlib.import_module(f"lib.search.strategies.{name}").STRATEGY

@@ -1,4 +1,4 @@
-"""How much work a search can be at most, counted before anything runs, and whether a budget holds it."""
+"""Upper bounds of a search's work, counted before anything runs, and the check against the budget."""
 
 import bisect
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from lib.search.search import Search
 
 @dataclass(frozen=True)
 class Work:
-    """An upper bound of arms trained, of jobs, of training samples; `retrained` are those of prior arms, which come without a state.
+    """An upper bound of trained arms, jobs and training samples. `retrained` are samples of prior arms, which have no checkpoint.
 
-    `serving_jobs` are those of the selection, `contest_jobs` the measurements of the verdict.
+    `serving_jobs` are the selection's measurements, `contest_jobs` the verdict's.
     """
 
     arms: int
@@ -25,14 +25,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Pace:
-    """Device-seconds of a training sample, of a training job besides its samples, and of a serving measurement. `source` says whence."""
+    """Device-seconds per training sample, per training job without its samples, and per serving measurement, with their `source`."""
 
     per_sample: float
     per_job: float
     per_serving: float
     source: str
     per_contest: float | None = None
-    """Of a measurement of the verdict, where its repeats make it another; None where they do not."""
+    """Device-seconds per measurement of the verdict, None if equal to `per_serving`."""
 
     def device_hours(self, work: Work) -> float:
         """Return the device-hours that `work` takes."""
@@ -42,10 +42,10 @@ class Pace:
 
 
 def upper_bound(search: Search, seeds: int) -> Work:
-    """Return the most that a search can use: every bracket full, every prior arm that competes promoted, the standing configuration.
+    """Return an upper bound for full brackets, with every competing prior arm promoted, and the standing configuration.
 
-    Champion and standing configuration are added once more for each of the verdict's fresh `seeds`. Samples are counted as if every
-    global batch divided the caps.
+    Champion and standing configuration are added again for each of the verdict's fresh `seeds`. Samples are counted as if every global
+    batch divided the caps.
     """
     caps = search.space.rungs.samples
     arms = jobs = trained = retrained = 0
@@ -74,11 +74,11 @@ def upper_bound(search: Search, seeds: int) -> Work:
 
 
 def check_budget(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> None:
-    """Refuse a search that may use more than `budget`. Raises UserError that names the largest search of its kind that fits."""
+    """Raise UserError for a search that may exceed `budget`. The message names the largest search of its kind that fits."""
     if budget.device_hours is not None and pace is None:
         raise UserError(
-            f"budget.device_hours = {budget.device_hours:g} cannot be checked before any second is known; set cost.seconds_per_sample "
-            "and cost.seconds_per_serving, or bound budget.samples"
+            f"budget.device_hours = {budget.device_hours:g} cannot be checked without known seconds; set cost.seconds_per_sample "
+            "and cost.seconds_per_serving, or use budget.samples"
         )
     if over := _over(search, seeds, budget, pace):
         raise UserError(f"{over}; {_largest_that_fits(search, seeds, budget, pace)}")
@@ -95,7 +95,7 @@ def _over(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> str:
 
 
 def _largest_that_fits(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> str:
-    """Return the cure: the largest single bracket, or the most arms, that the budget holds and that can be searched."""
+    """Return the cure, the largest single bracket or number of arms that fits the budget and can be searched."""
     if "bracket" in search.reads:
         fitting = [s for s in range(len(search.space.rungs.samples)) if _fits(search.resized(bracket=s), seeds, budget, pace)]
         chosen = [("bracket", max(fitting, key=lambda s: upper_bound(search.resized(bracket=s), seeds).samples))] if fitting else []

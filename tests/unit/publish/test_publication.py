@@ -49,7 +49,7 @@ def test_an_improvement_is_the_new_baseline_and_its_sound_measurements_are_in_th
 
 
 def test_the_lake_may_be_in_a_bucket(tmp_path: Path, s3_server: S3Server) -> None:  # noqa: F811
-    for summary in ("now holds", "knows"):
+    for summary in ("now holds", "already has"):
         done = recorded(AHEAD, tmp_path, s3_server.store.url("lake"))
         assert summary in done["summary"] and "5 measurements are in s3://bucket/lake" in done["summary"]
         assert sorted(s3_server.store.read()) == sorted(f"lake/{file}" for file in done["lake"])

@@ -65,7 +65,7 @@ def test_arms_of_another_context_are_refused_by_key_and_the_others_used(tmp_path
         ({"arms": [ARM | {"accuracies": [1.5]}]}, "arms.0.accuracies.0 = 1.5: input should be less than or equal to 1; correct it"),
         ({"arms": [ARM | {"accuracies": None}]}, "arms.0: accuracies is missing; add it, or set status to diverged or oom"),
         ({"arms": [ARM | {"lr": 0}]}, "arms.0.lr = 0: input should be greater than 0; correct it"),
-        ({"measured_on": {"stak.torch": "2.13.0"}}, "measured_on.stak.torch is not known; name parts of stack., hardware.device_type"),
+        ({"measured_on": {"stak.torch": "2.13.0"}}, "measured_on.stak.torch is unknown; use parts of stack., hardware.device_type"),
         ({"arms": [ARM, ARM]}, "global batch 8, lr 0.002, warmup 0 at 64 samples is listed twice; keep one"),
     ],
 )
@@ -168,7 +168,7 @@ def test_a_ledger_under_results_is_refused_since_the_run_rewrites_it(tmp_path: P
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
     (tmp_path / "results/ledger.parquet").write_text("")
-    with pytest.raises(UserError, match="is rewritten by the very run; copy it out of results/ and name the copy"):
+    with pytest.raises(UserError, match="is overwritten by this run; copy it out of results/ and name the copy"):
         load(Path("results/ledger.parquet"))
 
 

@@ -63,7 +63,7 @@ def test_the_shipped_search_costs_what_a_hand_count_gives() -> None:
         ("hyperband", {"arms": 10}, None, r"budget.arms = 10 is less than the 16 that this search may use; .* search.bracket = 0"),
         ("tpe", {"samples": 3000}, None, r"set search.arms = 4, the largest that fits, with 2,880 samples"),
         ("hyperband", {"device_hours": 0.1}, PACE, r"budget.device_hours = 0.1 is less than the 0.748 that"),
-        ("hyperband", {"device_hours": 1}, None, r"budget.device_hours = 1 cannot be checked before any second is known; set cost"),
+        ("hyperband", {"device_hours": 1}, None, r"budget.device_hours = 1 cannot be checked without known seconds; set cost"),
         ("grid", {"arms": 3}, None, "raise it, or choose strategy = 'hyperband' or fewer values"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Samplers: where the points come from that a bracket starts with."""
+"""Samplers draw the points that a bracket starts with."""

@@ -1,4 +1,4 @@
-"""Every point of a finite space, in the order in which its file lists the values."""
+"""Every point of a finite space, in the order of its file."""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,7 @@
-"""Optuna's tree-structured Parzen estimator, told everything that has been measured.
+"""Optuna's tree-structured Parzen estimator, fed with all measurements.
 
-Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011. Fidelities are treated as Optuna does with pruned trials: arms
-that were trained in full rank ahead of those that stopped earlier, these by samples and value, and failed ones behind all others.
+Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011. Fidelities are treated as Optuna treats pruned trials. Arms
+trained in full rank first, then those that stopped earlier by samples and value, then failed ones.
 """
 
 import math
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 ASKS_PER_ARM = 50
-"""Points asked of the model for each arm wanted. What a small space then still lacks is drawn uniformly."""
+"""Points requested from the model per wanted arm. In a small space, missing arms are then drawn uniformly."""
 
 
 class Coordinates:
-    """The space as the model sees it: numbered values of lists, positions from 0 to 1 of ranges.
+    """The coordinates of the model: numbered values of lists, positions from 0 to 1 of ranges.
 
-    A hyperparameter with a `root_of` (the learning rate, of the global batch) and a log range is seen relative to the square root of that,
-    along which optima of different batches line up (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms",
-    NeurIPS 2022), so that the model need not learn their correlation from a handful of arms. `decorrelate` False leaves it as it is.
+    A hyperparameter with a log range and a `root_of`, such as the learning rate with the global batch, is taken relative to that square
+    root. Optima of different batches then line up (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms",
+    NeurIPS 2022), so the model need not learn the correlation from few arms. `decorrelate` False turns this off.
     """
 
     def __init__(self, parameters: Parameters, *, decorrelate: bool = True) -> None:
@@ -65,7 +65,7 @@ class Coordinates:
         return numbers | {name: position_of(domain, values[name]) for name, domain in self._seen.items()}
 
     def decode(self, coordinates: dict[str, float]) -> Point | None:
-        """Return the point at `coordinates`, None when one seen relative to another comes out of its range."""
+        """Return the point at `coordinates`, None when a relative value is outside its range."""
         values = {name: grid[int(coordinates[name])] for name, grid in self._grids.items()}
         values |= {name: spread(domain, coordinates[name]) for name, domain in self._seen.items()}
         for name, root in self._roots.items():
@@ -76,7 +76,7 @@ class Coordinates:
 
 
 def candidates(request: Request, *, decorrelate: bool = True) -> Iterator[Point]:
-    """Yield what the model asks for next; candidates that were not taken count as tried, so that it moves on."""
+    """Yield the model's next candidates. Candidates that were not taken count as tried, so that the model proposes others."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -86,7 +86,7 @@ def candidates(request: Request, *, decorrelate: bool = True) -> Iterator[Point]
         seed=int(digest(request.stream, 8), 16),
         multivariate=True,
         constant_liar=True,
-        n_startup_trials=len(distributions) + 1,  # as BOHB: Optuna's own 10 are more than a small search trains in all
+        n_startup_trials=len(distributions) + 1,  # as in BOHB, because Optuna's default of 10 can exceed a small search
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(_trials(request, coordinates, distributions))
@@ -98,7 +98,7 @@ def candidates(request: Request, *, decorrelate: bool = True) -> Iterator[Point]
 
 
 def _trials(request: Request, coordinates: Coordinates, distributions: dict[str, Any]) -> list["FrozenTrial"]:
-    """Return the history as finished trials: one for every point, however many rungs it was measured at."""
+    """Return the history as finished trials, one per point regardless of its number of rungs."""
     import optuna
 
     by_point: dict[Point, list[Observation]] = {}

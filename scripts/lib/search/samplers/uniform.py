@@ -1,4 +1,4 @@
-"""Uniform sampling: log-uniform on log ranges, every listed value as likely as the next."""
+"""Uniform sampling, log-uniform on log ranges, with equal probability for listed values."""
 
 import random
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from lib.space import grid_points, point_of, value_at
 
 
 def candidates(request: Request) -> Iterator[Point]:
-    """Yield points in an order that the stream alone decides.
+    """Yield points in an order that depends only on the stream.
 
-    A finite space is shuffled by a digest of each point: a changed value leaves the order of all other points as it was.
+    A finite space is shuffled by a digest of each point, so a changed value keeps the order of all other points.
     """
     parameters = request.space.parameters
     points = grid_points(parameters)

@@ -1,1 +1,1 @@
-"""Strategies: one file each, a schedule plus a sampler. A new file here is a new value of the configuration's `strategy`."""
+"""Search strategies, one file each with a schedule and a sampler. A new file is a new value of the configuration's `strategy`."""

@@ -1,4 +1,4 @@
-"""Hyperband: brackets from many arms that start low to a few that train all the way, each filled at random."""
+"""Hyperband: brackets from many arms with a low first rung to few arms trained in full, each filled at random."""
 
 from lib.config import SearchOptions, Space, Training
 from lib.errors import UserError

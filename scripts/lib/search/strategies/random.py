@@ -7,7 +7,7 @@ from lib.search.strategy import Strategy
 
 
 def arms_in_full(space: Space, options: SearchOptions) -> int:
-    """Return how many arms to train in full: `search.arms`, or as many as the samples of Hyperband's brackets pay for."""
+    """Return the number of arms to train in full, `search.arms` or as many as the samples of Hyperband's brackets allow."""
     caps = space.rungs.samples
     return require_size(options.arms or max(1, samples(hyperband(len(caps), space.rungs.eta), caps) // caps[-1]))
 

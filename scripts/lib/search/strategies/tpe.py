@@ -1,4 +1,4 @@
-"""TPE: arms proposed a few at a time by Optuna from all that finished before, all trained in full."""
+"""TPE: Optuna proposes a few arms at a time from all finished ones. All arms are trained in full."""
 
 from lib.config import SearchOptions, Space, Training
 from lib.search.samplers.parzen import TPE
@@ -8,7 +8,7 @@ from lib.search.strategy import Strategy
 
 
 def schedule(space: Space, _: Training, options: SearchOptions) -> tuple[Bracket, ...]:
-    """Return a bracket for every round of `search.round` arms, the last one with what is left."""
+    """Return a bracket for every round of `search.round` arms. The last one has the remaining arms."""
     arms = arms_in_full(space, options)
     starts = range(0, arms, options.round)
     rungs = len(space.rungs.samples)
