@@ -1,4 +1,4 @@
-"""Held-out accuracy of a draft head, defined alike for every method: the proxy that arms are compared by."""
+"""Held-out accuracy of a draft head, with one definition for all methods. Arms are compared by it."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,11 +17,10 @@ from lib.methods import Draft
 
 @dataclass(frozen=True)
 class HeldOutAccuracy:
-    """How far greedy drafts agree with the target's greedy choice.
+    """Agreement of greedy drafts with the target's greedy choice.
 
-    A draft starts at a token of an answer and looks `positions` tokens ahead, all of them within the answer.
-    `accuracies[j]`: share of the `counted[j]` drafts right so far whose token j is right as well, 0 where none is left; `acc0` is the first
-    of them.
+    A draft starts at a token of an answer and looks `positions` tokens ahead within the answer. `counted[j]`: drafts with all tokens before
+    j right. `accuracies[j]`: share of these with token j right too, 0 without any. `acc0`: the first accuracy.
     """
 
     acc0: float
@@ -30,7 +29,7 @@ class HeldOutAccuracy:
 
 
 class _Hits:
-    """A loss term that speculators calls with aligned logits of head and target; it keeps where their argmax agrees and costs nothing."""
+    """A loss term of zero that records where the argmax of head and target agree. speculators calls it with aligned logits."""
 
     def __init__(self) -> None:
         self.calls: list[Tensor] = []
@@ -42,13 +41,12 @@ class _Hits:
 
 @torch.no_grad()
 def evaluate_head(model: Any, draft: Draft, features: FeatureSet, batch: int) -> HeldOutAccuracy:
-    """Return the accuracy of `model` over every sample of `features`, `batch` to a forward pass, without effect on the model or any RNG.
+    """Return the accuracy of `model` over all samples of `features`, `batch` per forward pass. Model and RNGs are not changed.
 
-    Several ranks share the samples and count together, so that each returns the accuracy over all.
-    The method chooses from which starts in a sample it drafts; one that drafts token by token is fed with the answer's own tokens.
-    With a reduced draft vocabulary an answer's token outside it counts as missed, as it is at serving.
-    Where memory does not suffice every rank raises, as `lib.draft.memory.out_of_memory` tells. Raises UserError when no answer is long
-    enough for a draft: there is no accuracy then.
+    Ranks share the samples and add up their counts, so each returns the accuracy over all samples. The method chooses the starts in a
+    sample. A method that drafts token by token gets the answer's own tokens. With a reduced draft vocabulary, tokens outside it count as
+    missed, as in serving. If memory does not suffice, every rank raises (see `lib.draft.memory.out_of_memory`). Raises UserError when no
+    answer is long enough for a draft.
     """
     was_training = model.training
     model.eval()
@@ -79,7 +77,7 @@ def evaluate_head(model: Any, draft: Draft, features: FeatureSet, batch: int) ->
 
 
 def _draft_starts(loss_mask: Tensor, positions: int) -> Tensor:
-    """Return where drafts can start in a sample: the token itself and those ahead belong to the answer, and something precedes it."""
+    """Return where drafts can start in a sample. The token and those ahead belong to the answer, and another token precedes it."""
     answer = loss_mask.bool().tolist()
     starts = [start for start in range(1, len(answer) - positions) if all(answer[start : start + positions + 1])]
     return torch.tensor(starts, dtype=torch.long)

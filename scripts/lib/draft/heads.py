@@ -1,6 +1,7 @@
-"""Draft heads: what one is made of, how it is built, and how samples are packed for its forward pass.
+"""Build draft heads, and pack samples for their forward pass.
 
-The models, losses and collation are speculators'; this module fixes what they leave to chance, to the command line or to the batch.
+Models, losses and collation come from speculators. This module makes them deterministic and sets what speculators takes from its command
+line.
 """
 
 import hashlib
@@ -26,20 +27,20 @@ from lib.target.load import check_target, register_config, trusts_code
 from lib.target.output import match_final_norm
 
 Vocabulary = tuple[Tensor, Tensor]
-"""(t2d, d2t) in speculators' encoding: which target tokens are drafted [target's size], and each drafted token's offset [draft's size]."""
+"""(t2d, d2t) in speculators' encoding: the drafted target tokens [target's size], the offset of each draft token [draft's size]."""
 
-_FLEX_BLOCK = 128  # flex attention wants whole blocks of this many positions
+_FLEX_BLOCK = 128  # flex attention needs whole blocks of this many positions
 
 
-# speculators 0.9 has "" here. transformers takes that for a model with code of its own: it puts a config.py into every head and names it in
-# `auto_map`, for readers to run.
+# speculators 0.9 has "" here. transformers then treats the model as one with custom code, writes a config.py into every head and names it
+# in `auto_map`.
 SpeculatorModelConfig._auto_class = None
 
 
 def build_head(draft: Draft, target: Path, features: FeatureSet, seed: int) -> Any:
-    """Return a fresh head in fp32 on the CPU; its trainable weights are a pure function of `draft`, the target's shape and `seed`.
+    """Return a fresh head in fp32 on the CPU. Its trainable weights are a pure function of `draft`, the target's shape and `seed`.
 
-    Embedding, output projection and final norm are the target's, frozen.
+    Embedding, output projection and final norm are copied from the target and frozen.
     Raises UserError when the head does not fit the target or the features.
     """
     if list(draft.aux_layers) != list(features.aux_layers):
@@ -53,7 +54,7 @@ def build_head(draft: Draft, target: Path, features: FeatureSet, seed: int) -> A
 
 
 def assemble_head(draft: Draft, target: Path, vocabulary: Vocabulary | None, seed: int) -> Any:
-    """Do what `build_head` does with a draft vocabulary chosen before; None is the target's own."""
+    """Build a head as `build_head` does, with a given draft vocabulary. None is the target's vocabulary."""
     vocab_size = _check_fit(draft, target)
     t2d, d2t = vocabulary or (None, None)
     told = {
@@ -77,7 +78,7 @@ def assemble_head(draft: Draft, target: Path, vocabulary: Vocabulary | None, see
 
 
 def _decoder_layers(draft: Draft, target: Path) -> Any:
-    """Return the configuration of a head's decoder layers, of the target's shape and with the one activation that vLLM serves in heads."""
+    """Return the configuration of a head's decoder layers, with the target's shape and the only activation vLLM serves in heads."""
 
     def of(path: Path) -> Any:
         return create_transformer_layer_config(
@@ -93,14 +94,14 @@ def _decoder_layers(draft: Draft, target: Path) -> Any:
     config = AutoConfig.from_pretrained(target, local_files_only=True, trust_remote_code=trusts_code()).get_text_config()
     if getattr(config, "head_dim", None):
         return of(target)
-    config.head_dim = config.hidden_size // config.num_attention_heads  # as speculators takes it, but it does not say so to every decoder
+    config.head_dim = config.hidden_size // config.num_attention_heads  # speculators assumes it, but does not set it for every decoder
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         return of(Path(folder))
 
 
 def build_untrained_head(draft: Draft, target: Path, out: Path) -> None:
-    """Write a head of random weights to the folder `out`, as vLLM loads it: of the shape of all heads that are trained for the target."""
+    """Write a head with random weights to `out` in vLLM's format. It has the shape of all heads trained for the target."""
     vocabulary = None
     if (size := draft.draft_vocab_size) is not None:
         d2t, t2d = build_vocab_mappings_from_distribution(Counter(range(size)), size, _check_fit(draft, target))
@@ -110,7 +111,7 @@ def build_untrained_head(draft: Draft, target: Path, out: Path) -> None:
 
 
 def frequent_vocabulary(features: FeatureSet, size: int, target_size: int) -> Vocabulary:
-    """Return the draft vocabulary of the `size` tokens most frequent in the answers, ties to the lower id."""
+    """Return the draft vocabulary of the `size` most frequent tokens in the answers. Ties go to the lower id."""
     counts: Counter[int] = Counter()
     for index in range(len(features)):
         counts.update(features.answer(index))
@@ -119,13 +120,13 @@ def frequent_vocabulary(features: FeatureSet, size: int, target_size: int) -> Vo
 
 
 def head_tensors(model: Any) -> dict[str, Tensor]:
-    """Return what a head owns by name: its trainable parameters and its draft vocabulary. Everything else is the target's."""
+    """Return a head's own tensors by name: trainable parameters and draft vocabulary. All others are the target's."""
     owned = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
     return owned | {name: buffer for name, buffer in model.named_buffers() if name in ("t2d", "d2t")}
 
 
 def head_hash(model: Any) -> str:
-    """Return the SHA-256 of `head_tensors`: equal weights, equal hash."""
+    """Return the SHA-256 of `head_tensors`."""
     return tensor_hash(head_tensors(model))
 
 
@@ -141,10 +142,10 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
 def pack_samples(
     draft: Draft, samples: Sequence[dict[str, Tensor]], starts: Sequence[Tensor] | None, longest: int, device: torch.device
 ) -> Pack:
-    """Pack samples one behind the other, as speculators does, so that no sample's loss depends on its neighbours.
+    """Concatenate samples as speculators does, so that no sample's loss depends on its neighbours.
 
-    `starts`: where drafts start within each sample, at most `draft.max_anchors`; None: everywhere, for a method without anchors.
-    `longest`: the longest sample that can come; on CUDA all packs of as many samples are equally wide, for the compiled forward's sake.
+    `starts`: starts of drafts within each sample, at most `draft.max_anchors`. None means everywhere, for a method without anchors.
+    `longest`: length of the longest sample. On CUDA all packs with equally many samples have one width, to avoid recompilation.
     """
     rows = [draft.shifted(sample) for sample in samples]
     lengths = [len(row["input_ids"]) for row in rows]
@@ -168,12 +169,12 @@ def pack_samples(
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """Return what forward and backward pass are computed in: bfloat16 on a GPU. Weights, gradients and moments are fp32 everywhere."""
+    """Return the dtype of forward and backward pass, bfloat16 on a GPU. Weights, gradients and moments are always fp32."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def run_head(draft: Draft, model: Any, pack: Pack, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run speculators' training forward with its `options`; return its loss, a mean over the pack's targets, and its metrics."""
+    """Run speculators' training forward with `options`. Return the loss, a mean over the pack's targets, and the metrics."""
     device = pack.inputs["input_ids"].device
     dtype = compute_dtype(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -182,7 +183,7 @@ def run_head(draft: Draft, model: Any, pack: Pack, **options: Any) -> tuple[Tens
 
 
 def loss_options(draft: Draft, model: Any) -> dict[str, Any]:
-    """Return the options of `run_head` that make up the head's loss: speculators takes them by the names that `draft` has."""
+    """Return the options of `run_head` for the head's loss, which have the same names in `draft` and in speculators."""
     implementation = "fused" if model.device.type == "cuda" else "eager"
     options, _ = model.get_trainer_kwargs(**dict(draft), loss_implementation=implementation)
     options.pop("max_anchors", None)  # anchors come with the pack
@@ -197,5 +198,5 @@ def _check_fit(draft: Draft, target: Path) -> int:
         raise UserError(f"draft.aux_layers={layers} must be distinct ids within 0..{facts.num_layers}, the layers of target.path={target}")
     if draft.draft_vocab_size is not None and not 1 <= draft.draft_vocab_size <= facts.vocab_size:
         limit = f"1..{facts.vocab_size}, the vocabulary of target.path={target}"
-        raise UserError(f"draft.draft_vocab_size={draft.draft_vocab_size} must be within {limit}; leave it out for the whole")
+        raise UserError(f"draft.draft_vocab_size={draft.draft_vocab_size} must be within {limit}; leave it empty for the whole")
     return facts.vocab_size

@@ -1,4 +1,4 @@
-"""Running out of memory, which is a result of an arm and never a crash, whichever of its ranks it meets."""
+"""Out-of-memory errors, which are a result of an arm on any of its ranks, and never a crash."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,23 +8,23 @@ import torch.distributed as dist
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that memory, the device's or the machine's, did not suffice."""
+    """Return whether an exception reports too little memory of device or machine."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def said(error: BaseException) -> str:
-    """Return the first line of what an exception says, or else its name."""
+    """Return the first line of an exception's message, or its name without one."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @contextmanager
 def together(device: torch.device) -> Iterator[None]:
-    """Let all ranks run out of memory when one of them does, so that none waits for its share.
+    """Raise MemoryError on all ranks when one runs out of memory, so that none waits for it.
 
-    What is done within holds no collective operation of its own. Raises MemoryError on every rank; a rank alone raises what it met.
+    The body must not contain collective operations. A single rank raises its own exception.
     """
     several = dist.is_initialized() and dist.get_world_size() > 1
-    short = torch.zeros(1, device=device)  # taken while there is memory
+    short = torch.zeros(1, device=device)  # allocated while there is memory
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""One rung of one arm, from files to files, on one rank or on several."""
+"""Train one rung of one arm on one or several ranks, from files to files."""
 
 import logging
 import os
@@ -35,17 +35,17 @@ from lib.script import die_with, log_to
 from lib.storage import Storage, open_storage
 
 FAILURE = "failure.json"
-"""In place of a state: why an arm that diverged or ran out of memory has none."""
+"""File instead of a state, with the reason why the arm diverged or ran out of memory."""
 
 EVALUATION_BATCH = 8
-"""Held-out samples per forward pass. The accuracies do not depend on it, beyond rounding."""
+"""Held-out samples per forward pass. The accuracies depend on it only by rounding."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Places:
-    """The files of a rung. `state` is that of the rung below, None to start afresh."""
+    """The files of a rung. `state` is the state at the rung below, None to start from scratch."""
 
     target: Path
     train: Path
@@ -56,15 +56,15 @@ class Places:
     log: Path
 
     def stream(self, rung: int) -> Path:
-        """Return where the states of a rung in progress lie."""
+        """Return the folder of the states of a rung in progress."""
         return self.state_out.with_name(f"rung{rung}.stream")
 
 
 def run_rung(arm: Arm, rung: int, places: Places, streaming: Streaming) -> None:
-    """Train `arm` to `rung`, evaluate it, and write its record and its state. An attempt that was cut short is taken up where it left off.
+    """Train `arm` to `rung`, evaluate it, and write its record and its state. An interrupted attempt is resumed.
 
-    With more than one rank the processes are started here, as torchrun starts them. Raises UserError for features or a state that do not
-    belong to the arm or are damaged, and when one of several ranks fails.
+    Several ranks are started here as torchrun starts them. Raises UserError for features or a state that are damaged or do not belong to
+    the arm, and when one of several ranks fails.
     """
     store = _store(arm, streaming)
     if places.state:
@@ -94,8 +94,8 @@ def _run_ranks(arm: Arm, rung: int, places: Places, streaming: Streaming, stream
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         ended = f"was ended by {failure.signal_name()}" if failure.exitcode < 0 else "failed"
-        raise UserError(f"rank {rank} of {arm.layout.ranks} {ended}, so all of them were; what it said stands above") from None
-    except SignalException as asked:  # the first rank has kept its state
+        raise UserError(f"rank {rank} of {arm.layout.ranks} {ended}, so all ranks were ended; see its messages above") from None
+    except SignalException as asked:  # the first rank has saved the state
         sys.exit(128 + asked.sigval)
 
 
@@ -103,7 +103,7 @@ def _run_launched_rank(launcher: int, arm: Arm, rung: int, places: Places, strea
     log_to(places.log, "a")
     die_with(launcher)
     asked_to_end = []
-    if not _is_first_rank():  # the first keeps the state, which takes all of them, and leaves them
+    if not _is_first_rank():  # the first rank saves the state with all others, then ends them
         signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))
     torch.set_num_threads(max(1, torch.get_num_threads() // arm.layout.ranks))
     try:
@@ -128,7 +128,7 @@ def _run_rank(arm: Arm, rung: int, places: Places, streaming: Streaming, streame
     cap = reachable(arm.recipe["rungs"][rung], arm.point.global_batch)
     first = _is_first_rank()
     with (
-        # Closed last: the other ranks have nothing to wait for by then, however slow the store is.
+        # Closed last, so that other ranks do not wait for a slow store.
         closing(Stream(places.stream(rung), places.log, streaming.every_s, _store(arm, streaming), seconds_before))
         if first
         else nullcontext()
@@ -148,7 +148,7 @@ def _run_rank(arm: Arm, rung: int, places: Places, streaming: Streaming, streame
 
 
 def _evaluated(outcome: RungOutcome, training: Training, unseen: FeatureSet) -> tuple[RungOutcome, HeldOutAccuracy | None]:
-    """Return the held-out accuracy of a rung that went well, and what became of the rung: memory may not suffice for that either."""
+    """Return the outcome of a rung and its held-out accuracy. The evaluation too may run out of memory."""
     if outcome.status != "ok":
         return outcome, None
     try:
@@ -160,14 +160,14 @@ def _evaluated(outcome: RungOutcome, training: Training, unseen: FeatureSet) -> 
 
 
 def _resume(training: Training, streamed: Path | None, below: Path | None) -> Tally:
-    """Bring a training to where an earlier attempt at the rung left off, else to the rung below; return the tally of the rung."""
+    """Resume from an earlier attempt at the rung, else from the rung below. Return the tally of the rung."""
     if streamed:
         try:
             tally = load_state(streamed, training)
         except UserError as error:
             logger.warning("passed over: %s", error)
         else:
-            logger.info("going on from %d samples, where an earlier attempt left off", training.samples)
+            logger.info("resuming an earlier attempt at %d samples", training.samples)
             return tally
     return load_state(below, training) if below else Tally()
 

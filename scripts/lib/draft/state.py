@@ -1,7 +1,7 @@
-"""The exact state of a training on disk: what it takes to go on as if it had never stopped.
+"""The exact state of a training on disk, from which it resumes bit by bit.
 
-A state folder holds `head/`, the head in fp32 in speculators' format, `optimizer.safetensors` in fp32, and `manifest.json`: identity,
-samples, the files' digests, and within a rung its tally. There is no random state in it, for the trainer keeps none.
+A state folder holds `head/`, the head in fp32 in speculators' format, `optimizer.safetensors` in fp32, and `manifest.json` with identity,
+samples, digests of the files, and within a rung its tally. It holds no random state, because the trainer has none.
 """
 
 import re
@@ -21,16 +21,16 @@ from lib.manifest import MANIFEST, CorruptState, read_manifest, write_manifest
 
 _HEAD, _OPTIMIZER = "head/model.safetensors", "optimizer.safetensors"
 FILE = re.compile(r"manifest\.json|optimizer\.safetensors|head/\w[\w.-]*\.(json|safetensors)", re.ASCII)
-"""The files of a state folder by their paths in it: tensors and JSON, nothing that is run when it is read."""
+"""The paths of a state folder's files. They are tensors and JSON, so reading them runs no code."""
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
 class State:
-    """A state as read: `identity` is `Training.identity`, `head` is `head_tensors`, `optimizer` is `optimizer_tensors`.
+    """A state as read. `identity` is `Training.identity`, `head` is `head_tensors`, `optimizer` is `optimizer_tensors`.
 
-    `tally` is that of the rung in progress, None between rungs.
+    `tally` is the tally of the rung in progress, None between rungs.
     """
 
     samples: int
@@ -41,9 +41,9 @@ class State:
 
 
 def save_state(path: Path, training: Training, tally: Tally | None = None) -> None:
-    """Write the state of `training` to the folder `path`, whole or not at all, with the tally of a rung in progress.
+    """Write the state of `training` atomically to the folder `path`, with the tally of a rung in progress.
 
-    Of several ranks only rank 0 writes; the others return.
+    Only rank 0 writes. Other ranks return.
     """
     if dist.is_initialized() and dist.get_rank() != 0:
         return
@@ -55,7 +55,7 @@ def save_state(path: Path, training: Training, tally: Tally | None = None) -> No
 
 
 def read_state(path: Path) -> State:
-    """Read and verify the state folder `path`. Raises CorruptState naming the file that is missing or altered."""
+    """Read and verify the state folder `path`. Raises CorruptState naming a missing or changed file."""
     manifest = read_manifest(path)
     try:
         tally = Tally(**manifest["tally"]) if "tally" in manifest else None
@@ -65,9 +65,9 @@ def read_state(path: Path) -> State:
 
 
 def load_state(path: Path, training: Training) -> Tally:
-    """Bring a fresh `training` to where the state in `path` left off; return the tally of the rung in progress, a new one between rungs.
+    """Load the state in `path` into a fresh `training`. Return the tally of the rung in progress, a new one between rungs.
 
-    Raises CorruptState, and UserError naming what differs when the state belongs to another arm or other data.
+    Raises CorruptState, and UserError naming the differences when the state belongs to another arm or other data.
     """
     state = read_state(path)
     found, asked = flat(state.identity), flat(training.identity())
@@ -77,7 +77,7 @@ def load_state(path: Path, training: Training) -> Tally:
         if asked.get(key) != found.get(key)
     ]
     if differing:
-        raise UserError(f"state {path} is of another training: {', '.join(differing)}; resume with its settings or delete it")
+        raise UserError(f"state {path} belongs to another training: {', '.join(differing)}; resume with its settings or delete it")
     training.model.load_state_dict(state.head, strict=False)
     moments = {
         index: {moment: state.optimizer[f"{moment}.{name}"] for moment in _MOMENTS}
@@ -90,7 +90,7 @@ def load_state(path: Path, training: Training) -> Tally:
 
 
 def optimizer_tensors(training: Training) -> dict[str, Tensor]:
-    """Return AdamW's step counts and moments, named "<moment>.<parameter>"; empty before the first step."""
+    """Return AdamW's step counts and moments, named "<moment>.<parameter>". Empty before the first step."""
     names = _trained_names(training)
     state = training.optimizer.state_dict()["state"]
     return {f"{moment}.{names[index]}": moments[moment] for index, moments in state.items() for moment in _MOMENTS}

@@ -1,9 +1,8 @@
-"""States of a rung in progress, so that a job that dies loses a few minutes instead of the rung.
+"""Checkpoints of a rung in progress, so that a job that dies loses a few minutes instead of the rung.
 
-On this machine they lie in `rung<r>.stream/<samples>/` beside the rung's outputs, each a state folder as `save_state` writes it. A store
-gets a copy of them, and of the log, under the same names: what a machine that dies leaves behind. Two are kept, for one may prove damaged.
-A state's manifest is copied last: without it, or with a digest that does not hold, a state is never used. Of what a store lists only the
-files of states are fetched.
+On this machine they are in `rung<r>.stream/<samples>/` beside the rung's outputs, each a state folder of `save_state`. A store gets copies
+of the states and of the log under the same names, in case the machine dies. Two states are kept in case one is damaged. A state's manifest
+is copied last. A state without it, or with a wrong digest, is never used. Only files of states are fetched from a store.
 """
 
 import logging
@@ -31,16 +30,16 @@ KEPT = 2
 """States kept of a rung in progress."""
 
 PATIENCE_S = 60.0
-"""How long the end of a rung waits for what is still being copied."""
+"""Seconds that the end of a rung waits for a copy in progress."""
 
 logger = logging.getLogger(__name__)
 
 
 def recover(folder: Path, store: Storage | None) -> Path | None:
-    """Return the newest whole state of a rung in `folder`, fetched from `store` if that has a newer one; None when there is none.
+    """Return the newest complete state of a rung in `folder`, fetched from `store` if that has a newer one. None without a state.
 
-    Whatever is damaged or half written is removed, here and there. Raises UserError when the store or the folder cannot be read, for they
-    may hold what this job would otherwise train again; it names what failed.
+    Damaged and incomplete states are removed in both places. Raises UserError when store or folder cannot be read, because they may hold
+    work that this job would otherwise repeat.
     """
     stored: dict[str, list[str]] = {}
     with _or_refused(f"{folder}: the states there cannot be listed or cleared", "make the folder accessible"):
@@ -57,7 +56,7 @@ def recover(folder: Path, store: Storage | None) -> Path | None:
 
 
 def forget(folder: Path, store: Storage | None) -> None:
-    """Remove the states of a rung that a higher one starts from. Its logs in the store stay."""
+    """Remove the states of a finished rung in `folder` and `store`. Its logs in the store stay."""
     shutil.rmtree(folder, ignore_errors=True)
     with _not_vital(f"remove the states of {folder.name}"):
         if store:
@@ -65,23 +64,23 @@ def forget(folder: Path, store: Storage | None) -> None:
 
 
 class Stream:
-    """Keeps the state of a training every `every_s` seconds in `folder`, and copies it and `log` to `store` while training goes on.
+    """Saves the state of a training every `every_s` seconds in `folder`, and copies it and `log` to `store` in the background.
 
-    Nothing that goes wrong here ends a training: it is logged, and the next state is tried in its turn. A state that comes while another is
-    being copied stays here alone: a job that dies loses the interval, and a machine that dies the time of a copy besides.
+    Errors here never end a training. They are logged, and the next state is tried later. A state saved during a copy is not copied. A job
+    that dies loses at most the interval, a machine that dies also the time of a copy.
     """
 
     def __init__(
         self, folder: Path, log: Path, every_s: float, store: Storage | None, seconds: float, patience_s: float = PATIENCE_S
     ) -> None:
-        """Count `seconds` of earlier attempts to what the rung takes; at its end wait `patience_s` for what is still being copied."""
+        """Add `seconds` of earlier attempts to the rung's time. At its end, wait `patience_s` for a copy in progress."""
         self._folder, self._log, self._every_s, self._store, self._patience_s = folder, log, every_s, store, patience_s
         self._log_name = f"{folder.name}/logs/{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{node()}.log"
         self._started = self._last = time.monotonic()
         self._seconds = seconds
         self._copying: Path | None = None
         self._copies: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._copier = Thread(target=self._work, name="stream", daemon=True)  # a pool's thread would be waited for when the process ends
+        self._copier = Thread(target=self._work, name="stream", daemon=True)  # a pool's thread would delay the end of the process
         self._copier.start()
         self._copies.put(self._copy_log)
         self._asked_to_end = False
@@ -91,17 +90,17 @@ class Stream:
         self._asked_to_end = True
 
     def __call__(self, training: Training, tally: Tally) -> None:
-        """Keep the state after a step, if it is time, or if this process was asked to end (SIGTERM); then end it."""
+        """Save the state after a step if it is time, or before ending this process after SIGTERM."""
         now = time.monotonic()
         ending = self._asked_to_end
         if now - self._last < self._every_s and not ending:
             return
         self._last = now
         state = self._folder / f"{training.samples:012d}"
-        with _not_vital(f"keep the state at {training.samples} samples"):
+        with _not_vital(f"save the state at {training.samples} samples"):
             tally.seconds = self._seconds + now - self._started
             save_state(state, training, tally)
-            logger.info("state at %d samples kept in %.1f s", training.samples, time.monotonic() - now)
+            logger.info("state at %d samples saved in %.1f s", training.samples, time.monotonic() - now)
             if self._copying is None or ending:
                 self._copying = state
                 self._copies.put(partial(self._copy, state))
@@ -109,16 +108,16 @@ class Stream:
                 if old != self._copying:
                     shutil.rmtree(old)
         if ending:
-            logger.warning("asked to end: an attempt on another node goes on from here")
+            logger.warning("asked to end; another attempt resumes from here")
             sys.exit(128 + signal.SIGTERM)
 
     def close(self) -> None:
-        """Copy the log once more, after what is being copied now, or give up on both in the end."""
+        """Copy the log once more after the copy in progress. Give up on both after the wait."""
         self._copies.put(self._copy_log)
         self._copies.put(None)
         self._copier.join(self._patience_s)
         if self._copier.is_alive():
-            logger.warning("streaming.url: a copy is not done after %.0f s and is given up", self._patience_s)
+            logger.warning("streaming.url: a copy was not finished after %.0f s and is abandoned", self._patience_s)
         signal.signal(signal.SIGTERM, self._before)
 
     def _work(self) -> None:
@@ -147,7 +146,7 @@ class Stream:
 
 
 def _states(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return by state the names of its files, the manifest first."""
+    """Return the names of each state's files, with the manifest first."""
     states: dict[str, list[str]] = {}
     for name in sorted(names, key=lambda name: not name.endswith(f"/{MANIFEST}")):
         _, state, *file = name.split("/")
@@ -166,7 +165,7 @@ def _remove(store: Storage, states: Iterable[list[str]]) -> None:
 
 
 def _is_whole(state: Path) -> bool:
-    """Return whether a state is there with every digest right; remove it when it is damaged."""
+    """Return whether a state exists and every digest is right. A damaged state is removed."""
     if not state.exists():
         return False
     with _or_refused(f"{state}: the state there cannot be read or removed", "make the folder accessible"):
@@ -180,7 +179,7 @@ def _is_whole(state: Path) -> bool:
 
 
 def _fetch(state: Path, names: list[str], store: Storage) -> bool:
-    """Copy a state from the store and return whether it is whole there; remove it there when it is not."""
+    """Copy a state from the store and return whether it is complete there. A damaged state is removed from the store."""
     started = time.monotonic()
     what = f"streaming.url: {state.parent.name}/{state.name} cannot be fetched to {state}"
     with _or_refused(what, "make room there, or try again"), whole_directory(state) as fresh:

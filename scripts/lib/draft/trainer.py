@@ -1,12 +1,12 @@
-"""Train one draft head from the samples it has seen to a cap, a rung of its ladder.
+"""Train one draft head from the samples it has consumed to a cap, the samples of a rung.
 
-Whatever happens at a sample is a pure function of the arm and of how many samples came before: the order, the learning rate, the
-anchors. So a run may stop after any step and go on elsewhere, and there is no random state to keep.
+Sample order, learning rate and anchors are pure functions of the arm and of the number of samples so far. A run can stop after any step and
+resume elsewhere without a saved random state.
 
-On several ranks each holds the whole head, takes its share of every global batch, and adds up gradients once per step, whatever the
-accumulation. A draft head of a billion weights takes 16 GB in fp32 with its gradient and moments, so there is nothing to shard; and adding
-plain sums of losses, which DistributedDataParallel and FSDP average instead, is what lets packs count by their targets. The sample at a
-position and its anchors do not depend on the ranks, so neither does what is learned, to rounding.
+Every rank holds the whole head, takes its share of every global batch, and reduces gradients once per step for any accumulation. A head
+with a billion weights takes 16 GB in fp32 with gradient and moments, so sharding is not needed. Losses are summed and not averaged as in
+DistributedDataParallel and FSDP, so that packs count by their targets. The sample at a position and its anchors do not depend on the ranks,
+so the trained weights depend on them only by rounding.
 """
 
 import json
@@ -38,12 +38,12 @@ from lib.target.load import target_fingerprint
 logger = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 5.0
-_EXPLODED = 3.0  # times the loss of a head that knows nothing, see `divergence`
+_EXPLODED = 3.0  # times the loss of uniform guessing, see `divergence`
 
 
 @dataclass
 class Training:
-    """A head in training: what it is, what it learns from, and how far it has come."""
+    """A head in training with its data and its progress."""
 
     arm: Arm
     draft: Draft
@@ -55,13 +55,13 @@ class Training:
 
     @property
     def device(self) -> torch.device:
-        """Return where the model lives."""
+        """Return the model's device."""
         device: torch.device = self.model.device
         return device
 
     @property
     def horizon(self) -> int:
-        """Return the samples at which the schedule ends: the top of the arm's ladder, whatever rung it stops at."""
+        """Return the samples at which the schedule ends, the top rung of the arm."""
         return int(self.arm.recipe["rungs"][-1])
 
     @cached_property
@@ -70,7 +70,7 @@ class Training:
         return max(self.features.lengths)
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """Return, as plain JSON values, what must be equal for a saved state to be one of this training."""
+        """Return as JSON values the settings that a saved state must share with this training."""
         features = {"target": self.features.target, "samples": len(self.features), "sha256": self.features.sha256}
         plain: dict[str, dict[str, Any]] = json.loads(json.dumps({"arm": self.arm.record(), "features": features}))
         return plain
@@ -78,7 +78,7 @@ class Training:
 
 @dataclass
 class Tally:
-    """What a rung has come to so far: the samples it began at, the sum of its steps' losses, the steps, the seconds it took."""
+    """Running totals of a rung: samples at its begin, sum of step losses, steps, seconds."""
 
     first: int = 0
     loss: float = 0.0
@@ -88,11 +88,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class RungOutcome:
-    """What became of a rung. `ok`, `diverged` and `oom` are results; every other failure is an exception.
+    """The outcome of a rung. `ok`, `diverged` and `oom` are results. Every other failure is an exception.
 
-    `samples`, `steps`: since the very start, a failed step included. `lr`: of the last step. `train_loss`: mean over the tally's steps,
-    None without one. `seconds`: wall time by phase and in `total`. `peak_memory`: bytes of the device; of the process on a CPU.
-    `head`: `head_hash` of the weights at the end.
+    `samples`, `steps`: counted from scratch, including a failed step. `lr`: learning rate of the last step. `train_loss`: mean over the
+    tally's steps, None without steps. `seconds`: wall time by phase and in `total`. `peak_memory`: bytes of the device, on a CPU of the
+    process. `head`: `head_hash` of the final weights.
     """
 
     status: Literal["ok", "diverged", "oom"]
@@ -107,9 +107,9 @@ class RungOutcome:
 
 
 def start_training(arm: Arm, target: Path, features: FeatureSet) -> Training:
-    """Return a training at sample 0, on this rank's GPU if there is one. An arm of several ranks joins the group that torchrun started.
+    """Return a training at sample 0, on this rank's GPU if there is one. With several ranks it joins the group started by torchrun.
 
-    Raises UserError when the features are not the target's, the group has another size, or this rank has no GPU where others have.
+    Raises UserError when the features belong to another target, the group has another size, or this rank has no GPU but others have.
     """
     ranks = arm.layout.ranks
     draft, recipe = read_draft(arm.recipe["draft"]), read_recipe(arm.recipe["training"], arm.point)
@@ -125,7 +125,7 @@ def start_training(arm: Arm, target: Path, features: FeatureSet) -> Training:
             raise UserError(f"training.ranks={ranks} but this machine has {gpus} GPUs; lower it or ask for more")
         torch.cuda.set_device(device)
     if ranks > 1 and not dist.is_initialized():
-        # NCCL connects now, not when a rank that is out of memory has to say so.
+        # Let NCCL connect now, not when a rank has to report that it is out of memory.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
     model = build_head(draft, target, features, arm.seed).to(device)
     model.train()
@@ -138,11 +138,11 @@ def start_training(arm: Arm, target: Path, features: FeatureSet) -> Training:
 def train_rung(
     training: Training, cap: int, tally: Tally | None = None, after_step: Callable[[Training, Tally], None] | None = None
 ) -> RungOutcome:
-    """Train until `cap` samples are consumed, counted from the very start, and return what became of it.
+    """Train until `cap` samples are consumed, counted from scratch, and return the outcome.
 
-    A rung may be trained in several calls with rising caps, in one process or many, to the same bits; `tally` is what the calls before came
-    to. `after_step` is told of every step that went well, except the one that reaches the cap.
-    Raises UserError for a cap that global batches do not hit, that lies behind, or that is beyond the horizon.
+    Several calls with rising caps, in one or more processes, give the same bits. `tally` holds the totals of earlier calls. `after_step` is
+    called after every successful step except the one that reaches the cap. Raises UserError for a cap that is no multiple of the global
+    batch, is already passed, or is beyond the horizon.
     """
     batch = training.arm.point.global_batch
     if cap % batch or not training.samples <= cap <= training.horizon:
@@ -189,9 +189,9 @@ def train_rung(
 
 
 def learning_rate(training: Training, samples: int) -> float:
-    """Return the learning rate of the step that starts after `samples`: linear warm-up, then decay.
+    """Return the learning rate of the step that starts after `samples`, with linear warmup and then decay.
 
-    The warm-up counts the step's own batch, so the first step already learns; the floor belongs to the horizon, where no step starts.
+    The warmup counts the step's own batch, so the first step has a rate above 0. The floor is reached at the horizon, where no step starts.
     """
     point, horizon, floor = training.arm.point, training.horizon, training.recipe.final_lr_fraction
     warmup = point.warmup * horizon
@@ -203,10 +203,10 @@ def learning_rate(training: Training, samples: int) -> float:
 
 
 def divergence(training: Training, loss: float, grad_norm: float) -> str:
-    """Return why a step counts as diverged, or "".
+    """Return the reason why a step counts as diverged, or "".
 
-    Either its loss or gradient norm is not finite, or, past the warm-up, the loss is above three times what guessing evenly over the draft
-    vocabulary costs at every position ahead. A healthy head never comes near that; one lost to its learning rate is far beyond.
+    A step diverges if its loss or gradient norm is not finite. After the warmup it also diverges if the loss exceeds three times the loss
+    of uniform guessing over the draft vocabulary at every position.
     """
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         return f"loss {loss:.4g}, gradient norm {grad_norm:.4g}"
@@ -216,7 +216,7 @@ def divergence(training: Training, loss: float, grad_norm: float) -> str:
 
 
 def sample_at(position: int, seed: int, count: int) -> int:
-    """Return which of `count` samples comes at `position` of the endless stream that shuffles every epoch anew."""
+    """Return the index of the sample at `position` in an endless stream of `count` samples, reshuffled every epoch."""
     epoch, place = divmod(position, count)
     return int(_epoch_order(seed, epoch, count)[place])
 
@@ -242,9 +242,9 @@ def _micro_batches(training: Training) -> Iterator[Pack]:
 
 
 def _gradients(training: Training, clock: "_Clock") -> float:
-    """Leave the gradient of the next global batch's loss in the weights; return that loss.
+    """Compute the gradient of the next global batch's loss into the weights, and return the loss.
 
-    The loss is a mean over the targets of the whole global batch: a pack's mean counts by its targets, whatever pack and rank they are in.
+    The loss is a mean over the targets of the whole global batch, so each pack's mean is weighted by its number of targets.
     """
     sums = torch.zeros(2, device=training.device)  # loss, targets
     layout, options = training.arm.layout, loss_options(training.draft, training.model)
@@ -311,7 +311,7 @@ class _Clock:
 
 
 class _Progress:
-    """Rank 0's line every few seconds: samples done, loss, speed, time left."""
+    """Logs samples, loss, speed and time left on rank 0 every few seconds."""
 
     def __init__(self, samples: int, cap: int) -> None:
         self._first, self._cap = samples, cap

@@ -1,7 +1,7 @@
-"""Head methods, one file each: a section of options, and all that training, serving and the next levers ask of such a head.
+"""Head methods, one file each with the options of the method and everything that training, serving and levers need.
 
-A file here is a value of `draft.method`. It holds one subclass of `Draft`. What trains imports torch inside its functions, for this is
-read wherever a configuration is.
+A file here is a value of `draft.method` and holds one subclass of `Draft`. Functions for training import torch themselves, because this
+package is imported with every configuration.
 """
 
 import importlib
@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FIRST_OPTIONS = {"ttt_steps": 3, "block_size": 4, "anchors": 32}
-"""The options of the first methods. Every arm's content lists them, whatever its method: so the first version named its arms."""
+"""The options of the first methods. Every arm's content lists them for any method, so that arm ids of the first version stay valid."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Samples in one row: `inputs` are forward's tensors [1, W] or [1, W, ...].
+    """Samples in one row. `inputs` are forward's tensors [1, W] or [1, W, ...].
 
-    `starts` [S]: positions that drafts start at. `anchors` [A]: the same in the slots of a method that has `max_anchors`, -1 where a
-    slot is unused.
+    `starts` [S]: positions where drafts start. `anchors` [A]: the same in slots for a method with `max_anchors`, -1 for an unused slot.
     """
 
     inputs: "dict[str, Tensor]"
@@ -61,12 +60,12 @@ class Draft(Section):
 
     @property
     def positions(self) -> int:
-        """How many tokens ahead the head is trained and evaluated. Divergence is judged by as many times the loss of knowing nothing."""
+        """Number of tokens ahead in training and evaluation. The divergence limit scales with it."""
         raise NotImplementedError
 
     @property
     def max_anchors(self) -> int | None:
-        """Positions of a sample that one forward pass drafts from at most; None: all of them."""
+        """Largest number of positions of a sample that one forward pass drafts from. None means all."""
         return None
 
     @property
@@ -75,11 +74,11 @@ class Draft(Section):
         return 0
 
     def for_tokens(self, tokens: int) -> tuple[dict[str, int], str]:
-        """Return the options to change so that the head drafts `tokens` at once, and what a user should know of such a draft."""
+        """Return the options to change so that the head drafts `tokens` at once, and a note for the user."""
         raise NotImplementedError
 
     def misfit(self, vocab_size: int) -> str | None:
-        """Return which option does not fit a target of so many tokens, and the cure; None: they all fit."""
+        """Return the option that does not fit the target's vocabulary size and the cure, None if all fit."""
         if self.draft_vocab_size is None or self.draft_vocab_size <= vocab_size:
             return None
         return (
@@ -88,42 +87,42 @@ class Draft(Section):
         )
 
     def build(self, layers: Any, told: dict[str, Any]) -> Any:
-        """Return a fresh model of speculators'. `told`: what `from_training_args` is told of every method besides `layers`."""
+        """Return a fresh model of speculators. `told`: arguments of `from_training_args` for all methods besides `layers`."""
         raise NotImplementedError
 
     def shifted(self, sample: "dict[str, Tensor]") -> "dict[str, Tensor]":
-        """Return a sample as the forward pass wants it. Tokens may only go at its front."""
+        """Return a sample for the forward pass. Tokens may only be removed at its front."""
         return sample
 
     def anchors_in(self, loss_mask: "Tensor", seed: tuple[int, ...]) -> "Tensor":
-        """Return the positions of a sample that a training step drafts from, sorted: a pure function of `seed`.
+        """Return the sorted positions of a sample that a training step drafts from, a pure function of `seed`.
 
-        Only a method with `max_anchors` is asked.
+        Only called for a method with `max_anchors`.
         """
         raise NotImplementedError
 
     def evaluated(self, starts: "Tensor") -> "Tensor":
-        """Return those of the possible starts in a sample that the evaluation drafts from."""
+        """Return the starts in a sample that the evaluation uses, from the possible ones."""
         return starts
 
     def forward(self, model: Any, pack: Pack, options: dict[str, Any]) -> Any:
-        """Return what speculators' training forward returns."""
+        """Run speculators' training forward and return its result."""
         return model(**pack.inputs, **options)
 
     def evaluation(self) -> dict[str, Any]:
-        """Return the options with which the forward pass drafts `positions` tokens."""
+        """Return the options for a forward pass that drafts `positions` tokens."""
         return {}
 
     def hits(self, calls: "list[Tensor]", pack: Pack) -> "list[Tensor]":
-        """Return for each position ahead whether the drafts from `pack.starts` hit, [S] each.
+        """Return whether the drafts from `pack.starts` hit, [S] for each position ahead.
 
-        `calls`: for each call of the loss term whether head and target agree, [positions of that call].
+        `calls`: whether head and target agree, [positions of that call] for each call of the loss term.
         """
         raise NotImplementedError
 
     @classmethod
     def in_place_of(cls, other: "Draft", tokens: int) -> "Draft":
-        """Return a head of this method that drafts `tokens` at once, and shares with `other` what every method has."""
+        """Return a head of this method that drafts `tokens` at once and shares the common options with `other`."""
         (method,) = get_args(cls.model_fields["method"].annotation)
         values = {name: getattr(other, name) for name in Draft.model_fields} | {"method": method}
         needed, _ = cls.model_validate(values).for_tokens(tokens)
@@ -132,7 +131,7 @@ class Draft(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_its_method(cls, values: Any) -> Any:
-        """Leave out options of other methods, which a file may name at their defaults; refuse other values of them."""
+        """Drop options of other methods at their defaults, and refuse other values of them."""
         if not isinstance(values, Mapping):
             return values
         others: dict[str, list[Any]] = {name: [value] for name, value in FIRST_OPTIONS.items()}
@@ -152,18 +151,18 @@ class Draft(Section):
 
 
 def read_draft(values: dict[str, Any]) -> Draft:
-    """Read a head back from the recipe of an arm."""
+    """Return the head in the recipe of an arm."""
     return heads()[values["method"]].model_validate(values)
 
 
 def title_of(method: str) -> str:
-    """Return a method's name for people, given its name in a configuration or in vLLM; an unknown one is returned as it is."""
+    """Return a method's display name, given its name in a configuration or in vLLM. An unknown name is returned unchanged."""
     return next((head.title for name, head in heads().items() if method in (name, head.served_as)), method)
 
 
 @cache
 def heads() -> dict[str, type[Draft]]:
-    """Return the section of every method by its name, which is that of its file.
+    """Return the section of every method by its name, which is its file name.
 
     Raises UserError for a file without one.
     """

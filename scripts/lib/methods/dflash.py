@@ -1,4 +1,4 @@
-"""DFlash: drafts a block at once, from an anchor token and masks behind it; trained on blocks drawn from a sample."""
+"""DFlash drafts a block at once from an anchor token followed by masks. It is trained on blocks drawn from a sample."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,7 +45,7 @@ class DFlash(Draft):
 
     @property
     def max_anchors(self) -> int:
-        """As many as are drawn."""
+        """The number of anchors drawn per sample."""
         return self.anchors
 
     @property
@@ -54,13 +54,13 @@ class DFlash(Draft):
         return self.block_size
 
     def for_tokens(self, tokens: int) -> tuple[dict[str, int], str]:
-        """Return the block that is needed."""
+        """Return the required block size."""
         if tokens < self.block_size:
             return {}, ""
         return {"block_size": tokens + 1}, f"DFlash needs a block of {tokens + 1} for that, so heads are retrained"
 
     def misfit(self, vocab_size: int) -> str | None:
-        """Return that the mask token is none of the target's."""
+        """Return the fault if the mask token is beyond the target's vocabulary."""
         if self.mask_token_id is None or self.mask_token_id < vocab_size:
             return super().misfit(vocab_size)
         return f"draft.mask_token_id = {self.mask_token_id} is beyond the target's vocabulary of {vocab_size}; lower it, or leave it empty"
@@ -85,12 +85,12 @@ class DFlash(Draft):
                 f"target.path={target}: the mask token of its tokenizer, {mask_token_id}, is beyond its vocabulary of {layers.vocab_size}; "
                 "set draft.mask_token_id of the space to one that answers do not hold"
             )
-        # Every layer attends to its whole block in training. vLLM reads this one flag, and without it would serve them causal.
+        # In training every layer attends to its whole block. vLLM reads this flag, and serves causal layers without it.
         own: dict[str, Any] = {"block_size": self.block_size, "mask_token_id": mask_token_id, "sliding_window_non_causal": True}
         return DFlashDraftModel.from_training_args(layers, **told, **own)
 
     def anchors_in(self, loss_mask: "Tensor", seed: tuple[int, ...]) -> "Tensor":
-        """Draw from the places that speculators' `select_anchors` draws from, which would use the global random state."""
+        """Draw from the same positions as speculators' `select_anchors`, but without the global random state."""
         import numpy as np
         import torch
 
@@ -105,7 +105,7 @@ class DFlash(Draft):
         return starts if len(starts) <= self.anchors else starts[torch.linspace(0, len(starts) - 1, self.anchors).long()]
 
     def forward(self, model: Any, pack: Pack, options: dict[str, Any]) -> Any:
-        """Let blocks start at the pack's anchors: the forward's own choice draws from the global random state and over the whole pack."""
+        """Start blocks at the pack's anchors. The forward's own choice uses the global random state and the whole pack."""
         from speculators.models.dflash import core
 
         module: Any = core  # it exports nothing by name
@@ -117,5 +117,5 @@ class DFlash(Draft):
             module.select_anchors = draw
 
     def hits(self, calls: "list[Tensor]", pack: Pack) -> "list[Tensor]":
-        """Return the agreement within the blocks in use; slot 0 of a block is the start itself."""
+        """Return the agreement within the used blocks. Slot 0 of a block is the start itself."""
         return list(calls[0].view(-1, self.block_size)[pack.anchors >= 0, 1:].T)

@@ -1,4 +1,4 @@
-"""EAGLE3: drafts token by token, fed with its own hidden states; trained by unrolling as many steps."""
+"""EAGLE3 drafts token by token from its own hidden states. It is trained by unrolling these steps."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,26 +32,26 @@ class Eagle3(Draft):
         return self.ttt_steps
 
     def for_tokens(self, tokens: int) -> tuple[dict[str, int], str]:
-        """Return that any number can be drafted, beyond the steps unrolled untrained."""
+        """Return no change. Positions beyond the unrolled steps can be drafted, but are untrained."""
         return {}, "" if tokens <= self.ttt_steps else "the head was not trained for that position"
 
     def misfit(self, vocab_size: int) -> str | None:
-        """Return that vLLM 0.32 takes heads of this format for ones that read three layers."""
+        """Return the fault if the head does not read three layers, the only number that vLLM serves."""
         if len(self.aux_layers) == 3:
             return super().misfit(vocab_size)
         return f"draft.aux_layers = {list(self.aux_layers)} are {len(self.aux_layers)}, and vLLM serves EAGLE3 heads that read 3; name 3"
 
     def build(self, layers: Any, told: dict[str, Any]) -> Any:
-        """Return a model with the norms and steps asked for."""
+        """Return a model with these norms and steps."""
         from speculators import Eagle3DraftModel
 
         own: dict[str, Any] = {name: getattr(self, name) for name in ("ttt_steps", "norm_before_residual", "norm_before_fc", "norm_output")}
         return Eagle3DraftModel.from_training_args(layers, **told, **own)
 
     def shifted(self, sample: "dict[str, Tensor]") -> "dict[str, Tensor]":
-        """Pair hidden states with the token behind them, and drop the first `ttt_steps` - 1 targets.
+        """Pair hidden states with the next token, and drop the first `ttt_steps` - 1 targets.
 
-        Step t pairs a draft with the target t positions on, which for the end of one sample is the start of the next in the pack.
+        Step t pairs a draft with the target t positions later. At the end of a sample this is the start of the next one in the pack.
         """
         from speculators.models.eagle3.data import shift_batch
 

@@ -80,11 +80,11 @@ def test_a_killed_rank_ends_all_and_the_retry_goes_on_bit_for_bit(places: At) ->
     ranks[0].kill()
     assert process.wait(timeout=120) == 1
     said = torn.log.with_suffix(".out").read_text()
-    assert "error: rank 0 of 2 was ended by SIGKILL, so all of them were; what it said stands above\n" in said
+    assert "error: rank 0 of 2 was ended by SIGKILL, so all ranks were ended; see its messages above\n" in said
     assert not any(child.is_running() for child in ranks)
     assert not torn.acc_out.exists() and not torn.state_out.exists()
     again, straight = run(arm, 1, torn), run(arm, 1, places("straight"))
-    assert "going on from" in torn.log.read_text()
+    assert "resuming an earlier attempt" in torn.log.read_text()
     assert (again.head_sha256, again.train_loss, again.acc0) == (straight.head_sha256, straight.train_loss, straight.acc0)
     assert [path.name for path in torn.acc_out.parent.iterdir() if "stream" in path.name] == []
 
@@ -107,4 +107,4 @@ def test_what_a_rank_refuses_is_said_in_one_line(places: At, tmp_path: Path) -> 
     assert process.wait(timeout=300) == 1
     said = wrong.log.with_suffix(".out").read_text()
     assert "error: state: " in wrong.log.read_text() and "Traceback" not in wrong.log.read_text()
-    assert " of 2 failed, so all of them were" in said
+    assert " of 2 failed, so all ranks were ended" in said

@@ -189,7 +189,7 @@ def test_a_state_of_another_training_is_passed_over(places: At, start_head: Star
     keep(start_head(make_head("eagle3")), [4], here.stream(1), None)
     with caplog.at_level(logging.WARNING):
         record = run(arm, 1, here)
-    assert "is of another training" in caplog.text
+    assert "belongs to another training" in caplog.text
     assert record.head_sha256 == run(arm, 1, places("straight")).head_sha256
 
 
