@@ -1,1 +1,1 @@
-"""What heads are trained and measured on: prompts, the target's responses, hidden states, data sets."""
+"""Data of training and measurement: prompts, the target's responses, hidden states, data sets."""

@@ -1,11 +1,11 @@
-"""A data set that speculators extracted elsewhere: whether it fits the target, and how its rows become our training and held-out data.
+"""Check a data set that speculators extracted elsewhere against the target, and use its rows as training and held-out data.
 
-It is a folder as speculators' trainer takes it: an Arrow data set with `input_ids`, `loss_mask` and `seq_len`, whatever else it has, and
-for row i a `hidden_states/hs_<i>.safetensors` with `token_ids` [T] and `hidden_states` [T, aux layers + 1, H]. The last entry is the last
-layer's output before the final norm. Which layers the aux layers are it does not say: the space file does.
+It is a folder for speculators' trainer with an Arrow data set with `input_ids`, `loss_mask` and `seq_len`, and for row i a
+`hidden_states/hs_<i>.safetensors` with `token_ids` [T] and `hidden_states` [T, aux layers + 1, H]. The last is the last layer's output
+before the final norm. The space file names the aux layers, because the data set does not.
 
-Hidden states stay where they are: a sample is read from the data set's own file each time, by the row number that was noted when its row
-was taken. So neither taking rows nor starting a job reads them, and damage is found where it can hurt: in the sample that is read.
+Hidden states are not copied. A sample is read from the data set's own file by its row number. Adopting rows and starting jobs thus read
+no hidden states, and damage is found when the sample is read.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 KEY = "features.dataset"
 COLUMNS = ("input_ids", "loss_mask", "seq_len")
-_LOOKED_AT = 64  # files of hidden states whose ends are in the fingerprint
+_LOOKED_AT = 64  # number of hidden-state files in the partial hash
 _END_BYTES = 64 * 2**10
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """A data set as its lists and its first sample declare it. `layers`: outputs per token, the last layer's included."""
+    """Facts of a data set from its file lists and its first sample. `layers`: outputs per token including the last layer."""
 
     rows: int
     layers: int
@@ -42,9 +42,9 @@ class DatasetFacts:
 
 
 def read_dataset(path: Path) -> DatasetFacts:
-    """Return the facts of the data set in the folder `path`, in which there are hidden states for every row.
+    """Return the facts of the data set in the folder `path`.
 
-    Raises UserError naming the folder, what is wrong, and the cure, when it is not whole.
+    Raises UserError with the folder, the fault and the cure when it is incomplete.
     """
     rows, columns = _rows(path)
     missing = [name for name in COLUMNS if name not in columns]
@@ -68,9 +68,9 @@ def read_dataset(path: Path) -> DatasetFacts:
 
 
 def check_dataset(path: str, dataset: DatasetFacts, target: TargetFacts, aux_layers: Sequence[int], wanted: int) -> None:
-    """Refuse a data set that is too small for the `wanted` rows, or of another shape than the target and its `aux_layers`.
+    """Refuse a data set with fewer than `wanted` rows, or with another shape than the target and `aux_layers`.
 
-    Raises UserError: one line that names the folder `path`, what is wrong, and the cure.
+    Raises UserError, one line with the folder `path`, the fault and the cure.
     """
     if dataset.rows < wanted:
         raise UserError(
@@ -88,10 +88,10 @@ def check_dataset(path: str, dataset: DatasetFacts, target: TargetFacts, aux_lay
 
 
 def dataset_fingerprint(path: Path) -> str:
-    """Return 12 hex digits that tell data sets apart: names and sizes of all files, and the ends of the Arrow files and of 64 others.
+    """Return a partial hash of 12 hex digits, from names and sizes of all files and the ends of the Arrow files and of 64 others.
 
-    The ends are the first and the last 64 KiB; the 64 are spread evenly from the first name to the last. Asking stays cheap, and an edit
-    that leaves all these bytes and all sizes as they are is missed. What was adopted before knows the ends of each of its files.
+    The ends are the first and the last 64 KiB. The 64 files are evenly spaced by name. The hash is cheap, but misses edits outside these
+    bytes that keep all sizes. Adopted rows also record the ends of each of their files.
     """
     states = _states(path)
     names = sorted(states)
@@ -105,7 +105,7 @@ def dataset_fingerprint(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """A row's file of hidden states as it was when the row was taken: its number, its size, the SHA-256 of its ends."""
+    """A row's hidden-state file when the row was adopted: its number, its size, the SHA-256 of its ends."""
 
     row: int
     bytes: int
@@ -115,19 +115,19 @@ class Sample:
 def adopt_dataset(
     path: Path, target: Path, out: Mapping[str, Path], counts: Mapping[str, int], aux_layers: list[int], seed: int, ahead: int
 ) -> None:
-    """Take rows of a data set that share no sequence into the folders `out` by split, as `FeatureSet` reads them.
+    """Adopt distinct rows of a data set into the folders `out` by split, as `FeatureSet` reads them.
 
-    A split holds its rows and where their hidden states lie. Rows are dealt by a hash of `seed` and their tokens, held-out rows first:
-    asking for more training rows leaves the others as they are. Of the hidden states only headers, tokens and ends are read.
+    A split has its rows and the paths of their hidden states. Rows are assigned by a hash of `seed` and their tokens, held-out rows first,
+    so more training rows do not change the others. Only headers, tokens and ends of the hidden states are read.
 
     Args:
-        path: the folder of the data set, where every machine that trains sees it.
+        path: the folder of the data set, at the path seen by every machine that trains.
         target: the folder of the target.
         out: folder by split, `heldout` and `train`.
         counts: rows by split.
         aux_layers: the target's layers whose outputs the data set holds.
-        seed: of the split.
-        ahead: tokens that an answer must hold behind one that a draft starts at.
+        seed: seed of the split.
+        ahead: number of answer tokens needed after the start of a draft.
 
     Raises:
         UserError: a row does not fit the target, its files differ, there are fewer distinct rows with an answer than `counts` asks for, or
@@ -170,11 +170,11 @@ def adopt_dataset(
 def read_sample(path: Path, sample: Sample, tokens: Sequence[int], layers: int, hidden_size: int, *, fresh: bool) -> "Tensor":
     """Return the hidden states [T, layers, hidden_size] of a row of the data set in the folder `path`.
 
-    When the sample is read for the first time, `fresh`, its file is held against what was noted of it and its values are looked through:
-    what is missed is damage between its ends that leaves every value finite.
+    At the first read (`fresh`), the file is compared with its record and its values are checked. Only damage between the ends of the file
+    that keeps every value finite is missed.
 
     Raises:
-        UserError: one line that names the file when it cannot be read, is of other tokens, or is not what it was.
+        UserError: one line that names the file when it cannot be read, has other tokens, or has changed.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -194,14 +194,14 @@ def read_sample(path: Path, sample: Sample, tokens: Sequence[int], layers: int, 
     if fresh:
         ends = content[:_END_BYTES] + content[max(_END_BYTES, len(content) - _END_BYTES) :]
         if (len(content), _sha256(ends)) != (sample.bytes, sample.ends):
-            raise UserError(f"{KEY}: {file} is not what it was when its row was taken; restore it, or delete resources/features")
+            raise UserError(f"{KEY}: {file} has changed since its row was adopted; restore it, or delete resources/features")
         if not states.isfinite().all():
             raise _of_other_values(file, states.shape, expected)
     return states
 
 
 def _ranked(data: Any, seed: int) -> list[int]:
-    """Return one row of each sequence that has an answer, in the order in which they are dealt."""
+    """Return one row of each sequence with an answer, in the order of assignment."""
     rows: dict[str, int] = {}
     for row, sample in enumerate(data):
         if any(sample["loss_mask"]):
@@ -210,7 +210,7 @@ def _ranked(data: Any, seed: int) -> list[int]:
 
 
 def _can_be_drafted(loss_mask: Sequence[int], ahead: int) -> bool:
-    """Return whether a draft can start at a token of an answer, not the first of its row, that has `ahead` more behind it."""
+    """Return whether an answer token other than the first of its row is followed by `ahead` more, so that a draft can start there."""
     length = 0
     for counts in loss_mask[1:]:
         length = length + 1 if counts else 0
@@ -220,7 +220,7 @@ def _can_be_drafted(loss_mask: Sequence[int], ahead: int) -> bool:
 
 
 def _check_sample(path: Path, number: int, row: Mapping[str, Any], facts: TargetFacts, layers: int) -> Sample:
-    """Return what is noted of a row's file after holding its header and its tokens against row and target."""
+    """Return the record of a row's file after checking its header and tokens against row and target."""
     from safetensors import SafetensorError, safe_open
 
     file = path / "hidden_states" / _name(number)
@@ -251,7 +251,7 @@ def _unreadable(file: Path, error: Exception) -> UserError:
 
 
 def _of_other_tokens(file: Path) -> UserError:
-    return UserError(f"{KEY}: {file} is of other tokens than its row; let speculators generate it again")
+    return UserError(f"{KEY}: {file} has other tokens than its row; let speculators generate it again")
 
 
 def _of_other_values(file: Path, shape: Sequence[int], expected: Sequence[int]) -> UserError:
@@ -289,7 +289,7 @@ def _rows(path: Path) -> tuple[int, list[str]]:
 
 def _arrow_files(path: Path) -> list[str]:
     """Return the names of the Arrow files, checked to be there."""
-    cure = "give a folder that speculators' data preparation has written"
+    cure = "give a folder written by speculators' data preparation"
     if not path.is_dir():
         raise UserError(f"{KEY}={path} is not a directory; {cure}")
     try:

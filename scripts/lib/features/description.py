@@ -1,7 +1,7 @@
-"""What a search has to know of target and data set, looked up where they lie or read from `manifest`, which says it where they do not.
+"""The description of target and data set, made from their files or read from `manifest`.
 
-On a cluster target.path and features.dataset lie on a volume that only jobs mount. `scripts/describe.py` writes down, there, what the
-controller needs to name arms and to refuse what does not fit.
+On a cluster target.path and features.dataset are on a volume that only jobs mount. `scripts/describe.py` runs there and writes what the
+controller needs to name arms and to check the configuration.
 """
 
 import json
@@ -24,10 +24,10 @@ CURE = "run python scripts/describe.py --configfile <yours> where they are mount
 class DescribedTarget(Section):
     """The model at target.path."""
 
-    path: str = Field(description="target.path, as the configuration says it")
+    path: str = Field(description="target.path as in the configuration")
     name: str = Field(min_length=1, description="name of the model in records")
-    fingerprint: str = Field(min_length=1, description="tells targets apart")
-    code: str | None = Field(description="file that names code of the model directory to run; None: no file does")
+    fingerprint: str = Field(min_length=1, description="partial hash of the target")
+    code: str | None = Field(description="file that names code in the model directory to run; None without one")
     dense: bool = Field(description="whether a decoding step reads all its weights")
     facts: TargetFacts
 
@@ -35,7 +35,7 @@ class DescribedTarget(Section):
 class DescribedDataset(Section):
     """The data set at features.dataset."""
 
-    path: str = Field(description="features.dataset, as the configuration says it")
+    path: str = Field(description="features.dataset as in the configuration")
     facts: DatasetFacts
 
 
@@ -47,7 +47,7 @@ class Description(Section):
 
 
 def describe(config: Config) -> Description:
-    """Look at the target and the data set of a configuration. Raises UserError naming the key when one is missing, not whole or not set."""
+    """Describe the target and the data set of a configuration. Raises UserError naming a key that is unset, missing or incomplete."""
     if config.target.path is None:
         raise UserError("target.path is empty, so there is nothing to describe; name a model")
     folder, dataset = Path(config.target.path), config.features.dataset
@@ -66,9 +66,9 @@ def describe(config: Config) -> Description:
 
 
 def find_description(config: Config) -> Description:
-    """Return what `manifest` says, or without one what is found where target and data set lie.
+    """Return the description in `manifest`, or without one of the files of target and data set.
 
-    Raises UserError, one line, when the manifest is not there, not whole, or of another target or data set than the configuration names.
+    Raises UserError when the manifest is missing, damaged, or describes another target or data set than the configuration.
     """
     if config.manifest is None:
         return describe(config)
@@ -91,7 +91,7 @@ def find_description(config: Config) -> Description:
 
 
 def find_unknown(config: Config) -> tuple[str, ...]:
-    """Return in a line each what a plan cannot know here, for it is on another machine and not described; empty when all is known."""
+    """Return a line for each path that is on another machine and not described. Empty when all are known."""
     end = "arm ids of this plan are provisional"
     if config.target.path is None:
         return ()
@@ -104,7 +104,7 @@ def find_unknown(config: Config) -> tuple[str, ...]:
 
 
 def fingerprints(config: Config) -> dict[str, tuple[str, str]]:
-    """Return by key the path and the fingerprint of what `manifest` describes; nothing without a manifest that is there."""
+    """Return path and fingerprint by key from `manifest`. Empty without a manifest."""
     if config.manifest is None or not Path(config.manifest).is_file():
         return {}
     described = find_description(config)
@@ -115,9 +115,9 @@ def fingerprints(config: Config) -> dict[str, tuple[str, str]]:
 
 
 def require_described(told: Mapping[str, Sequence[str]]) -> None:
-    """Refuse in one line a target or a data set that is mounted here but is not what the manifest describes.
+    """Raise UserError for a mounted target or data set that does not match the manifest.
 
-    For the jobs that read them: names and records rest on what the manifest says.
+    Jobs that read them call this, because names and records depend on the manifest.
 
     Args:
         told: path and fingerprint of the manifest, by key.

@@ -1,4 +1,4 @@
-"""The target's answers to prompts and its hidden states along them, as a folder that `FeatureSet` reads."""
+"""Extract the target's answers to prompts and its hidden states into a folder for `FeatureSet`."""
 
 import logging
 import time
@@ -28,7 +28,7 @@ def extract_features(
 ) -> None:
     """Write to `out_dir` the target's greedy answers of `response_tokens` tokens and its hidden states over each prompt and answer.
 
-    Aux layer k is the output of the target's first k layers (0: the embeddings); the entry after the aux layers is the last layer's output
+    Aux layer k is the output of the target's first k layers (0: the embeddings). The entry after the aux layers is the last layer's output
     before the final norm. The loss mask covers the answers. Raises UserError for an aux layer that the target does not have, a prompt that
     does not fit the target's context, and a target that yields infinities.
     """
@@ -84,7 +84,7 @@ def extract_features(
 
 @torch.inference_mode()
 def hidden_states(model: "PreTrainedModel", tokens: torch.Tensor, aux_layers: Sequence[int]) -> torch.Tensor:
-    """Run the decoder over `tokens` [B, T]; return [B, T, aux layers + 1, H] on the CPU, the last entry being the last layer's output.
+    """Run the decoder over `tokens` [B, T]. Return [B, T, aux layers + 1, H] on the CPU. The last entry is the last layer's output.
 
     The layers are hooked because a model's own list of hidden states ends with the normalised ones.
     """

@@ -1,4 +1,4 @@
-"""Files of prompts, a user's and our own: one JSON object `{"prompt": text}` per line."""
+"""Files of prompts with one JSON object `{"prompt": text}` per line."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ from lib.errors import UserError
 from lib.reading import read_text
 
 LARGEST_MIB = 256
-"""Size above which a file of prompts is refused."""
+"""Largest size of a file of prompts."""
 
 
 def read_prompts(path: Path, key: str = "features.prompts") -> list[str]:
-    """Read a JSONL file of prompts. Raises UserError naming `key` and the line that is not `{"prompt": "..."}`, or that there is none."""
+    """Read a JSONL file of prompts. Raises UserError naming `key` for a line that is not `{"prompt": "..."}`, or without any line."""
     text = read_text(path, f"{key}={path}", 'give a JSONL file with one {"prompt": "..."} per line', largest_mib=LARGEST_MIB)
     prompts = []
     # Split on newlines alone: str.splitlines() would also cut at U+2028, which JSON strings may hold.

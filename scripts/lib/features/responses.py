@@ -1,4 +1,4 @@
-"""The target's own greedy answers: the text a draft head has to predict."""
+"""The target's greedy answers, which a draft head has to predict."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def batches_of_one_length(sequences: Sequence[Sequence[int]], batch: int) -> Iterator[list[int]]:
-    """Yield indices into `sequences`, at most `batch` at a time and all of one length, so that nothing needs padding."""
+    """Yield indices into `sequences` in batches of at most `batch` with equal lengths, so that no padding is needed."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, sequence in enumerate(sequences):
         by_length[len(sequence)].append(index)
@@ -20,9 +20,9 @@ def batches_of_one_length(sequences: Sequence[Sequence[int]], batch: int) -> Ite
 
 
 def greedy_responses(model: "PreTrainedModel", prompts: list[list[int]], new_tokens: int, batch: int) -> list[list[int]]:
-    """Continue each prompt (token ids) by exactly `new_tokens` most likely tokens; end-of-text does not stop it, as with `ignore_eos`.
+    """Continue each prompt (token ids) greedily by exactly `new_tokens` tokens. End-of-text does not stop it, as with `ignore_eos`.
 
-    At most `batch` prompts are decoded together, and only prompts of one length: no padding can touch the result.
+    At most `batch` prompts of equal length are decoded together, so no padding affects the result.
     """
     responses: list[list[int]] = [[] for _ in prompts]
     for indices in batches_of_one_length(prompts, batch):

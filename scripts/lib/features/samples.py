@@ -1,8 +1,8 @@
-"""Offline training data of a draft head, in speculators' on-disk format: the target's answers and its hidden states over them.
+"""Offline training data of a draft head in speculators' on-disk format: the target's answers and hidden states.
 
 A folder holds an Arrow dataset (`input_ids`, `loss_mask`, `seq_len`), one `hidden_states/hs_<i>.safetensors` per row with `hidden_states`
-[T, aux layers + 1, H] and `token_ids` [T], and `manifest.json`, written last: a folder without one is unfinished. Of a data set that was
-extracted elsewhere it holds no hidden states: the manifest says where they lie (`lib.features.dataset`).
+[T, aux layers + 1, H] and `token_ids` [T], and `manifest.json`, which is written last. A folder without manifest is incomplete. For a data
+set extracted elsewhere the folder has no hidden states, and the manifest has their paths (`lib.features.dataset`).
 """
 
 import hashlib
@@ -26,10 +26,10 @@ MANIFEST = "manifest.json"
 
 
 class CorruptFeatures(UserError):  # noqa: N818 - the state of the folder, as its message says
-    """A feature folder is not what its manifest says."""
+    """A feature folder does not match its manifest."""
 
     def __init__(self, file: Path, what: str) -> None:
-        super().__init__(f"features: {file} {what}; delete the folder, it is rebuilt")
+        super().__init__(f"features: {file} {what}; delete the folder, and it is rebuilt")
 
 
 class _File(TypedDict):
@@ -43,7 +43,7 @@ class _Dataset(TypedDict):
 
 
 class _Manifest(TypedDict):
-    """What `seal_features` writes."""
+    """The manifest that `seal_features` writes."""
 
     target: str
     aux_layers: list[int]
@@ -55,10 +55,9 @@ class _Manifest(TypedDict):
 class FeatureSet:
     """The samples of one sealed feature folder, read lazily and checked against the manifest's digests when first read.
 
-    Opening checks that every file of the folder is there in its full size and raises CorruptFeatures otherwise, and UserError when the data
-    set it refers to is not on this machine. The attributes are the manifest's: `aux_layers`, `hidden_size`, `target` (the target's
-    fingerprint), `sha256` (of names, sizes and digests of the files, those of the data set included: equal content, equal `sha256`,
-    wherever it lies), and `lengths`, the tokens of each sample.
+    Opening raises CorruptFeatures unless every file of the folder has its full size, and UserError if its data set is not on this machine.
+    The attributes come from the manifest: `aux_layers`, `hidden_size`, `target` (the target's fingerprint), `sha256` (of names, sizes and
+    digests of the files, including the data set's, independent of paths), and `lengths`, the tokens of each sample.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,8 +95,8 @@ class FeatureSet:
         """Return sample `index` as speculators' datasets do, before any shift or collation.
 
         `hidden_states` [T, aux layers * H], `verifier_last_hidden_states` [T, H] (before the final norm), `input_ids` [T], `loss_mask` [T],
-        `position_ids` [T], `lengths` [1]. Raises CorruptFeatures when the file's digest is not the manifest's, and UserError naming the
-        file of a data set elsewhere that is gone, of other tokens or damaged.
+        `position_ids` [T], `lengths` [1]. Raises CorruptFeatures when the file's digest differs from the manifest, and UserError naming
+        a file of an adopted data set that is missing, has other tokens, or is damaged.
         """
         tokens, states = torch.tensor(self._tokens[index].as_py()), self._hidden_states(index)
         return {
@@ -140,10 +139,10 @@ class FeatureSet:
 def seal_features(
     folder: Path, *, target: str, aux_layers: list[int], hidden_size: int, dataset: tuple[Path, list[Sample]] | None = None
 ) -> None:
-    """Write the manifest of a complete folder in speculators' format: every file's size and SHA-256, and what the features are of.
+    """Write the manifest of a complete folder in speculators' format, with every file's size and SHA-256 and the features' origin.
 
-    `target` is the target's fingerprint, `aux_layers` and `hidden_size` describe `hidden_states`. `dataset` says where the hidden states of
-    each row lie when they are not in the folder.
+    `target` is the target's fingerprint, `aux_layers` and `hidden_size` describe `hidden_states`. `dataset` has the paths of hidden states
+    that are not in the folder.
     """
     referred = {"dataset": {"path": str(dataset[0].absolute()), "samples": [asdict(sample) for sample in dataset[1]]}} if dataset else {}
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)

@@ -1,4 +1,4 @@
-"""Prompts for training, evaluation and serving, split so that no document and no prompt serves two purposes."""
+"""Prompts for training, evaluation and serving, split so that no document and no prompt is in two splits."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from lib.target.load import leading_text, load_tokenizer
 logger = logging.getLogger(__name__)
 
 SPLITS = ("serving", "heldout", "train")
-"""Filled in this order, so that asking for more training prompts leaves the prompts that are measured on unchanged."""
+"""Order of filling. More training prompts then do not change the prompts used for measurement."""
 
 
 def write_prompts(
@@ -24,9 +24,9 @@ def write_prompts(
 ) -> None:
     """Write `train.jsonl`, `heldout.jsonl` and `serving.jsonl` (`{"prompt": text}` per line) into `out_dir`, pairwise disjoint.
 
-    The text is the record: encoded by the target's tokenizer, special tokens included as a server adds them, a prompt has exactly
-    `prompt_tokens` tokens when cut from the standard library (`source` None), at most that many when it comes from the JSONL file `source`.
-    A prompt of the file that is blank when cut is dropped and counted in the log.
+    Prompts are stored as text. With the target's tokenizer and its special tokens, a prompt from the standard library (`source` None) has
+    exactly `prompt_tokens` tokens, one from the JSONL file `source` at most that many. Prompts of the file that are blank when cut are
+    dropped and counted in the log.
     Raises UserError for a file that is missing or malformed, and when there are fewer distinct prompts than `counts` asks for.
     """
     tokenizer = load_tokenizer(tokenizer_path)
@@ -79,7 +79,7 @@ def _line_starts(document: str) -> Iterator[int]:
 
 
 def _cut(tokenizer: Any, starts: Iterable[tuple[str, int]], prompt_tokens: int) -> Iterator[str]:
-    """Yield the texts that begin at `starts` and survive the round trip text -> `prompt_tokens` tokens -> text -> the same tokens."""
+    """Yield the texts at `starts` that survive the round trip text -> `prompt_tokens` tokens -> text -> the same tokens."""
     plain = prompt_tokens - tokenizer.num_special_tokens_to_add(pair=False)
     for document, start in starts:
         window = document[start : start + 8 * prompt_tokens]
@@ -92,7 +92,7 @@ def _truncate(tokenizer: Any, prompt: str, prompt_tokens: int) -> str:
     text = prompt
     keep = prompt_tokens
     while len(tokenizer.encode(text)) > prompt_tokens:
-        # A cut can fall inside a character or change how its neighbours merge: keep fewer tokens until the text itself fits.
+        # A cut can split a character or change merges at its end. Keep fewer tokens until the text fits.
         text = tokenizer.decode(tokenizer.encode(prompt, add_special_tokens=False)[:keep]).rstrip("\N{REPLACEMENT CHARACTER}")
         keep -= 1
     return text

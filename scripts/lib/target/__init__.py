@@ -1,1 +1,1 @@
-"""The target model: what its files say, and the tiny target that is trained here."""
+"""The target model, its facts from its files, and the tiny target trained by the workflow."""

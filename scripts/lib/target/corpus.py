@@ -1,4 +1,4 @@
-"""Text for the tiny target: the interpreter's own standard library."""
+"""Text for the tiny target from the interpreter's standard library."""
 
 import hashlib
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 
 _PARTS = (("target", 0.70), ("train", 0.86), ("heldout", 0.93), ("serving", 1.0))  # name, upper end of its share
 _LARGEST_DOCUMENT = 300_000
-# Tests and vendored tools are not what the library reads like; `encodings` is tables of code points, `_sysconfigdata` this machine's build.
+# Excluded: tests and vendored tools differ in style, `encodings` has tables of code points, `_sysconfigdata` depends on the build.
 _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "__pycache__"}
 
 
 def stdlib_documents() -> dict[str, str]:
-    """Return the running interpreter's own standard library as {relative path: text}, sorted by path."""
+    """Return the running interpreter's standard library as {relative path: text}, sorted by path."""
     root = Path(sysconfig.get_path("stdlib"))
     documents = {}
     for folder, subfolders, files in os.walk(root):
@@ -27,7 +27,7 @@ def stdlib_documents() -> dict[str, str]:
 
 
 def split_documents(documents: Mapping[str, str]) -> dict[str, list[str]]:
-    """Deal documents to `target`, `train`, `heldout` and `serving` by a hash of their name; a name always lands in the same part."""
+    """Assign documents to `target`, `train`, `heldout` and `serving` by a hash of their name."""
     parts: dict[str, list[str]] = {part: [] for part, _ in _PARTS}
     for name, text in documents.items():
         position = int(name_hash(name)[:8], 16) / 16**8

@@ -1,4 +1,4 @@
-"""What a target is, read from its files, and the target itself."""
+"""Check, describe and load the target model."""
 
 import hashlib
 import json
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TRUST = "SPEC_DECODE_TUNE_TRUST_REMOTE_CODE"
-"""Environment variable of every job, 1 where `target.trust_remote_code` is set. Without it no code of a model directory runs."""
+"""Environment variable of every job, 1 if `target.trust_remote_code` is set. Otherwise no code of a model directory runs."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json", "vocab.txt")
 
 
 Size = Annotated[int, Field(ge=1, le=LARGEST, strict=True)]
-"""A size that a model's configuration says."""
+"""A size in a model's configuration."""
 
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """A decoder as its config.json declares it (the text decoder's section, where a multimodal model nests one)."""
+    """Facts of a decoder from its config.json. In a multimodal model they come from the section of the text decoder."""
 
     architecture: str
     model_type: str
@@ -51,8 +51,8 @@ _NAMES = {
 def check_target(path: Path) -> TargetFacts:
     """Read the facts of the Hugging Face directory `path` without loading it.
 
-    Raises UserError naming `target.path` when the directory, its config.json, one of its weight files or its tokenizer is missing, or when
-    no head can be trained for a target of its kind.
+    Raises UserError naming `target.path` when the directory, its config.json, a weight file or the tokenizer is missing, or when heads
+    cannot be trained for this kind of target.
     """
     name, cure = f"target.path={path}", "give a local Hugging Face model directory"
     if not path.is_dir():
@@ -63,7 +63,7 @@ def check_target(path: Path) -> TargetFacts:
     names = _weight_names(path)
     pickled = [file for file in names or sorted(file.name for file in path.iterdir()) if file.endswith((".bin", ".pt", ".pth", ".pkl"))]
     if pickled:
-        raise UserError(f"{name} has pickled weights ({pickled[0]}), and they are never loaded; convert it to .safetensors")
+        raise UserError(f"{name} has pickled weights ({pickled[0]}), which are never loaded; convert them to .safetensors")
     missing = [file for file in names if Path(file).name != file or not (path / file).is_file()]
     if missing or not names:
         raise UserError(f"{name} lacks weights ({missing[0] if missing else '*.safetensors'}); finish the download")
@@ -73,7 +73,7 @@ def check_target(path: Path) -> TargetFacts:
 
 
 def _read_facts(path: Path) -> TargetFacts:
-    """Return what config.json says. What it leaves to the defaults of transformers is asked there, which takes seconds to import."""
+    """Return the facts in config.json. Missing ones come from the defaults of transformers, which takes seconds to import."""
     file = f"target.path={path}: config.json"
     config = read_json(path / "config.json", file, "download it again")
     architectures, nested = config.get("architectures"), config.get("text_config", config)
@@ -99,23 +99,23 @@ def _read_facts(path: Path) -> TargetFacts:
 
 
 def _with_defaults(path: Path, file: str) -> dict[str, Any]:
-    """Return the text decoder's section of config.json with the defaults that the class of transformers has for it."""
+    """Return the text decoder's section of config.json with the defaults of its transformers class."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trusts_code()).get_text_config()
         values = {key: getattr(config, key, None) for key in (*_NAMES.values(), "rms_norm_eps", "num_attention_heads", "model_type")}
-    except Exception as error:  # each class has its own way to refuse
+    except Exception as error:  # each class raises its own exceptions
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{file} is not one that transformers reads ({said}); give a decoder in Hugging Face format") from None
     return values
 
 
 def target_fingerprint(path: Path) -> str:
-    """Return 12 hex digits that tell targets apart: config.json, and the name, size and content of each file of weights, tokenizer or code.
+    """Return a partial hash of 12 hex digits, from config.json and name, size and content of each file of weights, tokenizer or code.
 
-    Of a file above 64 MiB the content is 64 blocks of 64 KiB, evenly spaced from its first byte to its last, so that asking in every job
-    stays cheap: an edit in place that touches none of them is missed. Training a model on changes nearly every byte.
+    For a file above 64 MiB the content is 64 evenly spaced blocks of 64 KiB, so the hash is cheap enough for every job. It misses edits in
+    place outside these blocks, but further training changes nearly every byte.
     """
     digest = hashlib.sha256((path / "config.json").read_bytes())
     tokenizer_files = (name for name in _TOKENIZER_FILES if (path / name).is_file())
@@ -126,7 +126,7 @@ def target_fingerprint(path: Path) -> str:
 
 
 def find_code(path: Path) -> str | None:
-    """Return the configuration file of a model directory that names code of the directory to run (`auto_map`), None if none does.
+    """Return the configuration file that names code in the model directory to run (`auto_map`), None without one.
 
     Raises UserError naming `target.path` for a file that cannot be read or is not JSON.
     """
@@ -147,7 +147,7 @@ def trusts_code() -> bool:
 
 
 def register_config(path: Path) -> None:
-    """Let calls that take no `trust_remote_code` find the configuration class of a target whose code is trusted."""
+    """Register the configuration class of a trusted target for calls without a `trust_remote_code` argument."""
     from transformers import AutoConfig
 
     if trusts_code():
@@ -163,9 +163,9 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
 
 
 def leading_text(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Return the text of the tokens that a tokenizer puts before every sequence by itself, such as a BOS; empty when there are none.
+    """Return the text of the tokens that a tokenizer adds before every sequence, such as a BOS. Empty without any.
 
-    A prompt that begins with this text, as a chat template writes it, is given to the tokenizer without it. Otherwise it would stand twice.
+    This text is removed from prompts that already begin with it, as from a chat template, because the tokenizer adds it again.
     """
     plain = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.encode("a")
@@ -190,9 +190,9 @@ def load_target(path: Path, dtype: str = "float32") -> "tuple[PreTrainedModel, P
 
 
 def _weight_names(path: Path) -> list[str]:
-    """Return the weight files that the directory has, or that its index says it should have; pickled files that no index names are none.
+    """Return the weight files in the directory or in its index. Pickled files count only if an index names them.
 
-    Raises UserError naming `target.path` for an index that names none.
+    Raises UserError naming `target.path` for an index without files.
     """
     for index in sorted(path.glob("*.safetensors.index.json")):
         return sorted(set(read_weight_map(index).values()))
@@ -200,7 +200,7 @@ def _weight_names(path: Path) -> list[str]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Return the file of each tensor that an index of weights names. Raises UserError naming `target.path` for one that is not whole."""
+    """Return the file of each tensor in an index of weights. Raises UserError naming `target.path` for a damaged index."""
     name = f"target.path={index.parent}: {index.name}"
     try:
         content = json.loads(read_text(index, name, "download it again", largest_mib=256))

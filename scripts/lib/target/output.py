@@ -1,4 +1,4 @@
-"""The target's output as heads learn it: its final norm and its output projection, which speculators reads from the weight files."""
+"""The target's final norm and output projection, which speculators reads from the weight files for heads."""
 
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,21 @@ from lib.errors import UserError
 from lib.target.load import trusts_code
 
 LEAST_AGREEMENT = 0.99
-"""Share of positions at which the output must give the target's own answers; what is left is ties in rounding."""
+"""Smallest share of positions at which the output must match the target's answers. The rest allows for ties by rounding."""
 
 
 def match_final_norm(norm: Any, target: Path) -> None:
-    """Let a head's copy of the final norm compute what the target's own does, in place.
+    """Change a head's copy of the final norm in place so that it computes the same as the target's.
 
-    Some kinds of targets multiply by 1 + weight. speculators 0.9 knows some of these, and for DFlash alone; otherwise heads would silently
-    learn other tokens than the target answers.
+    Some kinds of targets multiply by 1 + weight. speculators 0.9 supports some of these, and only for DFlash. Otherwise heads silently
+    learn other tokens than the target's answers.
 
     Args:
-        norm: speculators' module, in fp32, with the weight as it is stored.
+        norm: speculators' module in fp32 with the stored weight.
         target: the folder of the target.
 
     Raises:
-        UserError: the target's is no RMS norm.
+        UserError: the target's final norm is not an RMS norm.
     """
     own = _final_norm(target)
     own.load_state_dict({"weight": norm.weight})
@@ -36,12 +36,12 @@ def match_final_norm(norm: Any, target: Path) -> None:
         norm.weight += 1
         if not torch.allclose(norm(values), wanted, atol=1e-4):
             raise UserError(
-                f"target.path={target}: its final norm, {type(own).__name__}, is none that heads can learn through; choose another"
+                f"target.path={target}: its final norm, {type(own).__name__}, is not supported for training heads; choose another"
             )
 
 
 def _final_norm(target: Path) -> Any:
-    """Return the final norm of the target's decoder in fp32, without its weight; no other part of the target is made."""
+    """Return the final norm of the target's decoder in fp32 without its weight. Nothing else of the target is built."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     trust = {"trust_remote_code": trusts_code()}
@@ -55,7 +55,7 @@ def _final_norm(target: Path) -> Any:
 
 @torch.inference_mode()
 def require_own_answers(model: Any, states: Tensor, answers: Tensor, target: Path) -> None:
-    """Refuse a target whose output is not its output projection of the final norm of its last layer, for so heads take it to be.
+    """Refuse a target whose output differs from output projection and final norm of its last layer, as heads assume.
 
     Args:
         model: the target.

@@ -36,8 +36,8 @@ def train_tiny_target(
 ) -> float:
     """Train a byte-level BPE tokenizer and a Llama in fp32 and write them to `out` as a Hugging Face directory.
 
-    A step sees `batch` windows of `context` tokens, the longest sequence that the model then declares; `hidden / heads` must be a head size
-    that vLLM's attention supports. The result is a pure function of the arguments, the interpreter's version and the machine's arithmetic.
+    A step uses `batch` windows of `context` tokens, which becomes the model's longest sequence. `hidden / heads` must be a head size that
+    vLLM's attention supports. The result is a pure function of the arguments, the interpreter's version and the machine's arithmetic.
     Returns the mean loss of the last tenth of the steps, in nats per token.
     """
     torch.set_num_threads(threads)
@@ -55,7 +55,7 @@ def train_tiny_target(
             vocab_size=vocab_size,
             max_position_embeddings=context,
             tie_word_embeddings=True,
-            initializer_range=0.06,  # the usual 0.02 is for wide models: at this width it costs half of the steps
+            initializer_range=0.06,  # the usual 0.02 is for wide models and would double the steps at this width
             bos_token_id=0,
             eos_token_id=0,
             dtype="float32",
@@ -91,7 +91,7 @@ def _train_tokenizer(documents: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def _windows(tokenizer: Tokenizer, documents: Sequence[str], count: int, length: int) -> torch.Tensor:
-    """Return `count` windows [count, length] of the documents in random order; none is seen twice before all documents are used up."""
+    """Return `count` windows [count, length] of the documents in random order, without repeats before all documents are used."""
     order = torch.randperm(len(documents)).tolist()
     tokens: list[int] = []
     for index in itertools.cycle(order):
@@ -102,7 +102,7 @@ def _windows(tokenizer: Tokenizer, documents: Sequence[str], count: int, length:
 
 
 def _training(model: LlamaForCausalLM, batches: torch.Tensor, lr: float) -> Iterator[float]:
-    """Train in place on `batches` [steps, B, T + 1], with AdamW, a short warmup and a cosine to a tenth of `lr`; yield each step's loss."""
+    """Train in place on `batches` [steps, B, T + 1] with AdamW, a short warmup and a cosine to a tenth of `lr`. Yield each step's loss."""
     steps = len(batches)
     warmup = max(1, steps // 20)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1)

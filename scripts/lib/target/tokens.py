@@ -1,4 +1,4 @@
-"""What a plan can know of a target's tokens, from its tokenizer.json and without transformers, which takes seconds to import."""
+"""A target's tokens from its tokenizer.json, without transformers, which takes seconds to import."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ class Tokens:
 
     @property
     def fewest(self) -> Callable[[str], int]:
-        """How many tokens a text has at least: all but those that the tokenizer puts around it."""
+        """Smallest number of tokens of a text, without those that the tokenizer adds around it."""
         return lambda text: len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _beyond(self, number: int) -> UserError:

@@ -22,10 +22,10 @@ _UNREAD = ("embed_tokens.weight", "wte.weight")
 
 
 def check_weights(target: Path, facts: TargetFacts) -> bool:
-    """Return whether a decoding step reads all weights of a target: there are no experts among them.
+    """Return whether a decoding step reads all weights of a target, so that it has no experts.
 
-    Raises UserError when a safetensors file is cut short or has no header, or when the files lack tensors of the index, a layer, or rows of
-    the embedding. Of the files only headers are read.
+    Only headers are read. Raises UserError when a safetensors file is truncated or has no header, or when tensors of the index, a layer, or
+    rows of the embedding are missing.
     """
     tensors = dict(_tensors(target))
     indexed = {name for index in target.glob("*.safetensors.index.json") for name in read_weight_map(index)}
@@ -43,7 +43,7 @@ def check_weights(target: Path, facts: TargetFacts) -> bool:
 
 
 def weight_bytes(target: Path, engine: dict[str, Any]) -> int:
-    """Return the bytes of weights that a step reads: all but an input embedding that is not the output layer as well."""
+    """Return the bytes of weights that a step reads, which excludes an input embedding that is not also the output layer."""
     tensors = dict(_tensors(target))
     untied = any(name.endswith("lm_head.weight") for name in tensors)
     read = [tensor for name, tensor in tensors.items() if not (untied and name.endswith(_UNREAD))]

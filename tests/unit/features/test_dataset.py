@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_refused_before_any_work(dataset: Path, target: Pat
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (all_of(rewrite, token_ids=torch.tensor([1, 1, 1, 1])), "is of other tokens than its row"),
+        (all_of(rewrite, token_ids=torch.tensor([1, 1, 1, 1])), "has other tokens than its row"),
         (all_of(rewrite, hidden_states=torch.zeros(3, 4, 64)), "holds [3, 4, 64] values, not [4, 4, 64]"),
         (
             lambda folder: [(folder / f"hidden_states/hs_{row}.safetensors").write_text("x") for row in range(10)] and None,
@@ -208,8 +208,8 @@ def test_a_row_that_does_not_fit_is_refused_when_it_is_taken(
             lambda folder, row: (folder / f"hidden_states/hs_{row}.safetensors").unlink(),
             "cannot be read ([Errno 2] No such file or directory",
         ),
-        (rewrite(token_ids=torch.tensor([1, 1, 1, 1])), "is of other tokens than its row"),
-        (rewrite(hidden_states=torch.zeros(4, 4, 64, dtype=torch.bfloat16)), "is not what it was when its row was taken; restore it"),
+        (rewrite(token_ids=torch.tensor([1, 1, 1, 1])), "has other tokens than its row"),
+        (rewrite(hidden_states=torch.zeros(4, 4, 64, dtype=torch.bfloat16)), "has changed since its row was adopted; restore it"),
         (rewrite(hidden_states=torch.zeros(4, 3, 64)), "holds [4, 3, 64] values, not [4, 4, 64]"),
     ],
 )

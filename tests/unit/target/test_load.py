@@ -66,7 +66,7 @@ def _pickled(folder: Path) -> None:
         (_without("model.safetensors"), "lacks weights"),
         (_half_downloaded, "model-00002-of-00002.safetensors"),
         (_without("tokenizer.json"), "no tokenizer"),
-        (_pickled, r"has pickled weights \(pytorch_model.bin\), and they are never loaded; convert it to .safetensors"),
+        (_pickled, r"has pickled weights \(pytorch_model.bin\), which are never loaded; convert them to .safetensors"),
         (_index({"weight_map": {"a": "pytorch_model.bin"}}), "has pickled weights"),
         (_index({"weight_map": {"a": "../copy/model.safetensors"}}), "lacks weights"),
     ],
