@@ -17,7 +17,7 @@ def test_a_run_tells_its_stages_the_best_so_far_and_what_is_left_and_ends_with_v
     assert re.search(r"^[\d:]{8} Training the tiny target \(results/logs/train_target.log\)$", said, re.MULTILINE)
     assert re.search(r"^[\d:]{8} s1: 1 of 3 arms go on, to 24 samples", said, re.MULTILINE)
     assert re.search(r"\b\d+ of 11 trainings, 0 of 2 heads served · best acc0 so far [\d.]+ \(DRAFT\), ", said)
-    assert len(re.findall(r"^[\d:]{8} champion: gb\S+, acceptance length [\d.]+ \(DRAFT\), now trained afresh", said, re.MULTILINE)) == 1
+    assert len(re.findall(r"^[\d:]{8} champion: gb\S+, acceptance length [\d.]+ \(DRAFT\), now retrained", said, re.MULTILINE)) == 1
     standings = [line.rpartition(" go on, ")[2] for line in lines if " heads served · " in line]
     assert len(set(standings)) == len(standings), "nothing is said twice"
     assert re.search(

@@ -90,8 +90,8 @@ def _read_facts(path: Path) -> TargetFacts:
     model_type = str(nested.get("model_type") or config.get("model_type"))
     if nested.get("rms_norm_eps") is None:
         raise UserError(
-            f"{file}: a {model_type} model has no RMS norm (rms_norm_eps) before its output, and heads of speculators are trained through "
-            "one; choose another target"
+            f"{file}: a {model_type} model has no RMS norm (rms_norm_eps) before its output, which heads of speculators need; "
+            "choose another target"
         )
     heads = nested.get("num_attention_heads")
     sizes = {field: nested[key] for field, key in _NAMES.items()}

@@ -48,7 +48,7 @@ def arm(tmp_path: Path) -> str:
 def test_a_job_runs_from_its_submission_on_before_it_has_a_log(tmp_path: Path, arm: str) -> None:
     hold(tmp_path)
     assert standing(tmp_path).running == [arm]
-    assert "Being made" not in status(tmp_path)
+    assert "Being prepared" not in status(tmp_path)
     note = urlsafe_b64encode(b"s3://bucket/run/resources/features/f/train").decode()
     (tmp_path / ".snakemake/incomplete" / note).write_text("{}")
     assert "\nBeing prepared for all arms: resources/features/f/train\n" in status(tmp_path)
