@@ -17,7 +17,7 @@ from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment
 
 HOME = "bucket.txt"
-"""File that names the bucket and folder of which a results tree is a copy."""
+"""File that names the bucket and folder from which a results tree is copied."""
 
 FOLLOW_SECONDS = 60.0
 """Seconds between two listings of the bucket, for files that no job has reported, such as logs of running jobs."""

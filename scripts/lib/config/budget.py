@@ -6,7 +6,7 @@ from lib.section import Positive, Section
 
 
 class Budget(Section):
-    """What a search may use at most, standing configuration and verdict included. A search that may need more is refused."""
+    """The most that a search may use, including standing configuration and verdict. A search that may need more is refused."""
 
     samples: Positive | None = Field(None, description="training samples; empty: no bound")
     device_hours: float | None = Field(None, gt=0, description="device-hours of training and serving; empty: no bound")

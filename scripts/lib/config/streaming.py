@@ -6,7 +6,7 @@ from lib.section import Section
 
 
 class Streaming(Section):
-    """How the state of a rung in progress is kept, for a job that is killed to be taken up again. It changes no result."""
+    """Checkpoints of a rung in progress, from which a killed job resumes. They do not change results."""
 
     every_s: float = Field(300, gt=0, description="seconds between states: what a killed job loses at most, besides the time to write one")
     url: str | None = Field(

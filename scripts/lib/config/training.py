@@ -9,7 +9,7 @@ from lib.section import Fraction, Positive, Section, added
 
 
 class Recipe(Section):
-    """How every arm is trained; what is searched stands in the space file. The horizon is the top of the ladder of rungs."""
+    """The training settings of every arm. The space file has the searched ones. The horizon is the top rung."""
 
     beta1: Fraction = Field(0.9, description="AdamW beta1")
     beta2: Fraction = Field(0.95, description="AdamW beta2")

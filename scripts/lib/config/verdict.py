@@ -6,7 +6,7 @@ from lib.section import Positive, Section
 
 
 class VerdictOptions(Section):
-    """How the champion is held against the standing configuration, on trainings and measurements of their own."""
+    """The comparison of champion and standing configuration on fresh trainings and measurements."""
 
     seeds: int = Field(3, le=100, description="fresh training seeds of the champion and of the standing configuration, at least 2")
     repeats: Positive = Field(2, le=1000, description="times the workload is run against each of their servers")

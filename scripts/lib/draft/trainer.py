@@ -114,7 +114,7 @@ def start_training(arm: Arm, target: Path, features: FeatureSet) -> Training:
     ranks = arm.layout.ranks
     draft, recipe = read_draft(arm.recipe["draft"]), read_recipe(arm.recipe["training"], arm.point)
     if features.target != (fingerprint := target_fingerprint(target)):
-        found = f"features {features.path} are those of target {features.target}"
+        found = f"but features {features.path} are from target {features.target}"
         raise UserError(f"target.path={target} is {fingerprint}, {found}; extract them again")
     if (world := int(os.environ.get("WORLD_SIZE", "1"))) != ranks:
         raise UserError(f"training.ranks={ranks} but WORLD_SIZE={world}; start the job with torchrun --nproc-per-node={ranks}")

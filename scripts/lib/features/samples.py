@@ -82,7 +82,7 @@ class FeatureSet:
             self._dataset, self._samples = Path(referred["path"]), referred["samples"]
             self.sha256 = digest([self._files, [(sample.bytes, sample.ends) for sample in self._samples]], 64)
             if not (self._dataset / "hidden_states").is_dir():
-                raise UserError(f"{KEY}={self._dataset}, of which {path} has rows, is not on this machine; mount it where jobs run")
+                raise UserError(f"{KEY}={self._dataset} is not on this machine, but {path} uses its rows; mount it where jobs run")
         rows = pa.concat_tables(pa.ipc.open_stream(self._read(name)).read_all() for name in self._arrow_files())
         self.lengths: list[int] = rows["seq_len"].to_pylist()
         self._tokens: pa.ChunkedArray = rows["input_ids"]

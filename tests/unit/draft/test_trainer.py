@@ -69,7 +69,7 @@ def test_a_cap_that_cannot_be_hit_is_refused(cap: int, start: Start) -> None:
 
 def test_features_of_another_target_are_refused(start: Start, features: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "target", "0123456789ab")
-    with pytest.raises(UserError, match=r"features .* are those of target 0123456789ab"):
+    with pytest.raises(UserError, match=r"features .* are from target 0123456789ab"):
         start()
 
 

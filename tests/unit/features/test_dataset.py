@@ -87,7 +87,7 @@ def test_hidden_states_stay_where_they_are(dataset: Path, target: Path, tmp_path
         FeatureSet(here["train"])
     assert (
         str(refusal.value)
-        == f"features.dataset={dataset}, of which {here['train']} has rows, is not on this machine; mount it where jobs run"
+        == f"features.dataset={dataset} is not on this machine, but {here['train']} uses its rows; mount it where jobs run"
     )
 
 
