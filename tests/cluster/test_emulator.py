@@ -24,7 +24,7 @@ class Client:
     def __init__(self, server: Server):
         self.url = server.url
 
-    def ask(self, method: str, path: str, body: Object | None = None, token: str = "token") -> tuple[int, Any]:
+    def ask(self, method: str, path: str, body: Object | None = None, token: str = "planted-token") -> tuple[int, Any]:
         """Return status and body of an answer."""
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         answer = urllib3.request(method, self.url + path, headers=headers, body=json.dumps(body).encode() if body else None)

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from tests.workflow.clones import ROOT, Clone, clone, jobs, merged
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 GUIDE = (ROOT / "docs/bring-your-own.md").read_text()
 POINT = {"global_batch": 4, "lr": 3e-3, "warmup": 0.0}

@@ -109,6 +109,7 @@ def test_a_changed_configuration_is_not_taken_for_the_finished_one(finished: Clo
     assert rules <= set(jobs(finished.snakemake("--dry-run", "--config", *changes).stdout))
 
 
+@pytest.mark.long
 def test_another_search_and_back_leaves_the_champion_of_the_search_asked_for(finished: Clone, tmp_path: Path) -> None:
     copied = clone(tmp_path, adopt=finished, results=True)
     wider = ("--config", "serving={top_k: 2}")
