@@ -96,11 +96,10 @@ def file_records(clone: Path, search: Search, result: Replay) -> None:
 
 def record(search: Search, arm: Arm, rung: int, score: Score) -> ProxyRecord:
     """Return a proxy record as training would write it, but for its numbers."""
-    filled: dict[str, Any] = {"made": "for the benchmark of the dry run"}
     context = TrainingContext(
-        model=TrainedModel(target_fingerprint="0", draft=filled),
+        model=TrainedModel(target_fingerprint="0"),
         hardware=TrainingHardware(device_type="cpu", device_name="none", host="none", devices=1, threads=1),
-        configuration=TrainingConfiguration(recipe=filled, trial=filled),
+        configuration=TrainingConfiguration(compute_dtype="float32"),
         workload=HeldOut(features="0", train_samples=1, heldout_samples=1, heldout_tokens=1),
         stack=TrainingStack(python="0", speculators="0", torch="0", transformers="0"),
     )
