@@ -31,7 +31,7 @@ from lib.report.terminal import narrate
 from lib.script import CONTROLLER, ENVIRONMENT
 from lib.search.decisions import Decisions
 from lib.search.work import Pace
-from lib.serving.bench import stack
+from lib.serving.engine import load_engine
 from lib.serving.vllm.engine import require_installed
 from lib.spending import require_jobs_acknowledged, tell_job
 from lib.standing import Standing
@@ -200,7 +200,7 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     }
     elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
     there = store.knows if store else lambda path: Path(path).exists()
-    standing = Standing(experiment, filed, views, there, stack={} if elsewhere else stack())
+    standing = Standing(experiment, filed, views, there, stack={} if elsewhere else load_engine(config.serving.engine).installed())
     decisions = Decisions(experiment.search, Path())
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
     streaming = stream_there(config.streaming, prefix) if store else config.streaming

@@ -102,6 +102,11 @@ class Stub:
         return SpeculationCounters(drafts, drafts * k, sum(accepted), accepted)
 
 
+def installed() -> dict[str, str]:
+    """Return no version: nothing is installed."""
+    return {}
+
+
 def require_installed() -> None:
     """Return: nothing is needed."""
 

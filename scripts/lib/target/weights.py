@@ -14,10 +14,6 @@ from lib.target.load import TargetFacts, read_weight_map
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _EMBEDDING = re.compile(r"(?:language_model\.|model\.)*embed_tokens\.weight")
 _LAYER = re.compile(r"^(?:language_model\.|model\.|transformer\.|gpt_neox\.)*(?:layers|h)\.(\d+)\.")
-_UNREADABLE = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, struct.error),
-    *(OverflowError, MemoryError, RecursionError),
-)
 _UNREAD = ("embed_tokens.weight", "wte.weight")
 
 

