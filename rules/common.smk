@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from lib.controller import refuse
-from lib.experiment import describe_bench
+from lib.experiment import describe_bench, describe_extraction, feature_folders
 from lib.features.description import fingerprints
 from lib.records import layout
 from lib.search.decisions import places
@@ -34,7 +34,8 @@ wildcard_constraints:
     arm=r"gb[^/]+",
     bracket=r"[^/]+",
     rung=r"\d+",
-    split="train|heldout",
+    part=r"\d+",
+    parts=r"\d+",
     view="|".join(Path(view).name for view in views),
 
 

@@ -2,7 +2,7 @@
 
 Inputs:   the target; a data set that speculators extracted
 Outputs:  resources/features/{features}/prompts/{train,heldout,serving}.jsonl, unless there is a data set
-          resources/features/{features}/{train,heldout}/
+          resources/features/{features}/<part>of<parts>/{train,heldout}/, with a data set resources/features/{features}/{train,heldout}/
 """
 
 if settings.features.dataset:
@@ -60,25 +60,25 @@ else:
             "../scripts/write_prompts.py"
 
     rule extract_features:
-        """Record the target's greedy responses to prompts, and its hidden states."""
+        """Have the engine answer a part of the prompts, and record its answers and hidden states."""
         input:
             made_target,
-            prompts=f"{experiment.features}/prompts/{{split}}.jsonl",
+            train=f"{experiment.features}/prompts/train.jsonl",
+            heldout=f"{experiment.features}/prompts/heldout.jsonl",
         output:
-            features=directory(f"{experiment.features}/{{split}}"),
+            train=directory(f"{experiment.features}/{{part}}of{{parts}}/train"),
+            heldout=directory(f"{experiment.features}/{{part}}of{{parts}}/heldout"),
         log:
-            "results/logs/extract_features.{split}.log",
+            "results/logs/extract_features/{part}of{parts}.log",
         retries: attempts_more
         conda:
             "../envs/laptop.yaml"
         resources:
-            **takes("train", 1),
+            **takes("train", settings.serving.tensor_parallel),
         params:
-            target=target_folder,
-            described=fingerprints(settings),
-            response_tokens=settings.features.response_tokens,
-            aux_layers=list(experiment.space.draft.aux_layers),
+            extraction=describe_extraction(experiment),
+            streaming=session.streaming.model_dump(),
         message:
-            "Recording the target's responses and hidden states: {wildcards.split}"
+            "Recording the target's answers and hidden states, part {wildcards.part} of {wildcards.parts}"
         script:
             "../scripts/extract_features.py"

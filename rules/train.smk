@@ -10,8 +10,8 @@ rule train_rung:
     """Train an arm to a rung, resuming from its own state of a lower rung if there is one, and compute the proxy."""
     input:
         made_target,
-        train=f"{experiment.features}/train",
-        heldout=f"{experiment.features}/heldout",
+        train=feature_folders(experiment, "train"),
+        heldout=feature_folders(experiment, "heldout"),
         preflight=layout.preflight(experiment.preflight),
         state=state_below,
     output:

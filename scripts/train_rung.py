@@ -28,8 +28,8 @@ if __name__ == "__main__":
             int(snakemake.wildcards.rung),
             Places(
                 target=Path(snakemake.params.target),
-                train=here(snakemake.input.train),
-                heldout=here(snakemake.input.heldout),
+                train=[here(folder) for folder in snakemake.input.train],
+                heldout=[here(folder) for folder in snakemake.input.heldout],
                 state=here(snakemake.input.state) if snakemake.input.get("state") else None,
                 acc_out=here(snakemake.output.acc),
                 state_out=here(snakemake.output.state),

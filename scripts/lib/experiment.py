@@ -78,7 +78,8 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
     else:
         target_id = digest([config.target.tiny.model_dump(), platform.python_version()])
         target, model = layout.resource("target", target_id), f"tiny-llama-{target_id}"
-    features_id = digest([target_id, *_samples(config, described), space.draft.aux_layers])
+    ends = described.target.facts.end_tokens if described else ()
+    features_id = digest([target_id, *_samples(config, described, ends), space.draft.aux_layers])
     recipe = {
         "target": target_id,
         "features": features_id,
@@ -186,6 +187,37 @@ def describe_bench(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def describe_extraction(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings of the extraction as plain data for `scripts/extract_features.py`."""
+    config = experiment.config
+    features = config.features
+    sampling = {name: getattr(features, name) for name in ("temperature", "top_p", "top_k")}
+    return {
+        "target": experiment.target,
+        "draft": experiment.space.draft.model_dump(mode="json"),
+        "asked": experiment.asked | {"max_num_seqs": features.concurrency, "max_model_len": _extracted_tokens(config)},
+        "most": features.response_tokens,
+        "sampling": {name: value for name, value in sampling.items() if value is not None} | {"seed": features.seed},
+        "states_dtype": features.states_dtype,
+        "concurrency": features.concurrency,
+        "start_timeout_s": config.serving.start_timeout_s,
+        "described": fingerprints(config),
+    }
+
+
+def feature_folders(experiment: Experiment, split: str) -> list[str]:
+    """Return the folders with the samples of a split, in order."""
+    features = experiment.config.features
+    if features.dataset:
+        return [f"{experiment.features}/{split}"]
+    return [f"{experiment.features}/{part}of{features.engines}/{split}" for part in range(1, features.engines + 1)]
+
+
+def _extracted_tokens(config: Config) -> int:
+    """Return the longest sequence of the extraction. The engine always generates one more token."""
+    return config.features.prompt_tokens + config.features.response_tokens + 1
+
+
 def _check_fit(config: Config, space: Space, described: Description | None) -> None:
     """Raise UserError for a head, sequences or a data set that do not fit the target."""
     tiny = config.target.tiny
@@ -209,7 +241,7 @@ def _check_fit(config: Config, space: Space, described: Description | None) -> N
         raise UserError(f"{config.space}: draft.aux_layers = {outside[0]} is outside the target's layers 0 to {layers - 1}; choose within")
     lengths = {"serving.max_model_len": config.serving.max_model_len}
     if not config.features.dataset:
-        lengths["features.prompt_tokens + features.response_tokens"] = config.features.prompt_tokens + config.features.response_tokens
+        lengths["features.prompt_tokens + features.response_tokens + 1"] = _extracted_tokens(config)
     for key, length in lengths.items():
         if length > positions:
             raise UserError(f"{key} = {length} is more than the target's {positions} positions; lower it")
@@ -271,11 +303,12 @@ def _serving(
     return files, asked
 
 
-def _samples(config: Config, described: Description | None) -> tuple[dict[str, Any], Any]:
-    """Return the feature settings that affect the samples, and the identity of their prompts or data set."""
-    features = config.features
+def _samples(config: Config, described: Description | None, ends: tuple[int, ...]) -> tuple[dict[str, Any], Any]:
+    """Return the settings that affect the samples, and the identity of their prompts or data set."""
+    features, serving = config.features, config.serving
     if not features.dataset:
-        return features.model_dump(exclude={"prompts", "dataset"}), _prompts(features)
+        settings = features.model_dump(exclude={"prompts", "dataset", "concurrency", "engines"})
+        return settings | {"engine": serving.engine, "dtype": serving.dtype, "ends": ends}, _prompts(features)
     source = described.dataset.facts.fingerprint if described and described.dataset else ["unknown", features.dataset]
     return features.model_dump(include={"train_prompts", "heldout_prompts", "seed"}), source
 

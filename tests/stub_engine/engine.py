@@ -1,17 +1,19 @@
-"""An engine for tests that do not test serving. It reads the head, answers nothing, and computes counters by a rule.
+"""An engine for tests that do not test serving. It reads the head, sends nothing, and computes counters by a rule.
 
 A test copies it into a clone as the folder `stub` of lib/serving, and selects it by `serving.engine=stub`.
-The further training has moved the head's weights, the more of its tokens are accepted. The same head gives the same counters.
+The further training has moved the head's weights, the more of its tokens are accepted. The same head gives the same counters. Answers and
+hidden states are real, by transformers.
 """
 
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lib.records.measurement import Acceptance, Run
 from lib.serving.counters import SpeculationCounters
 from lib.serving.engine import Answers, EngineSettings, Speculation
@@ -119,6 +121,76 @@ def running(target: Path, speculation: Speculation, settings: EngineSettings, lo
     nothing = SpeculationCounters(0, 0, 0, (0,) * speculation.k)
     log.write_text(f"a stub serves {speculation.path}\n")
     yield Stub(target, speculation, settings, size / (size + 0.05), nothing)
+
+
+@dataclass
+class Reference:
+    """Answers and hidden states by transformers, one sequence at a time. An independent computation of what an engine extracts."""
+
+    model: Any
+    layers: Sequence[int]
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Return at once."""
+
+    def context(self) -> dict[str, Any]:
+        """Return the engine's name."""
+        return {"engine": "stub"}
+
+    def answer(self, prompt: Sequence[int], most: int, stop: Sequence[int], sampling: Mapping[str, Any]) -> list[int]:
+        """Return the greedy answer, by the model's own `generate`."""
+        asked = torch.tensor([prompt])
+        generated = self.model.generate(
+            asked,
+            attention_mask=torch.ones_like(asked),
+            max_new_tokens=most,
+            do_sample=False,
+            eos_token_id=list(stop) or None,
+            pad_token_id=0,
+        )
+        tokens: list[int] = generated[0, len(prompt) :].tolist()
+        return tokens
+
+    @torch.inference_mode()
+    def states(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Return the layers' outputs, caught by hooks, because a model's own list of hidden states ends with the normalised ones."""
+        decoder = self.model.get_decoder()
+        outputs: dict[int, torch.Tensor] = {}
+
+        def keep(layer: int) -> Callable[..., None]:
+            def hook(_module: Any, _inputs: Any, output: Any) -> None:
+                outputs[layer] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        # The embeddings are layer 0, so layers[k - 1] yields the output of k layers.
+        handles = [module.register_forward_hook(keep(k)) for k, module in enumerate([decoder.get_input_embeddings(), *decoder.layers])]
+        try:
+            decoder(input_ids=torch.tensor([tokens]), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.stack([outputs[layer][0] for layer in self.layers], dim=1)
+
+    @torch.inference_mode()
+    def next_tokens(self, tokens: Sequence[int]) -> list[int]:
+        """Return the choices of the whole model."""
+        chosen: list[int] = self.model(torch.tensor([tokens])).logits[0, :-1].argmax(-1).tolist()
+        return chosen
+
+
+def load_target(path: Path) -> Any:
+    """Return a target in fp32 on the CPU."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path, dtype="float32", local_files_only=True).eval().requires_grad_(False)
+
+
+@contextmanager
+def extracting(target: Path, layers: Sequence[int], settings: EngineSettings, log: Path) -> Iterator[Reference]:
+    """Load the target."""
+    log.write_text(f"a stub answers for {target}\n")
+    yield Reference(load_target(target), layers)
 
 
 def serve_command(python: str, target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:

@@ -7,7 +7,7 @@ line.
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,12 @@ def assemble_head(draft: Draft, target: Path, vocabulary: Vocabulary | None, see
     model = model.float()
     match_final_norm(model.verifier_norm, target)
     return model
+
+
+def learnt_output(draft: Draft, target: Path) -> Callable[[Tensor], Tensor]:
+    """Return the function from last hidden states [T, H] to the logits [T, vocabulary] that heads of a target learn."""
+    head = assemble_head(draft.model_copy(update={"draft_vocab_size": None}), target, None, seed=0)
+    return lambda states: head.verifier_lm_head(head.verifier_norm(states))
 
 
 def _decoder_layers(draft: Draft, target: Path) -> Any:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -48,8 +49,8 @@ class Places:
     """The files of a rung. `state` is the state at the rung below, None to start from scratch."""
 
     target: Path
-    train: Path
-    heldout: Path
+    train: Sequence[Path]
+    heldout: Sequence[Path]
     state: Path | None
     acc_out: Path
     state_out: Path
@@ -121,7 +122,7 @@ def _run_launched_rank(launcher: int, arm: Arm, rung: int, places: Places, strea
 
 def _run_rank(arm: Arm, rung: int, places: Places, streaming: Streaming, streamed: Path | None) -> None:
     started = time.monotonic()
-    features, unseen = FeatureSet(places.train), FeatureSet(places.heldout)
+    features, unseen = FeatureSet(*places.train), FeatureSet(*places.heldout)
     training = start_training(arm, places.target, features)
     tally = _resume(training, streamed, places.state)
     seconds_before = tally.seconds

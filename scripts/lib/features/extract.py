@@ -1,107 +1,260 @@
-"""Extract the target's answers to prompts and its hidden states into a folder for `FeatureSet`."""
+"""Have an engine answer prompts, and write answers and hidden states into folders for `FeatureSet`.
 
+A finished sample is a file of its own in the folder for work in progress, so an interrupted extraction loses only the samples in flight.
+"""
+
+import contextlib
 import logging
+import os
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lib.errors import UserError
-from lib.features.prompts import read_prompts
-from lib.features.responses import batches_of_one_length, greedy_responses
+from lib.features.extractor import Extractor
+from lib.features.prompts import Prompt
 from lib.features.samples import seal_features, states_name
-from lib.files import whole_directory
-from lib.target.load import check_target, load_target, target_fingerprint
-from lib.target.output import require_own_answers
+from lib.files import whole_directory, whole_file
+from lib.storage import Storage
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+LEAST_AGREEMENT = 0.99
+"""Smallest share of positions at which norm and projection of the last hidden state must give the target's next token."""
+
+FEW = 256
+"""Positions after which that share is judged first."""
+
+CHECKED = 8
+"""Samples whose next tokens the engine is asked for, when answers are not greedy and so do not tell them."""
+
+EVERY_S = 10.0
+"""Seconds between lines on the progress."""
 
 logger = logging.getLogger(__name__)
 
 
-def extract_features(
-    target_path: Path, prompts_jsonl: Path, out_dir: Path, *, response_tokens: int, aux_layers: list[int], batch: int, threads: int
-) -> None:
-    """Write to `out_dir` the target's greedy answers of `response_tokens` tokens and its hidden states over each prompt and answer.
+@dataclass(frozen=True)
+class Answering:
+    """How prompts are answered.
 
-    Aux layer k is the output of the target's first k layers (0: the embeddings). The entry after the aux layers is the last layer's output
-    before the final norm. The loss mask covers the answers. Raises UserError for an aux layer that the target does not have, a prompt that
-    does not fit the target's context, and a target that yields infinities.
+    `most`: largest number of tokens. `stop`: tokens that end an answer. `sampling`: temperature, top_p, top_k and seed as the engine takes
+    them, without those that are unset.
     """
+
+    most: int
+    stop: tuple[int, ...]
+    sampling: Mapping[str, Any]
+
+    @property
+    def greedy(self) -> bool:
+        """Whether an answer's tokens are the most likely ones."""
+        return bool(self.sampling["temperature"] == 0)
+
+
+@dataclass
+class Agreement:
+    """Compares the tokens that heads learn with the target's own next tokens.
+
+    `output`: the logits [T, vocabulary] that training computes from last hidden states [T, H].
+    """
+
+    output: Callable[[Tensor], Tensor]
+    target: Path
+    positions: int = 0
+    agree: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    @torch.inference_mode()
+    def add(self, states: Tensor, tokens: Sequence[int]) -> None:
+        """Count last hidden states [T, H] whose output is the next token of `tokens` [T], within the rounding of the states' dtype."""
+        if not tokens:
+            return
+        logits = self.output(states.float())
+        highest, chosen = logits.max(-1).values, logits.gather(-1, torch.tensor(tokens)[:, None])[:, 0]
+        agree = int((highest - chosen <= 2 * torch.finfo(states.dtype).eps * logits.abs().max(-1).values).sum())
+        with self._lock:
+            self.positions += len(tokens)
+            self.agree += agree
+        if self.positions >= FEW:
+            self.judge()
+
+    def judge(self) -> None:
+        """Raise UserError unless nearly all tokens agree."""
+        if self.agree < LEAST_AGREEMENT * self.positions:
+            raise UserError(
+                f"target.path={self.target}: heads would learn {self.positions - self.agree} of {self.positions} tokens other than the "
+                "target answers, because its logits are not a projection of its normed last hidden state; choose another target"
+            )
+
+
+@dataclass
+class Extraction:
+    """Samples of one part of the data, in progress.
+
+    Args:
+        extractor: the engine.
+        answering: how prompts are answered.
+        agreement: the check of what heads learn.
+        work: the folder for samples that are done.
+        store: copies of these samples in case the machine dies, or None.
+        dtype: the dtype in which states are stored, None for the engine's.
+    """
+
+    extractor: Extractor
+    answering: Answering
+    agreement: Agreement
+    work: Path
+    store: Storage | None
+    dtype: torch.dtype | None
+
+    def run(self, prompts: Mapping[str, Sequence[Prompt]], concurrency: int) -> None:
+        """Extract all samples, by split, that are not done, with `concurrency` requests in flight."""
+        places = [(split, index, prompt) for split, ones in prompts.items() for index, prompt in enumerate(ones)]
+        stored = set(self.store.names(self.work.name)) if self.store else set()
+        left = [place for place in places if not self._is_done(*place, stored)]
+        if len(left) < len(places):
+            logger.info("%d of %d samples are done", len(places) - len(left), len(places))
+        started = last = time.monotonic()
+        tokens = 0
+        pool = ThreadPoolExecutor(concurrency)
+        try:
+            jobs = [pool.submit(self._extract, *place, checked=number < CHECKED) for number, place in enumerate(left)]
+            for done, job in enumerate(as_completed(jobs), start=1):
+                tokens += job.result()
+                now = time.monotonic()
+                if now - last >= EVERY_S or done == len(left):
+                    last, pace = now, (now - started) / done
+                    per_s = tokens / (now - started)
+                    logger.info("%d of %d samples, %.0f tokens/s, %.0f s left", done, len(left), per_s, pace * (len(left) - done))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # requests in flight end with the engine
+        if left:
+            self.agreement.judge()
+
+    def sample(self, split: str, index: int, prompt: Prompt) -> tuple[list[int], list[int]]:
+        """Return tokens and loss mask of a sample that is done."""
+        tokens = load_file(self.file(split, index))["token_ids"].tolist()
+        spans = prompt.answers or ((len(prompt.token_ids), len(tokens)),)
+        return tokens, [int(any(first <= place < end for first, end in spans)) for place in range(len(tokens))]
+
+    def _extract(self, split: str, index: int, prompt: Prompt, *, checked: bool) -> int:
+        """Extract a sample and return its number of tokens."""
+        tokens = list(prompt.token_ids)
+        if not prompt.answers:
+            tokens += self.extractor.answer(tokens, self.answering.most, self.answering.stop, self.answering.sampling)
+        states = self.extractor.states(tokens)
+        if self.answering.greedy and not prompt.answers:
+            first = len(prompt.token_ids)
+            self.agreement.add(states[first - 1 : -1, -1], tokens[first:])
+        elif checked:
+            self.agreement.add(states[:-1, -1], self.extractor.next_tokens(tokens))
+        file = self.file(split, index)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as fresh:
+            save_file({"hidden_states": states.to(self.dtype or states.dtype).contiguous(), "token_ids": torch.tensor(tokens)}, fresh)
+        if self.store:
+            with file.open("rb") as content:
+                self.store.put(content, self._name(split, index))
+        return len(tokens)
+
+    def _is_done(self, split: str, index: int, prompt: Prompt, stored: set[str]) -> bool:
+        file = self.file(split, index)
+        if not file.exists() and self.store and (name := self._name(split, index)) in stored:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(file) as fresh:
+                self.store.get(name, fresh)
+        with contextlib.suppress(OSError, SafetensorError, KeyError):
+            begun = list(prompt.token_ids)
+            return load_file(file)["token_ids"].tolist()[: len(begun)] == begun
+        file.unlink(missing_ok=True)
+        return False
+
+    def file(self, split: str, index: int) -> Path:
+        """Return the file of a sample that is done."""
+        return self.work / split / f"{index}.safetensors"
+
+    def _name(self, split: str, index: int) -> str:
+        return f"{self.work.name}/{split}/{index}.safetensors"
+
+
+def extract_features(
+    extraction: Extraction,
+    prompts: Mapping[str, Sequence[Prompt]],
+    out: Mapping[str, Path],
+    *,
+    concurrency: int,
+    target: str,
+    aux_layers: list[int],
+    hidden_size: int,
+) -> None:
+    """Extract the prompts of every split into the folder of the split, and remove the work in progress.
+
+    Args:
+        extraction: the engine and its options.
+        prompts: prompts by split.
+        out: folder by split.
+        concurrency: requests in flight.
+        target: fingerprint of the target.
+        aux_layers: k is the output of the target's first k layers, 0 the embeddings. The engine adds the last layer's output before the
+            final norm.
+        hidden_size: size of a layer's output.
+
+    Raises:
+        UserError: the engine failed, the disk is full, or the target's answers are not what heads would learn.
+    """
+    with _room_for(extraction.work):
+        extraction.run(prompts, concurrency)
+        agreement = extraction.agreement
+        extracted = {
+            "engine": {key: value for key, value in extraction.extractor.context().items() if key != "draft"},
+            "answers": {"most": extraction.answering.most, "stop": list(extraction.answering.stop), **extraction.answering.sampling},
+            "agreement": {"agree": agreement.agree, "positions": agreement.positions},
+        }
+        for split, ones in prompts.items():
+            with whole_directory(out[split]) as folder:
+                _write_split(folder, extraction, split, ones)
+                seal_features(folder, target=target, aux_layers=aux_layers, hidden_size=hidden_size, extracted=extracted)
+    if extraction.store:
+        extraction.store.remove(extraction.store.names(extraction.work.name))
+    shutil.rmtree(extraction.work)
+
+
+def part_of(prompts: Sequence[Prompt], part: int, parts: int) -> Sequence[Prompt]:
+    """Return part 1, 2, ... of prompts divided into contiguous `parts`."""
+    return prompts[len(prompts) * (part - 1) // parts : len(prompts) * part // parts]
+
+
+def _write_split(folder: Path, extraction: Extraction, split: str, prompts: Sequence[Prompt]) -> None:
+    """Write the rows of a split in speculators' format, with links to the hidden states."""
     from datasets import Dataset  # type: ignore[import-untyped]
 
-    torch.set_num_threads(threads)
-    facts = check_target(target_path)
-    if not aux_layers or not all(0 <= layer < facts.num_layers for layer in aux_layers):
-        raise UserError(
-            f"draft.aux_layers={aux_layers}: target.path={target_path} has layers 0 to {facts.num_layers - 1}; name some of them"
-        )
-    model, tokenizer = load_target(target_path)
-    prompts = [tokenizer.encode(prompt) for prompt in read_prompts(prompts_jsonl)]
-    longest = max(map(len, prompts)) + response_tokens
-    if longest > facts.max_positions:
-        raise UserError(
-            f"features.response_tokens={response_tokens} makes {longest} tokens, the target holds {facts.max_positions}; lower it"
-        )
-    highest = max(map(max, prompts))
-    if highest >= facts.vocab_size:
-        raise UserError(
-            f"target.path={target_path}: its tokenizer makes token {highest}, its embedding holds {facts.vocab_size}; copy it again"
-        )
-    rows: list[list[int]] = [[] for _ in prompts]
-    started, done = time.monotonic(), 0
-    with whole_directory(out_dir) as folder:
-        (folder / "hidden_states").mkdir()
-        for indices in batches_of_one_length(prompts, batch):
-            group = [prompts[index] for index in indices]
-            responses = greedy_responses(model, group, response_tokens, batch)
-            tokens = torch.tensor([prompt + response for prompt, response in zip(group, responses, strict=True)])
-            states = hidden_states(model, tokens, aux_layers)
-            if not states.isfinite().all():
-                raise UserError(f"target.path={target_path} yields infinite hidden states; the target is broken, export it again")
-            first = tokens.shape[1] - response_tokens
-            require_own_answers(model, states[:, first - 1 : -1, -1], tokens[:, first:], target_path)
-            for index, row, row_states in zip(indices, tokens, states, strict=True):
-                rows[index] = row.tolist()
-                (folder / states_name(index)).write_bytes(save({"hidden_states": row_states.contiguous(), "token_ids": row}))
-            done += len(indices)
-            seconds_left = (time.monotonic() - started) / done * (len(prompts) - done)
-            logger.info("%d of %d samples, %.0f s left", done, len(prompts), seconds_left)
-        dataset = Dataset.from_dict(
-            {
-                "input_ids": rows,
-                "loss_mask": [[0] * (len(row) - response_tokens) + [1] * response_tokens for row in rows],
-                "seq_len": [len(row) for row in rows],
-            }
-        )
-        dataset.with_format("torch").save_to_disk(folder)
-        seal_features(folder, target=target_fingerprint(target_path), aux_layers=aux_layers, hidden_size=facts.hidden_size)
+    (folder / "hidden_states").mkdir()
+    rows = [extraction.sample(split, index, prompt) for index, prompt in enumerate(prompts)]
+    columns = {"input_ids": [tokens for tokens, _ in rows], "loss_mask": [mask for _, mask in rows]}
+    dataset = Dataset.from_dict(columns | {"seq_len": [len(tokens) for tokens, _ in rows]})
+    dataset.with_format("torch").save_to_disk(folder)
+    for index in range(len(prompts)):
+        place = folder / states_name(index)
+        try:
+            os.link(extraction.file(split, index), place)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(extraction.file(split, index), place)
 
 
-@torch.inference_mode()
-def hidden_states(model: "PreTrainedModel", tokens: torch.Tensor, aux_layers: Sequence[int]) -> torch.Tensor:
-    """Run the decoder over `tokens` [B, T]. Return [B, T, aux layers + 1, H] on the CPU. The last entry is the last layer's output.
-
-    The layers are hooked because a model's own list of hidden states ends with the normalised ones.
-    """
-    decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
-    outputs: dict[int, torch.Tensor] = {}
-
-    def keep(layer: int) -> Callable[..., None]:
-        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-            outputs[layer] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    # The embeddings are layer 0, so layers[k - 1] yields the output of k layers.
-    handles = [module.register_forward_hook(keep(k)) for k, module in enumerate([decoder.get_input_embeddings(), *decoder.layers])]
+@contextlib.contextmanager
+def _room_for(folder: Path) -> Iterator[None]:
     try:
-        decoder(input_ids=tokens.to(model.device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack([outputs[layer] for layer in (*aux_layers, len(decoder.layers))], dim=2).cpu()
+        yield
+    except (OSError, SafetensorError) as error:
+        if "No space left" not in str(error):
+            raise
+        raise UserError(f"features: no space is left for {folder}; free some and run again, finished samples are kept") from None

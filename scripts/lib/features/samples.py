@@ -50,9 +50,39 @@ class _Manifest(TypedDict):
     hidden_size: int
     files: dict[str, _File]
     dataset: NotRequired[_Dataset]
+    extracted: NotRequired[dict[str, Any]]
 
 
 class FeatureSet:
+    """The samples of one or several feature folders in their order, as `Folder` has them.
+
+    `path` is the first folder. `aux_layers`, `hidden_size` and `target` are those of all folders. `sha256` is of all samples. `lengths` has
+    the tokens of each sample.
+    """
+
+    def __init__(self, *paths: Path) -> None:
+        self._folders = [Folder(path) for path in paths]
+        first = self._folders[0]
+        self.path, self.aux_layers, self.hidden_size, self.target = first.path, first.aux_layers, first.hidden_size, first.target
+        self.sha256 = first.sha256 if len(paths) == 1 else digest([folder.sha256 for folder in self._folders], 64)
+        self._places = [(folder, index) for folder in self._folders for index in range(len(folder.lengths))]
+        self.lengths = [length for folder in self._folders for length in folder.lengths]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def sample(self, index: int) -> dict[str, torch.Tensor]:
+        """Return sample `index` as `Folder.sample` does."""
+        folder, place = self._places[index]
+        return folder.sample(place)
+
+    def answer(self, index: int) -> list[int]:
+        """Return the tokens of sample `index` that the loss mask covers. No hidden states are read for them."""
+        folder, place = self._places[index]
+        return folder.answer(place)
+
+
+class Folder:
     """The samples of one sealed feature folder, read lazily and checked against the manifest's digests when first read.
 
     Opening raises CorruptFeatures unless every file of the folder has its full size, and UserError if its data set is not on this machine.
@@ -87,9 +117,6 @@ class FeatureSet:
         self.lengths: list[int] = rows["seq_len"].to_pylist()
         self._tokens: pa.ChunkedArray = rows["input_ids"]
         self._loss_mask: pa.ChunkedArray = rows["loss_mask"]
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     def sample(self, index: int) -> dict[str, torch.Tensor]:
         """Return sample `index` as speculators' datasets do, before any shift or collation.
@@ -137,14 +164,24 @@ class FeatureSet:
 
 
 def seal_features(
-    folder: Path, *, target: str, aux_layers: list[int], hidden_size: int, dataset: tuple[Path, list[Sample]] | None = None
+    folder: Path,
+    *,
+    target: str,
+    aux_layers: list[int],
+    hidden_size: int,
+    dataset: tuple[Path, list[Sample]] | None = None,
+    extracted: dict[str, Any] | None = None,
 ) -> None:
     """Write the manifest of a complete folder in speculators' format, with every file's size and SHA-256 and the features' origin.
 
     `target` is the target's fingerprint, `aux_layers` and `hidden_size` describe `hidden_states`. `dataset` has the paths of hidden states
-    that are not in the folder.
+    that are not in the folder. `extracted` says how an engine extracted them.
     """
-    referred = {"dataset": {"path": str(dataset[0].absolute()), "samples": [asdict(sample) for sample in dataset[1]]}} if dataset else {}
+    referred: dict[str, Any] = (
+        {"dataset": {"path": str(dataset[0].absolute()), "samples": [asdict(sample) for sample in dataset[1]]}} if dataset else {}
+    )
+    if extracted:
+        referred["extracted"] = extracted
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     write_json(
         folder / MANIFEST,

@@ -1,7 +1,7 @@
 """The interface of a serving engine. Each engine is a subfolder with a module `engine`, and is named after the folder."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 
 from lib.config import ENGINES
 from lib.errors import UserError
+from lib.features.extractor import Extractor
 from lib.serving.counters import SpeculationCounters
 from lib.serving.workload import Workload
 
@@ -100,6 +101,9 @@ class Engine(Protocol):
         self, target: Path, speculation: Speculation | None, settings: EngineSettings, log: Path
     ) -> AbstractContextManager[RunningEngine]:
         """Start the engine, which is still loading when yielded, and stop it on exit. It never outlives this process."""
+
+    def extracting(self, target: Path, layers: Sequence[int], settings: EngineSettings, log: Path) -> AbstractContextManager[Extractor]:
+        """Start the engine to answer prompts and to yield outputs of the target's `layers`. Otherwise as `running`."""
 
     def serve_command(self, python: str, target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:
         """Return the shell-quoted words of a command that serves at `$HOST` and `$PORT` as `running` does."""

@@ -1,4 +1,4 @@
-"""Check, describe and load the target model."""
+"""Check and describe the target model."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from lib.files import sampled
 from lib.reading import LARGEST, read_json, read_text, shown
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 TRUST = "SPEC_DECODE_TUNE_TRUST_REMOTE_CODE"
 """Environment variable of every job, 1 if `target.trust_remote_code` is set. Otherwise no code of a model directory runs."""
@@ -37,6 +37,8 @@ class TargetFacts:
     vocab_size: Size
     max_positions: Size
     heads: int | None = None
+    end_tokens: tuple[int, ...] = ()
+    """The tokens that end an answer, of config.json and generation_config.json."""
 
 
 _NAMES = {
@@ -95,7 +97,25 @@ def _read_facts(path: Path) -> TargetFacts:
         )
     heads = nested.get("num_attention_heads")
     sizes = {field: nested[key] for field, key in _NAMES.items()}
-    return TargetFacts(architectures[0], model_type, **sizes, heads=heads if isinstance(heads, int) else None)
+    ends = _end_tokens(path, [config, nested], sizes["vocab_size"])
+    return TargetFacts(architectures[0], model_type, **sizes, heads=heads if isinstance(heads, int) else None, end_tokens=ends)
+
+
+def _end_tokens(path: Path, sections: list[dict[str, Any]], vocab_size: int) -> tuple[int, ...]:
+    """Return the end tokens in sections of config.json and in generation_config.json, sorted."""
+    file = path / "generation_config.json"
+    told = [("config.json", section.get("eos_token_id")) for section in sections]
+    if file.is_file():
+        told.append((file.name, read_json(file, f"target.path={path}: {file.name}", "download it again").get("eos_token_id")))
+    ends = set()
+    for name, value in told:
+        for token in value if isinstance(value, list) else [] if value is None else [value]:
+            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
+                raise UserError(
+                    f"target.path={path}: {name}: eos_token_id = {shown(token)} is no token of a vocabulary of {vocab_size}; correct it"
+                )
+            ends.add(token)
+    return tuple(sorted(ends))
 
 
 def _with_defaults(path: Path, file: str) -> dict[str, Any]:
@@ -171,22 +191,6 @@ def leading_text(tokenizer: "PreTrainedTokenizerBase") -> str:
     whole = tokenizer.encode("a")
     first = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
     return str(tokenizer.decode(whole[:first]))
-
-
-def load_target(path: Path, dtype: str = "float32") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Load model and tokenizer for inference in `dtype`, on the GPU where there is one. Raises UserError as check_target does."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    check_target(path)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        path, local_files_only=True, trust_remote_code=trusts_code(), use_safetensors=True, dtype=dtype, output_loading_info=True
-    )
-    model, told = loaded
-    if missing := sorted(told["missing_keys"]):
-        raise UserError(f"target.path={path} lacks {missing[0]} and {len(missing) - 1} more weights; finish the download")
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
-    return model, load_tokenizer(path)
 
 
 def _weight_names(path: Path) -> list[str]:

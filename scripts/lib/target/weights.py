@@ -38,6 +38,11 @@ def check_weights(target: Path, facts: TargetFacts) -> bool:
     return not any(".experts." in name for name in tensors)
 
 
+def tensor_names(target: Path) -> set[str]:
+    """Return the names of all tensors. Raises UserError for a safetensors file that cannot be read."""
+    return {name for name, _ in _tensors(target)}
+
+
 def weight_bytes(target: Path, engine: dict[str, Any]) -> int:
     """Return the bytes of weights that a step reads, which excludes an input embedding that is not also the output layer."""
     tensors = dict(_tensors(target))

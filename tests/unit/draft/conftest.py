@@ -1,6 +1,5 @@
 """A random tiny Llama and its greedy answers, from which a draft head can learn."""
 
-import json
 import random
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,6 @@ import torch
 from lib.arm import Layout
 from lib.draft.rung import Places
 from lib.draft.trainer import Training, start_training
-from lib.features.extract import extract_features
 from lib.features.samples import FeatureSet
 from lib.methods import Draft, heads
 from tokenizers import Tokenizer
@@ -21,6 +19,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.unit.draft.rungs import make_arm, make_head
+from tests.unit.extraction import extract, prompts_of
 
 VOCAB_SIZE = 256
 AUX_LAYERS = (1, 2, 3)
@@ -63,9 +62,8 @@ def _features(target: Path, folder: Path, samples: int, seed: int) -> FeatureSet
     """Prompts of 9 to 12 random words, answers of 20 tokens: samples of different lengths."""
     draw = random.Random(seed)
     prompts = [" ".join(f"w{draw.randrange(VOCAB_SIZE)}" for _ in range(9 + index % 4)) for index in range(samples)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-    extract_features(target, folder / "prompts.jsonl", folder / "out", response_tokens=20, aux_layers=list(AUX_LAYERS), batch=32, threads=1)
-    return FeatureSet(folder / "out")
+    extracted = extract(target, {"train": prompts_of(target, prompts)}, folder, most=20, aux_layers=AUX_LAYERS)
+    return FeatureSet(extracted["train"])
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ def places(target: Path, features: FeatureSet, heldout: FeatureSet, tmp_path: Pa
     def at(machine: str, state: Path | None = None) -> Places:
         folder = tmp_path / machine
         outputs = folder / "rung1.acc", folder / "rung1.state", folder / "rung1.log"
-        return Places(target, features.path, heldout.path, state, *outputs)
+        return Places(target, [features.path], [heldout.path], state, *outputs)
 
     return at
 

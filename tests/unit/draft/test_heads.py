@@ -15,8 +15,9 @@ from lib.draft.trainer import train_rung
 from lib.errors import UserError
 from lib.features.samples import FeatureSet
 from lib.methods import Draft
-from lib.target.load import load_target
 from safetensors.torch import load_file
+
+from tests.stub_engine.engine import load_target
 
 CPU = torch.device("cpu")
 
@@ -115,7 +116,7 @@ def test_evaluation_agrees_with_drafting_one_start_at_a_time(start: Any, target:
     training = start()
     train_rung(training, 320)
     draft, model = training.draft, training.model.eval()
-    llama, _ = load_target(target)
+    llama = load_target(target)
     runs = []
     for index in range(len(heldout)):
         sample = heldout.sample(index)

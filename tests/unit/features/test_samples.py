@@ -1,17 +1,16 @@
 """Feature folders: content, other readers, and refusals."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from lib.errors import UserError
-from lib.features.extract import extract_features, hidden_states
-from lib.features.prompts import read_prompts
-from lib.features.responses import greedy_responses
+from lib.features.prompts import Prompt
 from lib.features.samples import CorruptFeatures, FeatureSet
-from lib.target.load import load_target, target_fingerprint
+from lib.target.load import target_fingerprint
 from lib.target.tiny import train_tiny_target
+
+from tests.stub_engine.engine import load_target
+from tests.unit.extraction import extract, prompts_of
 
 AUX_LAYERS = [0, 1, 2]
 PROMPTS = ["import os\n", "def f(x):\n    return", "class A:\n", "x = 1\n", "for line in lines:\n"]
@@ -28,32 +27,27 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file of prompts of different lengths."""
-    path = tmp_path_factory.mktemp("prompts") / "train.jsonl"
-    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
-    return path
+def prompts(target: Path) -> list[Prompt]:
+    """Return prompts of different lengths."""
+    return prompts_of(target, PROMPTS)
 
 
 @pytest.fixture
-def folder(target: Path, prompts: Path, tmp_path: Path) -> Path:
+def folder(target: Path, prompts: list[Prompt], tmp_path: Path) -> Path:
     """Return freshly extracted features."""
-    out = tmp_path / "features"
-    extract_features(target, prompts, out, response_tokens=RESPONSE_TOKENS, aux_layers=AUX_LAYERS, batch=2, threads=1)
-    return out
+    return extract(target, {"train": prompts}, tmp_path, most=RESPONSE_TOKENS, aux_layers=AUX_LAYERS)["train"]
 
 
-def test_samples_are_the_targets_own_answers_with_its_states(target: Path, prompts: Path, folder: Path) -> None:
-    model, tokenizer = load_target(target)
+def test_samples_are_the_targets_own_answers_with_its_states(target: Path, prompts: list[Prompt], folder: Path) -> None:
+    model = load_target(target)
     features = FeatureSet(folder)
     assert (features.aux_layers, features.hidden_size, features.target) == (AUX_LAYERS, 64, target_fingerprint(target))
     assert len(features) == len(PROMPTS)
-    for index, text in enumerate(read_prompts(prompts)):
-        prompt = tokenizer.encode(text)
-        sample = features.sample(index)
+    for index, prompt in enumerate(prompts):
+        sample, first = features.sample(index), len(prompt.token_ids)
         tokens = sample["input_ids"]
-        assert tokens.tolist() == prompt + greedy_responses(model, [prompt], RESPONSE_TOKENS, 1)[0]
-        assert sample["loss_mask"].tolist() == [0] * len(prompt) + [1] * RESPONSE_TOKENS
+        assert tokens[:first].tolist() == list(prompt.token_ids) and len(tokens) == first + RESPONSE_TOKENS
+        assert sample["loss_mask"].tolist() == [0] * first + [1] * RESPONSE_TOKENS
         assert sample["lengths"].tolist() == [len(tokens)] == [features.lengths[index]]
         assert sample["position_ids"].tolist() == list(range(len(tokens)))
 
@@ -66,16 +60,7 @@ def test_samples_are_the_targets_own_answers_with_its_states(target: Path, promp
         assert not torch.allclose(last, reference.hidden_states[-1][0], atol=1e-2)
         logits = model.lm_head(model.model.norm(last))
         torch.testing.assert_close(logits, reference.logits[0], rtol=1e-5, atol=1e-5)
-        assert logits.argmax(-1)[len(prompt) - 1 : -1].tolist() == tokens[len(prompt) :].tolist()
-
-
-def test_hidden_states_leave_no_hook_behind(target: Path) -> None:
-    model, _ = load_target(target)
-    tokens = torch.arange(6)[None]
-    first = hidden_states(model, tokens, [1])
-    assert first.shape == (1, 6, 2, 64)
-    assert not any(module._forward_hooks for module in model.modules())
-    assert torch.equal(hidden_states(model, tokens, [1]), first)
+        assert logits.argmax(-1)[first - 1 : -1].tolist() == tokens[first:].tolist()
 
 
 def test_speculators_own_dataset_reads_the_folder(folder: Path) -> None:
@@ -91,14 +76,6 @@ def test_speculators_own_dataset_reads_the_folder(folder: Path) -> None:
         for key, value in our_sample.items():
             assert their_sample[key].dtype == value.dtype, key
             assert torch.equal(their_sample[key], value), key
-
-
-def test_extracting_twice_gives_the_same_samples(target: Path, prompts: Path, folder: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again"
-    extract_features(target, prompts, again, response_tokens=RESPONSE_TOKENS, aux_layers=AUX_LAYERS, batch=2, threads=1)
-    for file in (folder / "hidden_states").iterdir():
-        assert (again / "hidden_states" / file.name).read_bytes() == file.read_bytes()
-    assert FeatureSet(again).sha256 == FeatureSet(folder).sha256
 
 
 @pytest.mark.parametrize("name", ["hidden_states/hs_3.safetensors", "data-00000-of-00001.arrow"])
@@ -139,18 +116,3 @@ def test_a_folder_without_a_whole_manifest_is_refused(folder: Path, content: str
         (folder / "manifest.json").write_text(content)
     with pytest.raises(CorruptFeatures, match=r"manifest.json .*; delete the folder"):
         FeatureSet(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"aux_layers": [1, 3]}, r"draft.aux_layers=\[1, 3\].*layers 0 to 2"),
-        ({"aux_layers": []}, r"draft.aux_layers=\[\]"),
-        ({"response_tokens": 60}, "features.response_tokens=60 .* the target holds 64"),
-    ],
-)
-def test_what_the_target_cannot_do_is_refused(target: Path, prompts: Path, tmp_path: Path, change: dict[str, object], says: str) -> None:
-    wanted = {"response_tokens": RESPONSE_TOKENS, "aux_layers": AUX_LAYERS, "batch": 2, "threads": 1, **change}
-    with pytest.raises(UserError, match=says):
-        extract_features(target, prompts, tmp_path / "out", **wanted)
-    assert not (tmp_path / "out").exists()

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from lib.draft.heads import assemble_head, build_untrained_head
+from lib.draft.heads import assemble_head, build_untrained_head, learnt_output
 from lib.errors import UserError
-from lib.features.extract import hidden_states
-from lib.features.responses import greedy_responses
+from lib.features.extract import Agreement
 from lib.methods import read_draft
-from lib.target.load import check_target, load_target
-from lib.target.output import require_own_answers
+from lib.target.load import check_target
 from safetensors.numpy import load_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from tests.stub_engine.engine import Reference, load_target
 
 COMMON = {
     **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 1},
@@ -62,17 +62,17 @@ def make(kind: str, tokenizer: Path, folder: Path) -> Path:
 def test_a_head_learns_the_tokens_that_the_target_answers(kind: str, target: Path, tmp_path: Path) -> None:
     path = make(kind, target, tmp_path / kind)
     assert check_target(path).model_type == kind
-    model, tokenizer = load_target(path)
-    prompts = [tokenizer.encode("def main(x):\n    return x")[:8]]
-    tokens = torch.tensor([prompts[0] + greedy_responses(model, prompts, 40, 1)[0]])
-    last = hidden_states(model, tokens, [1])[:, 7:-1, -1]
-    require_own_answers(model, last, tokens[:, 8:], path)
+    reference, prompt = Reference(load_target(path), [4]), [1, 20, 3, 77, 5, 6]
+    answer = reference.answer(prompt, 40, [], {})
+    last = reference.states(prompt + answer)[len(prompt) - 1 : -1, -1]
     for method in ("eagle3", "dflash"):
-        head = assemble_head(read_draft({"method": method, "aux_layers": (1, 2)}), path, None, 0)
-        with torch.no_grad():
-            learnt = head.verifier_lm_head(head.verifier_norm(last)).argmax(-1)
-        assert (learnt == tokens[:, 8:]).float().mean() >= 0.97, method
-        assert head.config.transformer_layer_config.hidden_act == "silu", "vLLM serves no head of another activation"
+        draft = read_draft({"method": method, "aux_layers": (1, 2)})
+        agreement = Agreement(learnt_output(draft, path), path)
+        agreement.add(last, answer)
+        agreement.judge()
+        assert agreement.positions == 40
+    head = assemble_head(draft, path, None, 0)
+    assert head.config.transformer_layer_config.hidden_act == "silu", "vLLM serves no head of another activation"
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -82,17 +82,24 @@ def test_a_target_whose_output_no_head_can_learn_is_refused_by_its_configuration
         check_target(path)
 
 
-def test_a_target_that_ends_in_something_else_is_refused_at_extraction(target: Path) -> None:
-    model, _ = load_target(target)
-    model.lm_head.bias = torch.nn.Parameter(torch.linspace(0, 50, 512), requires_grad=False)
-    prompts = [[1, 2, 3, 4]]
-    tokens = torch.tensor([prompts[0] + greedy_responses(model, prompts, 8, 1)[0]])
-    states = hidden_states(model, tokens, [1])[:, 3:-1, -1]
-    require_own_answers(model, states, tokens[:, 4:], target)
-    model.get_decoder().norm.weight.data.mul_(-1)
-    model.lm_head.bias = None
-    with pytest.raises(UserError, match=rf"^target\.path={target}: heads would learn \d of 8 tokens other than it answers"):
-        require_own_answers(model, states, tokens[:, 4:], target)
+def test_a_target_whose_answers_heads_would_not_learn_is_refused(target: Path) -> None:
+    reference, prompt = Reference(load_target(target), [2]), [1, 2, 3, 4]
+    output = learnt_output(read_draft({"method": "eagle3", "aux_layers": (0, 1, 2)}), target)
+    with torch.no_grad():
+        reference.model.lm_head.weight.mul_(-1)  # as logits that something else changes
+    tokens = prompt + reference.answer(prompt, 40, [], {})
+    agreement = Agreement(output, target)
+    agreement.add(reference.states(tokens)[3:-1, -1], tokens[4:])
+    with pytest.raises(UserError, match=rf"^target\.path={target}: heads would learn \d+ of 40 tokens other than the target answers"):
+        agreement.judge()
+
+
+@pytest.mark.parametrize(("dtype", "agree"), [(torch.float32, 0), (torch.bfloat16, 1)])
+def test_ties_by_rounding_agree(dtype: torch.dtype, agree: int) -> None:
+    """The engine's logits are rounded to its dtype, so it may choose another token than the highest of ours."""
+    agreement = Agreement(lambda _: torch.tensor([[10.0, 10.05, 3.0]]), Path("model"))
+    agreement.add(torch.zeros(1, 4, dtype=dtype), [0])
+    assert (agreement.agree, agreement.positions) == (agree, 1)
 
 
 @pytest.mark.parametrize("method", ["eagle3", "dflash"])

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from lib.errors import UserError
-from lib.target.load import check_target, load_target, target_fingerprint
+from lib.target.load import check_target, target_fingerprint
+from lib.target.output import require_whole
 from lib.target.weights import check_weights
 from safetensors.numpy import load_file, save_file
 
@@ -149,7 +150,7 @@ def test_weights_that_would_be_filled_at_random_are_refused_when_loaded(target: 
     copy = Path(shutil.copytree(target, tmp_path / "copy"))
     _rewritten(lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))(copy)
     with pytest.raises(UserError, match=r"lacks model.layers.1.mlp.up_proj.weight and 0 more weights; finish the download"):
-        load_target(copy)
+        require_whole(copy)
 
 
 def test_the_fingerprint_follows_content_not_place(target: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from lib.target.load import check_target, load_target, target_fingerprint
+from lib.target.load import check_target, load_tokenizer, target_fingerprint
 from lib.target.tiny import train_tiny_target
+
+from tests.stub_engine.engine import load_target
 
 
 def test_training_twice_gives_the_same_bytes(train: Callable[[Path], float], target: Path, tmp_path: Path) -> None:
@@ -30,7 +32,7 @@ def test_the_folder_loads_and_says_what_it_is(target: Path) -> None:
         512,
         64,
     )
-    model, tokenizer = load_target(target)
+    model, tokenizer = load_target(target), load_tokenizer(target)
     assert model.config.head_dim == 32
     text = "def naïve(x):\n\treturn x  # ünïcode\n"
     assert tokenizer.decode(tokenizer.encode(text)) == text

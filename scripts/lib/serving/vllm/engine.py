@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lib.errors import UserError
 from lib.serving.counters import SpeculationCounters, parse_counters
 from lib.serving.engine import Answers, EngineError, EngineSettings, Speculation
 from lib.serving.vllm.driver import COUNT_BY_REQUEST, MODEL, load_driver, send
+from lib.serving.vllm.extraction import Extractor
 from lib.serving.vllm.introspection import read_context
 from lib.serving.vllm.log import LONGEST, reason_in
 from lib.serving.vllm.surroundings import environment, scratch
@@ -50,29 +51,33 @@ class Server:
         self.model = model
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        """Wait until the server answers `/health`. Raises EngineError if it dies or after `timeout_s` seconds."""
+        """Wait until the server answers, and load the driver meanwhile. Raises EngineError if it dies or after `timeout_s` seconds."""
         load_driver()  # takes as long as the server's start
+        self.await_health(timeout_s)
+
+    def await_health(self, timeout_s: float) -> None:
+        """Wait until the server answers `/health`. Raises EngineError if it dies or after `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             status = self.process.poll()
             if status is not None:
-                raise self._failure(f"vLLM ended with status {status} while starting")
+                raise self.failure(f"vLLM ended with status {status} while starting")
             with suppress(OSError):
                 self._request("/health", None, timeout_s=5)
                 return
             time.sleep(0.1)
-        raise self._failure(f"vLLM was not ready within serving.start_timeout_s = {timeout_s:g}")
+        raise self.failure(f"vLLM was not ready within serving.start_timeout_s = {timeout_s:g}")
 
     def ask(self, path: str, body: Any = None, timeout_s: float = 60) -> str:
         """GET `path`, or POST `body` to it as JSON, and return the answer's text. Raises EngineError after `timeout_s` seconds."""
         try:
             return self._request(path, body, timeout_s)
         except urllib.error.HTTPError as error:
-            raise self._failure(
+            raise self.failure(
                 f"vLLM refused {path} ({error}: {' '.join(error.read(LONGEST).decode(errors='replace').split())})"
             ) from error
         except OSError as error:
-            raise self._failure(f"vLLM did not answer {path} ({error})") from error
+            raise self.failure(f"vLLM did not answer {path} ({error})") from error
 
     def context(self) -> dict[str, Any]:
         """Return the context that `read_context` reads from the workers."""
@@ -94,9 +99,9 @@ class Server:
         try:
             return send(self.url, self.key, self.target, self.model, workload, subset, self.log)
         except EngineError as error:
-            raise self._failure(str(error)) from None
+            raise self.failure(str(error)) from None
 
-    def _failure(self, what: str) -> EngineError:
+    def failure(self, what: str) -> EngineError:
         """Return an error with the event, the reason from the log, and the path of the log."""
         reason = reason_in(self.log, self._begin)
         return EngineError(f"{what}{f', {reason}' if reason else ''} (log: {self.log})")
@@ -140,17 +145,34 @@ def running(target: Path, speculation: Speculation | None, settings: EngineSetti
     plugin is missing.
     """
     require_installed()
-    key = secrets.token_urlsafe(32)
-    log.parent.mkdir(parents=True, exist_ok=True)
+    with reserved_port() as port, started(command_line(target, speculation, settings, port), port, target, settings, log) as server:
+        yield server
+
+
+@contextmanager
+def extracting(target: Path, layers: Sequence[int], settings: EngineSettings, log: Path) -> Iterator[Extractor]:
+    """Start a vLLM server that answers prompts and writes the hidden states of `layers` to files, and stop it on exit.
+
+    Otherwise as `running`.
+    """
+    require_installed()
     with (
         reserved_port() as port,
-        scratch() as temporary,
-        log.open("ab") as output,
-        mortal_group() as group,
+        scratch() as states,
+        started(extraction_command(target, layers, settings, port, states), port, target, settings, log) as server,
     ):
+        yield Extractor(server, len(layers), Path(states))
+
+
+@contextmanager
+def started(command: list[str], port: int, target: Path, settings: EngineSettings, log: Path) -> Iterator[Server]:
+    """Run a server's `command` at `port` and stop it on exit."""
+    key = secrets.token_urlsafe(32)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with scratch() as temporary, log.open("ab") as output, mortal_group() as group:
         begin = output.tell()
         process = subprocess.Popen(
-            command_line(target, speculation, settings, port),
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -177,29 +199,57 @@ def mortal_group() -> Iterator[int]:
 
 def command_line(target: Path, speculation: Speculation | None, settings: EngineSettings, port: int) -> list[str]:
     """Return the command that starts the server for a measurement."""
+    return [
+        *_server(port),
+        *engine_arguments(target, settings),
+        *speculation_arguments(speculation),
+        *(() if speculation is None else COUNT_BY_REQUEST),
+    ]
+
+
+def extraction_command(target: Path, layers: Sequence[int], settings: EngineSettings, port: int, folder: str) -> list[str]:
+    """Return the command that starts the server for an extraction. `folder` is a private place for its temporary files."""
+    from spec_decode_tune_vllm.connector import MODULE, NAME
+
+    speculation = {
+        "method": "extract_hidden_states",
+        "num_speculative_tokens": 1,
+        "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": list(layers)}},
+    }
+    transfer = {
+        "kv_connector": NAME,
+        "kv_connector_module_path": MODULE,
+        "kv_role": "kv_producer",
+        "kv_connector_extra_config": {"shared_storage_path": folder, "allow_custom_save_path": True},
+    }
+    return [
+        *_server(port),
+        *engine_arguments(target, settings),
+        *("--speculative-config", json.dumps(speculation)),
+        *("--kv-transfer-config", json.dumps(transfer)),
+    ]
+
+
+def _server(port: int) -> list[str]:
+    """Return the words that start a server for this process alone."""
     from spec_decode_tune_vllm.guard import MIDDLEWARE
     from spec_decode_tune_vllm.report import WORKER_EXTENSION
 
     return [
         *(sys.executable, "-m", MODULE),
         *("--host", "127.0.0.1", "--port", str(port)),
-        *engine_arguments(target, speculation, settings),
         *("--served-model-name", MODEL),
         *("--worker-extension-cls", WORKER_EXTENSION),
         *("--middleware", MIDDLEWARE),
         *("--uvicorn-log-level", "warning"),
-        *(() if speculation is None else COUNT_BY_REQUEST),
     ]
 
 
-def engine_arguments(target: Path, speculation: Speculation | None, settings: EngineSettings) -> list[str]:
-    """Return the server's arguments that affect its answers, counters and speed."""
+def engine_arguments(target: Path, settings: EngineSettings) -> list[str]:
+    """Return the server's arguments that affect its answers and speed, except for speculation."""
     optional = {
         "--gpu-memory-utilization": settings.gpu_memory_utilization,
         "--kv-cache-memory-bytes": None if settings.kv_cache_gib is None else int(settings.kv_cache_gib * 2**30),
-        "--speculative-config": None
-        if speculation is None
-        else json.dumps({"method": speculation.method, "model": str(speculation.path), "num_speculative_tokens": speculation.k}),
     }
     return [
         *("--model", str(target), "--dtype", settings.dtype, "--seed", str(settings.seed)),
@@ -215,6 +265,14 @@ def engine_arguments(target: Path, speculation: Speculation | None, settings: En
     ]
 
 
+def speculation_arguments(speculation: Speculation | None) -> list[str]:
+    """Return the server's arguments that select a proposer."""
+    if speculation is None:
+        return []
+    proposer = {"method": speculation.method, "model": str(speculation.path), "num_speculative_tokens": speculation.k}
+    return ["--speculative-config", json.dumps(proposer)]
+
+
 def serve_command(python: str, target: Path, speculation: Speculation, settings: EngineSettings) -> list[str]:
     """Return the shell-quoted words of a command that serves as `running` does, at `$HOST` and `$PORT` or 127.0.0.1:8000.
 
@@ -222,7 +280,8 @@ def serve_command(python: str, target: Path, speculation: Speculation, settings:
     """
     key = f'{KEY}="${{{KEY}:?set it to the key that clients are to send}}"'
     place = ("--host", '"${HOST:-127.0.0.1}"', "--port", '"${PORT:-8000}"')
-    return [key, python, "-m", MODULE, *place, *map(shlex.quote, engine_arguments(target, speculation, settings))]
+    words = [*engine_arguments(target, settings), *speculation_arguments(speculation)]
+    return [key, python, "-m", MODULE, *place, *map(shlex.quote, words)]
 
 
 @contextmanager
