@@ -137,7 +137,7 @@ class Reference:
         """Return the engine's name."""
         return {"engine": "stub"}
 
-    def answer(self, prompt: Sequence[int], most: int, stop: Sequence[int], sampling: Mapping[str, Any]) -> list[int]:
+    def answer(self, prompt: Sequence[int], most: int, stop: Sequence[int], sampling: Mapping[str, Any]) -> list[int]:  # noqa: ARG002
         """Return the greedy answer, by the model's own `generate`."""
         asked = torch.tensor([prompt])
         generated = self.model.generate(
@@ -187,7 +187,7 @@ def load_target(path: Path) -> Any:
 
 
 @contextmanager
-def extracting(target: Path, layers: Sequence[int], settings: EngineSettings, log: Path) -> Iterator[Reference]:
+def extracting(target: Path, layers: Sequence[int], settings: EngineSettings, log: Path) -> Iterator[Reference]:  # noqa: ARG001
     """Load the target."""
     log.write_text(f"a stub answers for {target}\n")
     yield Reference(load_target(target), layers)

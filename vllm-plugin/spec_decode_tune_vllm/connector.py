@@ -13,7 +13,7 @@ import torch
 from vllm.distributed.kv_transfer.kv_connector.v1 import example_hidden_states_connector as example
 
 PATH = "hidden_states_path"
-"""Key of `kv_transfer_params` with the file for a request's tokens and hidden states. A lock on `<file>.lock` is held until it is written."""
+"""Key of `kv_transfer_params` with the file for a request's tokens and hidden states. `<file>.lock` is locked until it is written."""
 
 NAME, MODULE = "HiddenStatesConnector", __name__
 """Values of `kv_connector` and `kv_connector_module_path` in vLLM's `--kv-transfer-config`."""

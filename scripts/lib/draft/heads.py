@@ -74,6 +74,8 @@ def assemble_head(draft: Draft, target: Path, vocabulary: Vocabulary | None, see
     model.config.speculators_config.proposal_methods[0].speculative_tokens = draft.positions
     model = model.float()
     match_final_norm(model.verifier_norm, target)
+    # vLLM and speculators take a frozen embedding from the target. For a large vocabulary it is most of a head.
+    model.__dict__["_keys_to_ignore_on_save"] = sorted({*model._keys_to_ignore_on_save, "embed_tokens.weight"})
     return model
 
 

@@ -177,11 +177,9 @@ def seal_features(
     `target` is the target's fingerprint, `aux_layers` and `hidden_size` describe `hidden_states`. `dataset` has the paths of hidden states
     that are not in the folder. `extracted` says how an engine extracted them.
     """
-    referred: dict[str, Any] = (
-        {"dataset": {"path": str(dataset[0].absolute()), "samples": [asdict(sample) for sample in dataset[1]]}} if dataset else {}
-    )
-    if extracted:
-        referred["extracted"] = extracted
+    more: dict[str, Any] = {"extracted": extracted} if extracted else {}
+    if dataset:
+        more["dataset"] = {"path": str(dataset[0].absolute()), "samples": [asdict(sample) for sample in dataset[1]]}
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     write_json(
         folder / MANIFEST,
@@ -191,7 +189,7 @@ def seal_features(
             "hidden_size": hidden_size,
             "versions": {package: version(package) for package in ("torch", "transformers", "datasets")},
             "files": {name: _file_facts(folder / name) for name in names},
-            **referred,
+            **more,
         },
     )
 

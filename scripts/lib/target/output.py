@@ -66,4 +66,4 @@ def _empty_model(target: Path) -> Any:
     trust = {"trust_remote_code": trusts_code()}
     config = AutoConfig.from_pretrained(target, local_files_only=True, **trust).get_text_config()
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, **trust)
+        return AutoModelForCausalLM.from_config(config, **trust)  # type: ignore[no-untyped-call]

@@ -139,7 +139,7 @@ def test_sampled_answers_are_checked_against_the_target_itself(target: Path, pro
 
     sampled = {"temperature": 0.7, "seed": 0}
     extract(target, {"train": prompts}, tmp_path / "right", most=10, aux_layers=AUX, sampling=sampled)
-    with pytest.raises(UserError, match="heads would learn .* tokens other than the target answers"):
+    with pytest.raises(UserError, match=r"heads would learn .* tokens other than the target answers"):
         extract(target, {"train": prompts}, tmp_path / "wrong", most=10, aux_layers=AUX, sampling=sampled, extractor=Wrong)
 
 

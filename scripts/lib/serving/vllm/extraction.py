@@ -69,7 +69,7 @@ class Extractor:
         states, expected = found["hidden_states"], (len(tokens), self._layers)
         if tuple(states.shape[:2]) != expected:
             raise self._server.failure(
-                f"vLLM extracted {list(states.shape[:2])} tokens and layers, not {list(expected)}; it does not emit every layer of this target"
+                f"vLLM extracted {list(states.shape[:2])} tokens and layers, not {list(expected)}; it does not emit all layers of this target"
             )
         if found["token_ids"].tolist() != list(tokens) or not torch.isfinite(states).all():
             raise self._server.failure("vLLM extracted hidden states that are infinite or belong to other tokens")
