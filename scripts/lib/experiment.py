@@ -43,6 +43,8 @@ class Experiment:
     """The serving settings that decide the meaning of a measurement. Prompts are identified by content, not by path."""
     preflight: str
     """Digest of target, head and serving settings, on which a preflight depends. No other name contains it."""
+    hidden_size: int | None
+    """Size of the target's hidden states, None while the target is not described."""
     provisional: tuple[str, ...] = ()
     """Reasons, one line each, why the names will differ in the run: their inputs are not on this machine."""
 
@@ -123,8 +125,9 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         priors=priors,
     )
     search.check()
+    size = config.target.tiny.hidden if not config.target.path else described.target.facts.hidden_size if described else None
     preflight = digest([target_id, recipe["draft"], {**asked, "repeats": None}], 12)
-    return Experiment(config, space, search, refused, target, model, features, subsets, asked, preflight, unknown)
+    return Experiment(config, space, search, refused, target, model, features, subsets, asked, preflight, size, unknown)
 
 
 def _require_readable(config: Config) -> None:

@@ -18,5 +18,8 @@ class Cost(Section):
 
     seconds_per_sample: float | None = Field(None, gt=0, description="device-seconds per training sample; empty: not known before a run")
     seconds_per_serving: float | None = Field(None, gt=0, description="device-seconds of one serving measurement; empty: not known")
+    extracted_tokens_per_second: float | None = Field(
+        None, gt=0, description="tokens that one engine answers and extracts per second; empty: not known before a run"
+    )
     price_per_device_hour: float | None = Field(None, ge=0, description="price of a device-hour; empty: the plan names no price")
     currency: str = Field("USD", description="currency of the price")

@@ -23,6 +23,7 @@ from lib.errors import UserError
 from lib.features.samples import FeatureSet
 from lib.files import whole_directory
 from lib.methods import Draft, Pack
+from lib.records.context import DraftVocabulary
 from lib.target.load import check_target, register_config, trusts_code
 from lib.target.output import match_final_norm
 
@@ -120,11 +121,24 @@ def build_untrained_head(draft: Draft, target: Path, out: Path) -> None:
 
 def frequent_vocabulary(features: FeatureSet, size: int, target_size: int) -> Vocabulary:
     """Return the draft vocabulary of the `size` most frequent tokens in the answers. Ties go to the lower id."""
+    d2t, t2d = build_vocab_mappings_from_distribution(_counted(features), size, target_size)
+    return t2d, d2t
+
+
+def describe_vocabulary(t2d: Tensor, features: FeatureSet, unseen: FeatureSet) -> DraftVocabulary:
+    """Return the facts of the draft vocabulary `t2d` for training data and held-out data."""
+    drafted = set(t2d.nonzero()[:, 0].tolist())
+    held = _counted(unseen)
+    covered = sum(count for token, count in held.items() if token in drafted)
+    return DraftVocabulary(size=len(drafted), filler=len(drafted - _counted(features).keys()), coverage=covered / held.total())
+
+
+def _counted(features: FeatureSet) -> Counter[int]:
+    """Return how often each token occurs in the answers."""
     counts: Counter[int] = Counter()
     for index in range(len(features)):
         counts.update(features.answer(index))
-    d2t, t2d = build_vocab_mappings_from_distribution(counts, size, target_size)
-    return t2d, d2t
+    return counts
 
 
 def head_tensors(model: Any) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from lib.arm import Arm, reachable
 from lib.config import Streaming
 from lib.devices import node
 from lib.draft.evaluate import HeldOutAccuracy, evaluate_head
-from lib.draft.heads import compute_dtype
+from lib.draft.heads import compute_dtype, describe_vocabulary
 from lib.draft.memory import out_of_memory, said
 from lib.draft.state import load_state, save_state
 from lib.draft.stream import Stream, forget, recover
@@ -227,6 +227,7 @@ def _context(arm: Arm, training: Training, features: FeatureSet, unseen: Feature
             train_samples=len(features),
             heldout_samples=len(unseen),
             heldout_tokens=sum(unseen.lengths),
+            vocabulary=describe_vocabulary(training.model.t2d, features, unseen) if training.draft.draft_vocab_size else None,
         ),
         stack=TrainingStack(python=platform.python_version(), **{name: version(name) for name in ("speculators", "torch", "transformers")}),
     )

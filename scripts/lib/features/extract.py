@@ -116,8 +116,8 @@ class Extraction:
     store: Storage | None
     dtype: torch.dtype | None
 
-    def run(self, prompts: Mapping[str, Sequence[Prompt]], concurrency: int) -> None:
-        """Extract all samples, by split, that are not done, with `concurrency` requests in flight."""
+    def run(self, prompts: Mapping[str, Sequence[Prompt]], concurrency: int) -> int:
+        """Extract all samples, by split, that are not done, with `concurrency` requests in flight. Return their number of tokens."""
         places = [(split, index, prompt) for split, ones in prompts.items() for index, prompt in enumerate(ones)]
         stored = set(self.store.names(self.work.name)) if self.store else set()
         left = [place for place in places if not self._is_done(*place, stored)]
@@ -139,6 +139,7 @@ class Extraction:
             pool.shutdown(wait=False, cancel_futures=True)  # requests in flight end with the engine
         if left:
             self.agreement.judge()
+        return tokens
 
     def sample(self, split: str, index: int, prompt: Prompt) -> tuple[list[int], list[int]]:
         """Return tokens and loss mask of a sample that is done."""
@@ -212,12 +213,15 @@ def extract_features(
         UserError: the engine failed, the disk is full, or the target's answers are not what heads would learn.
     """
     with _room_for(extraction.work):
-        extraction.run(prompts, concurrency)
+        started = time.monotonic()
+        tokens = extraction.run(prompts, concurrency)
         agreement = extraction.agreement
         extracted = {
             "engine": {key: value for key, value in extraction.extractor.context().items() if key != "draft"},
             "answers": {"most": extraction.answering.most, "stop": list(extraction.answering.stop), **extraction.answering.sampling},
             "agreement": {"agree": agreement.agree, "positions": agreement.positions},
+            "tokens": tokens,
+            "seconds": time.monotonic() - started,
         }
         for split, ones in prompts.items():
             with whole_directory(out[split]) as folder:

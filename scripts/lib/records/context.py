@@ -167,6 +167,14 @@ class TrainingConfiguration(Record):
     compute_dtype: str = Field(description="dtype of forward and backward pass; weights and moments are fp32")
 
 
+class DraftVocabulary(Record):
+    """A draft vocabulary smaller than the target's."""
+
+    size: int
+    filler: int = Field(description="tokens that no answer in the training data holds")
+    coverage: float = Field(description="share of the tokens of held-out answers that the head can draft, an upper bound of its accuracy")
+
+
 class HeldOut(Record):
     """The data an arm trained on and was evaluated on."""
 
@@ -174,6 +182,7 @@ class HeldOut(Record):
     train_samples: int
     heldout_samples: int
     heldout_tokens: int
+    vocabulary: DraftVocabulary | None = Field(description="None for the target's whole vocabulary")
 
 
 class TrainingStack(Record):

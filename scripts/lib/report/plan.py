@@ -19,6 +19,7 @@ from lib.hyperparameters import HYPERPARAMETERS, IDENTITY
 from lib.records import layout
 from lib.records.measurement import Measurement, ProxyRecord, ServingRecord, read_record
 from lib.report.text import table
+from lib.report.volume import describe_volume, volume_lines
 from lib.search.decisions import Decisions
 from lib.search.priors import Prior
 from lib.search.search import Search
@@ -78,6 +79,7 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
         "budget": config.budget.model_dump(),
         "fresh_seeds": seeds,
         "preflight": layout.preflight(experiment.preflight),
+        "volume": describe_volume(experiment, root, work, next(_sound(search, root, ProxyRecord), None)),
         "files": asdict(verdict_files(experiment)),
         "in_full": _in_full(search, seeds),
     }
@@ -266,6 +268,9 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     seconds = f"about {plan['pace']['per_serving']:.3g} s at most" if plan["pace"] else "the first minutes of a serving"
     yield f"Preflight: one untrained head is served and answers one prompt before any training, {seconds} ({plan['preflight']})"
     yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
+    contested = 2 * plan["fresh_seeds"] * caps[-1]
+    yield f"Verdict: {2 * plan['fresh_seeds']} fresh trainings, {contested:,} samples, {contested / bound['samples']:.0%} of that"
+    yield from volume_lines(plan["volume"])
     yield from _cost_lines(plan)
     yield ""
     yield "Snakemake's list of jobs ends at the next decisions, so it has fewer trainings and servings than this plan."

@@ -15,12 +15,21 @@ def trained(story: Story) -> str:
     context = {name.removeprefix("context."): row[name] for name in row.index if name.startswith("context.")}
     method = json.loads(row["recipe"])["draft"]["method"]
     seeds = sorted(int(seed) for seed in story.proxies["seed"].unique())
+    vocabulary = ""
+    if context.get("workload.vocabulary.size", 0) > 0:  # NaN without a draft vocabulary
+        vocabulary = f"{vocabulary_of(*(context[f'workload.vocabulary.{name}'] for name in ('size', 'filler', 'coverage')))}; "
     return (
         f"{title_of(method)} head for target {target(story)}; trained on {context['hardware.devices']:g} x "
         f"{context['hardware.device_name']}, {context['hardware.threads']:g} thread(s), torch {context['stack.torch']}, speculators "
         f"{context['stack.speculators']}; {context['workload.train_samples']:g} training and {context['workload.heldout_samples']:g} "
-        f"held-out samples; n = {story.proxies['arm'].nunique()} arms, one training each (seed {', '.join(map(str, seeds))})."
+        f"held-out samples; {vocabulary}n = {story.proxies['arm'].nunique()} arms, one training each (seed {', '.join(map(str, seeds))})."
     )
+
+
+def vocabulary_of(size: float, filler: float, coverage: float) -> str:
+    """Return the facts of a draft vocabulary."""
+    filled = f", {filler:,.0f} of them filler that occurs in no training answer" if filler else ""
+    return f"draft vocabulary of {size:,.0f} tokens{filled}, which covers {coverage:.1%} of the held-out tokens"
 
 
 def served(context: dict[str, Any] | None) -> str:
