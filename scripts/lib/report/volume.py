@@ -9,7 +9,7 @@ from lib.experiment import Experiment, feature_folders
 from lib.files import read_json
 from lib.records import layout
 from lib.records.measurement import ProxyRecord
-from lib.report.words import vocabulary_of
+from lib.report.text import vocabulary_of
 from lib.search.work import Work
 
 _BYTES = {"float32": 4}

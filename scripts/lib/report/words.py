@@ -5,6 +5,7 @@ from typing import Any
 
 from lib.methods import title_of
 from lib.report.story import Story
+from lib.report.text import vocabulary_of
 
 
 def trained(story: Story) -> str:
@@ -24,12 +25,6 @@ def trained(story: Story) -> str:
         f"{context['stack.speculators']}; {context['workload.train_samples']:g} training and {context['workload.heldout_samples']:g} "
         f"held-out samples; {vocabulary}n = {story.proxies['arm'].nunique()} arms, one training each (seed {', '.join(map(str, seeds))})."
     )
-
-
-def vocabulary_of(size: float, filler: float, coverage: float) -> str:
-    """Return the facts of a draft vocabulary."""
-    filled = f", {filler:,.0f} of them filler that occurs in no training answer" if filler else ""
-    return f"draft vocabulary of {size:,.0f} tokens{filled}, which covers {coverage:.1%} of the held-out tokens"
 
 
 def served(context: dict[str, Any] | None) -> str:

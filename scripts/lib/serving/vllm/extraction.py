@@ -66,10 +66,11 @@ class Extractor:
         finally:
             file.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
-        states, expected = found["hidden_states"], (len(tokens), self._layers)
-        if tuple(states.shape[:2]) != expected:
+        states = found["hidden_states"]
+        extracted, expected = list(states.shape[:2]), [len(tokens), self._layers]
+        if extracted != expected:
             raise self._server.failure(
-                f"vLLM extracted {list(states.shape[:2])} tokens and layers, not {list(expected)}; it does not emit all layers of this target"
+                f"vLLM extracted {extracted} tokens and layers, not {expected}; it does not emit all layers of this target"
             )
         if found["token_ids"].tolist() != list(tokens) or not torch.isfinite(states).all():
             raise self._server.failure("vLLM extracted hidden states that are infinite or belong to other tokens")
