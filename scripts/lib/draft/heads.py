@@ -101,6 +101,8 @@ def _decoder_layers(draft: Draft, target: Path) -> Any:
         )
 
     config = AutoConfig.from_pretrained(target, local_files_only=True, trust_remote_code=trusts_code()).get_text_config()
+    if hasattr(config, "allow_global_per_layer_attribute_access"):  # for layers of different shapes speculators takes the global one too
+        config.allow_global_per_layer_attribute_access = True
     if getattr(config, "head_dim", None):
         return of(target)
     config.head_dim = config.hidden_size // config.num_attention_heads  # speculators assumes it, but does not set it for every decoder

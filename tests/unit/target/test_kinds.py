@@ -29,9 +29,12 @@ LATENT = {
     **{"moe_intermediate_size": 32, "first_k_dense_replace": 1},
 }
 LEARNT: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "apertus": {},
-    "granite": {},
+    **dict.fromkeys(["llama", "apertus", "granite", "qwen2", "mistral", "olmo2", "smollm3", "exaone4", "phi3"], {}),
+    "qwen3": {"head_dim": 32},
+    "qwen3_moe": {"head_dim": 32, **EXPERTS},
+    "glm4_moe": {"head_dim": 32, **EXPERTS, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    "gpt_oss": {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "gemma4_text": {"head_dim": 32, "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 512},
     "deepseek_v3": LATENT,
     "gemma2": {"head_dim": 32},
     "gemma3_text": {"head_dim": 32},
