@@ -40,8 +40,8 @@ def extract_features(
         raise UserError(
             f"draft.aux_layers={aux_layers}: target.path={target_path} has layers 0 to {facts.num_layers - 1}; name some of them"
         )
-    model, tokenizer = load_target(target_path)
-    prompts = [tokenizer.encode(prompt) for prompt in read_prompts(prompts_jsonl)]
+    model, _ = load_target(target_path)
+    prompts = [list(prompt.token_ids) for prompt in read_prompts(prompts_jsonl)]
     longest = max(map(len, prompts)) + response_tokens
     if longest > facts.max_positions:
         raise UserError(

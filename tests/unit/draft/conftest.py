@@ -1,6 +1,5 @@
 """A random tiny Llama and its greedy answers, from which a draft head can learn."""
 
-import json
 import random
 from collections.abc import Callable
 from functools import partial
@@ -13,8 +12,10 @@ from lib.arm import Layout
 from lib.draft.rung import Places
 from lib.draft.trainer import Training, start_training
 from lib.features.extract import extract_features
+from lib.features.prompts import Prompt, write_lines
 from lib.features.samples import FeatureSet
 from lib.methods import Draft, heads
+from lib.target.load import load_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -63,7 +64,8 @@ def _features(target: Path, folder: Path, samples: int, seed: int) -> FeatureSet
     """Prompts of 9 to 12 random words, answers of 20 tokens: samples of different lengths."""
     draw = random.Random(seed)
     prompts = [" ".join(f"w{draw.randrange(VOCAB_SIZE)}" for _ in range(9 + index % 4)) for index in range(samples)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    tokenizer = load_tokenizer(target)
+    write_lines(folder / "prompts.jsonl", [Prompt(prompt, tuple(tokenizer.encode(prompt))) for prompt in prompts])
     extract_features(target, folder / "prompts.jsonl", folder / "out", response_tokens=20, aux_layers=list(AUX_LAYERS), batch=32, threads=1)
     return FeatureSet(folder / "out")
 

@@ -1,16 +1,15 @@
 """Feature folders: content, other readers, and refusals."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from lib.errors import UserError
 from lib.features.extract import extract_features, hidden_states
-from lib.features.prompts import read_prompts
+from lib.features.prompts import Prompt, write_lines
 from lib.features.responses import greedy_responses
 from lib.features.samples import CorruptFeatures, FeatureSet
-from lib.target.load import load_target, target_fingerprint
+from lib.target.load import load_target, load_tokenizer, target_fingerprint
 from lib.target.tiny import train_tiny_target
 
 AUX_LAYERS = [0, 1, 2]
@@ -28,10 +27,11 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prompts(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a file of prompts of different lengths."""
     path = tmp_path_factory.mktemp("prompts") / "train.jsonl"
-    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    tokenizer = load_tokenizer(target)
+    write_lines(path, [Prompt(text, tuple(tokenizer.encode(text))) for text in PROMPTS])
     return path
 
 
@@ -43,12 +43,12 @@ def folder(target: Path, prompts: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_samples_are_the_targets_own_answers_with_its_states(target: Path, prompts: Path, folder: Path) -> None:
+def test_samples_are_the_targets_own_answers_with_its_states(target: Path, folder: Path) -> None:
     model, tokenizer = load_target(target)
     features = FeatureSet(folder)
     assert (features.aux_layers, features.hidden_size, features.target) == (AUX_LAYERS, 64, target_fingerprint(target))
     assert len(features) == len(PROMPTS)
-    for index, text in enumerate(read_prompts(prompts)):
+    for index, text in enumerate(PROMPTS):
         prompt = tokenizer.encode(text)
         sample = features.sample(index)
         tokens = sample["input_ids"]
