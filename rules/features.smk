@@ -52,8 +52,7 @@ else:
             **takes("train", 0),
         params:
             target=target_folder,
-            source=settings.features.prompts,
-            features=settings.features.model_dump(exclude={"prompts", "dataset"}),
+            features=settings.features.model_dump(),
         message:
             "Writing prompts"
         script:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.config import Features
 from lib.features.split import write_prompts
 from lib.script import here, running
 
@@ -11,12 +12,6 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
-        features, source = snakemake.params.features, snakemake.params.source
         write_prompts(
-            here(snakemake.output.train).parent,
-            Path(snakemake.params.target),
-            {split: features[f"{split}_prompts"] for split in ("train", "heldout", "serving")},
-            features["prompt_tokens"],
-            features["seed"],
-            Path(source) if source else None,
+            here(snakemake.output.train).parent, Path(snakemake.params.target), Features.model_validate(snakemake.params.features)
         )

@@ -11,9 +11,10 @@ from typing import Any
 
 from lib.config import Config, Features, Point, Space, load_space, parse_config
 from lib.errors import UserError
+from lib.features.chat import identify_template, require_template
+from lib.features.conversations import Source, read_source
 from lib.features.dataset import check_dataset
 from lib.features.description import DescribedTarget, Description, find_description, find_unknown, fingerprints
-from lib.features.prompts import read_prompts
 from lib.files import digest
 from lib.publish.baseline import check_folder, read_baseline, require_same_context
 from lib.records import layout
@@ -80,8 +81,11 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
     else:
         target_id = digest([config.target.tiny.model_dump(), platform.python_version()])
         target, model = layout.resource("target", target_id), f"tiny-llama-{target_id}"
-    ends = described.target.facts.end_tokens if described else ()
-    features_id = digest([target_id, *_samples(config, described, ends), space.draft.aux_layers])
+    template = identify_template(config.features.chat_template)
+    prompts = read_source(Path(config.features.prompts)) if config.features.prompts else None
+    if prompts:
+        _check_prompts(prompts, config.features, described, known=not unknown)
+    features_id = digest([target_id, *_samples(config, described, template, prompts), space.draft.aux_layers])
     recipe = {
         "target": target_id,
         "features": features_id,
@@ -90,13 +94,13 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         "rungs": list(space.rungs.samples),
     }
     features = layout.resource("features", features_id)
-    prompts = config.serving.workload.path
-    missing = provisional and prompts is not None and not Path(prompts).exists()
+    workload = config.serving.workload.path
+    missing = provisional and workload is not None and not Path(workload).exists()
     if missing:
-        unknown += (f"serving.workload.path={prompts} does not exist yet: the verdict's files will have other names in the run",)
+        unknown += (f"serving.workload.path={workload} does not exist yet: the verdict's files will have other names in the run",)
     subsets, asked = _serving(config, space, features, described, missing=missing)
     if described:
-        _check_tokens(config, described.target, subsets)
+        _check_tokens(config, described.target, subsets, prompts)
     if config.baseline:
         baseline = read_baseline(Path(config.baseline))
         if not unknown:
@@ -140,6 +144,7 @@ def _require_readable(config: Config) -> None:
         "target.path": config.target.path,
         "features.prompts": config.features.prompts,
         "features.dataset": config.features.dataset,
+        "features.chat_template": config.features.template_file,
         "serving.workload.path": config.serving.workload.path,
     }
     for key, path in named.items():
@@ -253,14 +258,34 @@ def _check_fit(config: Config, space: Space, described: Description | None) -> N
         check_dataset(described.dataset.path, described.dataset.facts, described.target.facts, space.draft.aux_layers, wanted)
 
 
-def _check_tokens(config: Config, target: DescribedTarget, subsets: dict[str, str]) -> None:
+def _check_prompts(prompts: Source, features: Features, described: Description | None, *, known: bool) -> None:
+    """Raise UserError for prompts of the user that are too few, cannot be used, or need a chat template that is not there.
+
+    `known`: the target is known. Without a description it is then the tiny one.
+    """
+    prompts.require_few_dropped(features.max_dropped)
+    if known:
+        require_template(prompts, features.chat_template, own=described is not None and described.target.chat_template)
+    if features.answers == "given" and prompts.plain:
+        raise UserError(
+            f"features.answers = 'given', but features.prompts={prompts.path} holds plain prompts without answers; set it to regenerate"
+        )
+    distinct, wanted = len(prompts.identity), features.train_prompts + features.heldout_prompts + features.serving_prompts
+    if distinct < wanted:
+        raise UserError(
+            f"features.prompts = {features.prompts!r} holds {distinct} distinct prompts, but features.train_prompts + heldout_prompts + "
+            f"serving_prompts = {wanted}; add prompts or lower these"
+        )
+
+
+def _check_tokens(config: Config, target: DescribedTarget, subsets: dict[str, str], prompts: Source | None) -> None:
     """Raise UserError for a user's prompts that the target or the engine cannot take, if the target's tokenizer is here."""
-    workload, prompts = config.serving.workload, config.features.prompts
+    workload = config.serving.workload
     if not (prompts or workload.path) or not Path(target.path, "tokenizer.json").is_file():
         return
     tokens = Tokens(Path(target.path), target.facts.vocab_size)
     if prompts:
-        tokens.check(read_prompts(Path(prompts)))
+        tokens.check(list(prompts.texts()))
     if workload.path:
         sent = Workload({name: Path(path) for name, path in subsets.items()}, **workload.model_dump(exclude={"path"}))
         tokens.check([prompt for name in subsets for prompt in sent.prompts(name)])
@@ -279,7 +304,7 @@ def _serving(
         contents, fewest = {"unknown": str(workload.path)}, workload.prompts_per_subset or 0
     elif workload.path:
         files = {name: str(path) for name, path in find_subsets(Path(workload.path), "serving.workload.path").items()}
-        fewest = min(len(read_prompts(Path(path), "serving.workload.path")) for path in files.values())
+        fewest = min(len(read_source(Path(path), "serving.workload.path").conversations) for path in files.values())
         contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in files.items()}
     else:
         files, fewest = {"serving": f"{features}/prompts/serving.jsonl"}, config.features.serving_prompts
@@ -306,25 +331,16 @@ def _serving(
     return files, asked
 
 
-def _samples(config: Config, described: Description | None, ends: tuple[int, ...]) -> tuple[dict[str, Any], Any]:
-    """Return the settings that affect the samples, and the identity of their prompts or data set."""
+def _samples(config: Config, described: Description | None, template: str, prompts: Source | None) -> tuple[dict[str, Any], Any]:
+    """Return the settings that affect the samples, and the identity of their prompts or data set.
+
+    Prompts are known by the distinct lines of the file and the chat template, or by the Python version of the standard library.
+    """
     features, serving = config.features, config.serving
-    if not features.dataset:
-        settings = features.model_dump(exclude={"prompts", "dataset", "concurrency", "engines"})
-        return settings | {"engine": serving.engine, "dtype": serving.dtype, "ends": ends}, _prompts(features)
-    source = described.dataset.facts.fingerprint if described and described.dataset else ["unknown", features.dataset]
-    return features.model_dump(include={"train_prompts", "heldout_prompts", "seed"}), source
-
-
-def _prompts(features: Features) -> list[str] | str:
-    """Return the identity of the prompts: the file's distinct prompts, sorted, or the Python version of the standard library."""
-    if features.prompts is None:
-        return platform.python_version()
-    distinct = sorted(set(read_prompts(Path(features.prompts))))
-    wanted = features.train_prompts + features.heldout_prompts + features.serving_prompts
-    if len(distinct) < wanted:
-        raise UserError(
-            f"features.prompts = {features.prompts!r} holds {len(distinct)} distinct prompts, but features.train_prompts + "
-            f"heldout_prompts + serving_prompts = {wanted}; add prompts or lower these"
-        )
-    return distinct
+    if features.dataset:
+        source = described.dataset.facts.fingerprint if described and described.dataset else ["unknown", features.dataset]
+        return features.model_dump(include={"train_prompts", "heldout_prompts", "seed"}), source
+    identity = [template, prompts.identity] if prompts else platform.python_version()
+    settings = features.model_dump(exclude={"prompts", "dataset", "chat_template", "max_dropped", "concurrency", "engines"})
+    ends = described.target.facts.end_tokens if described else ()
+    return settings | {"engine": serving.engine, "dtype": serving.dtype, "ends": ends}, identity

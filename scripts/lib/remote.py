@@ -135,6 +135,7 @@ def _named(experiment: Experiment) -> Iterator[tuple[str, str]]:
         "baseline": config.baseline,
         "manifest": config.manifest,
         "features.prompts": config.features.prompts,
+        "features.chat_template": config.features.template_file,
     }
     yield from ((key, path) for key, path in one.items() if path)
     if config.serving.workload.path:

@@ -178,6 +178,9 @@ COMMAND_LINE = (
     ),
     (["features={prompts: absent.jsonl}"], "features.prompts=absent.jsonl: no such file; give a JSONL file"),
     (["features={dataset: absent}"], "configuration: features.dataset holds the hidden states of one target; set target.path"),
+    (["features={chat_template: }"], "configuration: features.chat_template = None: input should be a valid string; correct it"),
+    (["features={answers: kept}"], "configuration: features.answers = 'kept': input should be 'regenerate' or 'given'; correct it"),
+    (["features={answers: given}"], "configuration: features: answers = 'given' needs conversations; set prompts, or set answers to"),
     (["features={dataset: absent, prompts: x}"], "configuration: features: prompts and dataset are both set; set only one of them"),
     (["verdict={seeds: 1}"], "configuration: verdict: seeds = 1 cannot estimate the noise between trainings; set at least 2"),
     (["verdict={repeats: 1000000000}"], "configuration: verdict.repeats = '1000000000': input should be less than or equal to 1000"),
@@ -251,6 +254,68 @@ SPACES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_space_that_is_no_search(change: dict[str, Any], line: str, strategy: str) -> None:
     Path("space.yaml").write_text(yaml.safe_dump(SPACE | change))
     refused(partial(load_experiment, SMALL | {"strategy": strategy, "space": "space.yaml"}), line)
+
+
+USER = {"role": "user", "content": "Hello"}
+CONVERSATIONS: dict[str, tuple[list[Any], dict[str, Any], str]] = {
+    "no template": (
+        [{"messages": [USER]}],
+        {},
+        "features.chat_template = 'auto', but features.prompts=own.jsonl holds conversations, and the target's tokenizer has no chat "
+        "template; name a template file",
+    ),
+    "a template that is not wanted": (
+        [{"messages": [USER]}],
+        {"chat_template": "none"},
+        "features.chat_template = 'none', but features.prompts=own.jsonl holds conversations, which only a chat template turns into text; ",
+    ),
+    "an absent template": (
+        [{"messages": [USER]}],
+        {"chat_template": "absent.jinja"},
+        "features.chat_template = 'absent.jinja': no such file; name a file with a Jinja chat template, auto for that of the",
+    ),
+    "a folder for a template": (
+        [{"messages": [USER]}],
+        {"chat_template": "config"},
+        "features.chat_template = 'config': a folder, not a file",
+    ),
+    "mixed shapes": (
+        [{"messages": [USER]}, {"prompt": "Hello"}],
+        {"chat_template": "own.jinja"},
+        "features.prompts=own.jsonl line 2 has the shape 'prompt', the lines before it 'messages'; put them into different files",
+    ),
+    "no user": (
+        [{"messages": [USER]}, {"messages": [USER | {"role": "assistant"}]}],
+        {"chat_template": "own.jinja"},
+        "features.prompts=own.jsonl: 1 of 2 lines cannot be used, more than features.max_dropped = 0.1 allows: 1 without a user turn "
+        "(first: line 2); correct these lines, or raise features.max_dropped",
+    ),
+    "an unknown role": (
+        [{"conversations": [{"from": "bot", "value": "Hello"}]}],
+        {"chat_template": "own.jinja"},
+        "features.prompts=own.jsonl: 1 of 1 lines cannot be used, more than features.max_dropped = 0.1 allows: 1 with a role other than",
+    ),
+    "an empty conversation": (
+        [{"messages": []}],
+        {"chat_template": "own.jinja"},
+        "features.prompts=own.jsonl: 1 of 1 lines cannot be used, more than features.max_dropped = 0.1 allows: 1 without turns (first: ",
+    ),
+    "no answers": (
+        [{"prompt": "Hello"}],
+        {"answers": "given"},
+        "features.answers = 'given', but features.prompts=own.jsonl holds plain prompts without answers; set it to regenerate",
+    ),
+}
+
+
+@pytest.mark.parametrize(("lines", "features", "line"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+@pytest.mark.usefixtures("own")
+def test_conversations_that_cannot_be_used(lines: list[Any], features: dict[str, Any], line: str) -> None:
+    Path("own.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    Path("own.jinja").write_text("{{ messages }}")
+    small = {**SMALL["features"], "train_prompts": 1, "heldout_prompts": 1, "serving_prompts": 1}
+    said = refused(partial(load_experiment, SMALL | {"features": {**small, "prompts": "own.jsonl", **features}}))
+    assert said.startswith(line)
 
 
 # Contents of files
@@ -341,7 +406,7 @@ FACTS = {"hidden_size": 64, "num_hidden_layers": 4, "vocab_size": 512, "max_posi
 MODEL = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **FACTS}
 HEADER = json.dumps({"lm_head.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}).encode()
 WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(16)
-DESCRIBED = {"path": "model", "name": "model", "fingerprint": "1", "code": None, "dense": True}
+DESCRIBED = {"path": "model", "name": "model", "fingerprint": "1", "code": None, "dense": True, "chat_template": False}
 MANIFEST = {"target": DESCRIBED | {"facts": {"architecture": "L", "model_type": "l", **dict.fromkeys(("hidden_size", "num_layers"), 64)}}}
 FEATURES = {"target": "t", "aux_layers": [1], "hidden_size": 4, "files": {"state.json": {"bytes": 1, "sha256": "0"}}}
 PROMPTS = b'{"prompt": "one"}\n{"prompt": "two"}\n'
@@ -356,6 +421,12 @@ ENTRIES: dict[str, Entry] = {
     "ledger as prior arms": ("prior.parquet", lambda: b"PAR1", planned(seed_from="prior.parquet"), ()),
     "baseline": ("baseline.json", lambda: {"key": "x"}, planned(baseline="baseline.json"), ("an alias bomb",)),
     "prompts": ("prompts.jsonl", lambda: PROMPTS, planned(features={"prompts": "prompts.jsonl"}), ("cut",)),
+    "chat template": (
+        "own.jinja",
+        lambda: b"{{ messages }}",
+        planned(features={"chat_template": "own.jinja"}),
+        ("empty", "a list", "null", "a number", "text", "no keys", "deep nesting", "5,000 digits", "an alias bomb", "cut"),
+    ),
     "workload": (
         "workload.jsonl",
         lambda: PROMPTS,
@@ -452,7 +523,9 @@ def test_a_damaged_file(entry: str, kind: str) -> None:
     refused(call, path.stem)
 
 
-@pytest.mark.parametrize("key", ["space", "seed_from", "baseline", "features.prompts", "serving.workload.path", "target.path"])
+@pytest.mark.parametrize(
+    "key", ["space", "seed_from", "baseline", "features.prompts", "features.chat_template", "serving.workload.path", "target.path"]
+)
 @pytest.mark.usefixtures("own")
 def test_what_is_not_readable(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As root nothing is unreadable, so the system's answer is made up."""

@@ -43,6 +43,29 @@ def test_prompts_of_a_file_are_what_it_says_under_any_python(target: str, tmp_pa
     assert features(target, one) == features(target, shuffled) == before
 
 
+def test_conversations_are_known_by_their_template_and_its_arguments(target: str, tmp_path: Path) -> None:
+    own, one, other = (tmp_path / name for name in ("own.jsonl", "one.jinja", "other.jinja"))
+    own.write_text("".join(json.dumps({"messages": [{"role": "user", "content": text}]}) + "\n" for text in "abcd"))
+    one.write_text("{{ messages }}")
+    other.write_text("{{ messages }}")
+
+    def name(**changes: object) -> str:
+        counts = {"train_prompts": 2, "heldout_prompts": 1, "serving_prompts": 1}
+        return load_experiment({"target": {"path": target}, "features": {**counts, "prompts": str(own), **changes}}).features
+
+    before = name(chat_template=str(one))
+    assert name(chat_template=str(other), max_dropped=0.5) == before
+    assert name(chat_template=str(one), template_arguments={"enable_thinking": False}) != before
+    other.write_text("{{ messages }}.")
+    assert name(chat_template=str(other)) != before
+    with pytest.raises(UserError, match="the target's tokenizer has no chat template"):
+        name()
+    Path(target, "chat_template.jinja").write_text("{{ messages }}")
+    own_template = name()
+    Path(target, "chat_template.jinja").write_text("{{ messages }}.")
+    assert name() != own_template
+
+
 def test_a_workload_of_subsets_is_known_by_what_its_files_hold_and_not_by_where_they_lie(tmp_path: Path) -> None:
     def asked(folder: str, **workload: object) -> dict:
         return load_experiment({"serving": {"workload": {"path": str(tmp_path / folder), **workload}}}).asked

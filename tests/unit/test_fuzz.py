@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lib.errors import UserError
 from lib.experiment import Experiment, describe_bench, load_experiment, verdict_files
-from lib.features.prompts import read_prompts
+from lib.features.conversations import read_source
 from lib.files import write_json
 from lib.records import layout
 from lib.records.measurement import ProxyRecord, ServingRecord, read_record
@@ -150,7 +150,17 @@ def test_prior_arms(data: st.DataObject) -> None:
     plan(SMALL | {"seed_from": "prior.json", "strategy": "hyperband_tpe"})
 
 
+roles = st.one_of(st.sampled_from(["user", "assistant", "system", "tool", "human", "gpt"]), words)
+turns = st.one_of(
+    st.fixed_dictionaries({"role": roles, "content": st.one_of(st.text(), values)}, optional={"tool_calls": values}),
+    st.fixed_dictionaries({"from": roles, "value": st.text()}),
+    values,
+)
+conversations = st.fixed_dictionaries(
+    {}, optional={"messages": st.lists(turns, max_size=3), "conversations": st.lists(turns, max_size=3), "tools": values, "system": values}
+)
 lines = st.one_of(
+    conversations.map(lambda value: json.dumps(value).encode()),
     st.text().map(lambda text: json.dumps({"prompt": text}).encode()),
     values.map(lambda value: json.dumps({"prompt": value}).encode()),
     values.map(lambda value: json.dumps(value).encode()),
@@ -164,10 +174,12 @@ lines = st.one_of(
 def test_prompts(content: list[bytes]) -> None:
     Path("prompts.jsonl").write_bytes(b"\n".join(content))
     try:
-        prompts = read_prompts(Path("prompts.jsonl"))
+        source = read_source(Path("prompts.jsonl"))
     except UserError:
         return
-    assert prompts and all(prompt.strip() and prompt.encode() for prompt in prompts)
+    assert len(source.conversations) + source.dropped.count == source.total > 0
+    assert all(one.asked[-1]["content"].strip() for one in source.conversations)
+    assert all(isinstance(text.encode(), bytes) for text in source.texts())
     plan(SMALL | {"serving": SMALL["serving"] | {"workload": SMALL["serving"]["workload"] | {"path": "prompts.jsonl"}}})
 
 

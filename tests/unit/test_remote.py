@@ -40,6 +40,8 @@ def test_a_storage_plugin_that_keeps_no_records_at_hand_is_refused() -> None:
 def test_the_files_that_a_configuration_names_go_with_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert carried_files(experiment()) == ["config/spaces/eagle3-draft.yaml"]
+    template = "tests/unit/features/templates.py"  # any file
+    assert carried_files(experiment(features={"chat_template": template})) == ["config/spaces/eagle3-draft.yaml", template]
 
 
 @pytest.mark.parametrize("named", ["{outside}/prompts.jsonl", "{inside}/prompts.jsonl"])

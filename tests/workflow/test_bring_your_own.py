@@ -32,7 +32,7 @@ SMALL = {
     },
     "my-prompts.yaml": {
         "strategy": "grid",
-        "features": {"train_prompts": 12, "heldout_prompts": 4, "serving_prompts": 4, "prompt_tokens": 16, "response_tokens": 24},
+        "features": {"train_prompts": 12, "heldout_prompts": 4, "serving_prompts": 4, "prompt_tokens": 40, "response_tokens": 24},
         "serving": {
             "dtype": "float32",
             "max_model_len": 64,
@@ -61,7 +61,9 @@ def write_model(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(list(stdlib_documents().values())[:8], trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>").save_pretrained(folder)
+    template = "{% for turn in messages %}{{ turn.role[0] }}:{{ turn.content }}{{ eos_token }}{% endfor %}a:"
+    special = {"eos_token": "<|end|>", "pad_token": "<|end|>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **special).save_pretrained(folder)
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = Qwen3Config(**shape, head_dim=32, vocab_size=320, max_position_embeddings=64, initializer_range=0.08, eos_token_id=0)
     with torch.random.fork_rng():
@@ -70,7 +72,7 @@ def write_model(folder: Path) -> None:
 
 
 def write_prompts(path: Path, lines: slice) -> None:
-    """Write lines of the standard library as prompts of at most 30 tokens."""
+    """Write lines of the standard library as prompts of at most 35 tokens with the model's template."""
     starts = sorted({line.strip()[:30] for text in list(stdlib_documents().values())[:8] for line in text.splitlines() if len(line) > 60})
     path.write_text("".join(json.dumps({"prompt": start, "source": "stdlib"}) + "\n" for start in starts[lines]))
 

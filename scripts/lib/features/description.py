@@ -15,7 +15,7 @@ from lib.errors import UserError
 from lib.features.dataset import KEY, DatasetFacts, dataset_fingerprint, read_dataset
 from lib.reading import read_json
 from lib.section import Section
-from lib.target.load import TargetFacts, check_target, find_code, target_fingerprint
+from lib.target.load import TargetFacts, check_target, find_code, has_chat_template, target_fingerprint
 from lib.target.weights import check_weights
 
 CURE = "run python scripts/describe.py --configfile <yours> where they are mounted, and save what it prints there"
@@ -29,6 +29,7 @@ class DescribedTarget(Section):
     fingerprint: str = Field(min_length=1, description="partial hash of the target")
     code: str | None = Field(description="file that names code in the model directory to run; None without one")
     dense: bool = Field(description="whether a decoding step reads all its weights")
+    chat_template: bool = Field(description="whether its tokenizer has a chat template")
     facts: TargetFacts
 
 
@@ -59,6 +60,7 @@ def describe(config: Config) -> Description:
             fingerprint=target_fingerprint(folder),
             code=find_code(folder),
             dense=check_weights(folder, facts),
+            chat_template=has_chat_template(folder),
             facts=facts,
         ),
         dataset=DescribedDataset(path=dataset, facts=read_dataset(Path(dataset))) if dataset else None,

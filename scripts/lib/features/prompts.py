@@ -1,31 +1,41 @@
-"""Files of prompts with one JSON object `{"prompt": text}` per line."""
+"""Files of prompts as the target receives them, with one JSON object `{"prompt": text, "token_ids": [...]}` per line."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from lib.errors import UserError
-from lib.reading import read_text
-
-LARGEST_MIB = 256
-"""Largest size of a file of prompts."""
 
 
-def read_prompts(path: Path, key: str = "features.prompts") -> list[str]:
-    """Read a JSONL file of prompts. Raises UserError naming `key` for a line that is not `{"prompt": "..."}`, or without any line."""
-    text = read_text(path, f"{key}={path}", 'give a JSONL file with one {"prompt": "..."} per line', largest_mib=LARGEST_MIB)
-    prompts = []
-    # Split on newlines alone: str.splitlines() would also cut at U+2028, which JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            prompt = json.loads(line)["prompt"]
-            prompt.encode()
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # no JSON, no text, or text with half a character
-            prompt = None
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f'{key}={path} line {number} is not {{"prompt": "some text"}}; correct or remove the line')
-        prompts.append(prompt)
-    if not prompts:
-        raise UserError(f'{key}={path} is empty; give at least one {{"prompt": "..."}} line')
-    return prompts
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the target receives it.
+
+    `prompt`: its text with all special tokens. `token_ids`: its tokens. These are what is sent, because a text does not say whether the
+    tokenizer adds a BOS. `answers`: first and end of each answer in `token_ids`, which then hold a conversation with its answers. An answer
+    includes the token that ends the turn.
+    """
+
+    prompt: str
+    token_ids: tuple[int, ...]
+    answers: tuple[tuple[int, int], ...] = ()
+
+
+_PROMPT = TypeAdapter(Prompt)
+
+
+def write_lines(path: Path, prompts: Iterable[Prompt]) -> None:
+    """Write a file of prompts. Prompts without answers have no key `answers`."""
+    values = (_PROMPT.dump_python(prompt, exclude=None if prompt.answers else {"answers"}) for prompt in prompts)
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in values), encoding="utf-8")
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read a file that `write_lines` wrote. Raises UserError for any other file."""
+    try:
+        return [_PROMPT.validate_json(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValidationError):
+        raise UserError(f"{path} is missing or not whole; delete its folder, and it is written again") from None

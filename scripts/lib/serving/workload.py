@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError
-from lib.features.prompts import read_prompts
+from lib.features.conversations import read_source
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,10 @@ class Workload:
     def prompts(self, subset: str) -> list[str]:
         """Return the prompts sent for `subset`. Raises UserError if its file has no prompts or fewer than asked for."""
         path, asked = self.subsets[subset], self.prompts_per_subset
-        prompts = read_prompts(path, "prompts")
+        source = read_source(path, "prompts")
+        if not source.plain:
+            raise UserError(f'prompts={path} holds conversations; give one {{"prompt": "..."}} per line')
+        prompts = [str(one.messages[0]["content"]) for one in source.conversations]
         if asked is not None and not 1 <= asked <= len(prompts):
             raise UserError(
                 f"prompts_per_subset={asked}, but prompts={path} holds {len(prompts)}; give 1 to {len(prompts)}, or leave it empty for all"

@@ -134,11 +134,13 @@ def _with_defaults(path: Path, file: str) -> dict[str, Any]:
 def target_fingerprint(path: Path) -> str:
     """Return a partial hash of 12 hex digits, from config.json and name, size and content of each file of weights, tokenizer or code.
 
+    The files of a tokenizer include its settings and chat templates.
+
     For a file above 64 MiB the content is 64 evenly spaced blocks of 64 KiB, so the hash is cheap enough for every job. It misses edits in
     place outside these blocks, but further training changes nearly every byte.
     """
     digest = hashlib.sha256((path / "config.json").read_bytes())
-    tokenizer_files = (name for name in _TOKENIZER_FILES if (path / name).is_file())
+    tokenizer_files = (name for name in (*_TOKENIZER_FILES, *_tokenizer_settings(path)) if (path / name).is_file())
     for name in (*_weight_names(path), *tokenizer_files, *sorted(file.name for file in path.glob("*.py"))):
         digest.update(f"\n{name} {(path / name).stat().st_size}\n".encode())
         digest.update(sampled(path / name))
@@ -159,6 +161,20 @@ def find_code(path: Path) -> str | None:
         if any("auto_map" in section for section in sections):
             return file.name
     return None
+
+
+def has_chat_template(path: Path) -> bool:
+    """Return whether the tokenizer in the directory `path` has a chat template. Raises UserError for a file that is not JSON."""
+    config, *templates = _tokenizer_settings(path)
+    if templates or not (path / config).is_file():
+        return bool(templates)
+    return bool(read_json(path / config, f"target.path={path}: {config}", "download it again").get("chat_template"))
+
+
+def _tokenizer_settings(path: Path) -> list[str]:
+    """Return the names of the file of a tokenizer's settings, which may be missing, and of its files of chat templates."""
+    templates = [*path.glob("chat_template.jinja"), *path.glob("additional_chat_templates/*.jinja")]
+    return ["tokenizer_config.json", *sorted(file.relative_to(path).as_posix() for file in templates)]
 
 
 def trusts_code() -> bool:

@@ -1,29 +1,46 @@
-"""Prompt splits have exact token counts, are disjoint in text and document, and do not depend on the order of the file."""
+"""Prompt splits have exact or bounded lengths, are disjoint in text and document, and do not depend on the order of the file."""
 
 import itertools
 import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lib.config import Features
 from lib.errors import UserError
-from lib.features.prompts import read_prompts
+from lib.features.prompts import Prompt, read_prompts
 from lib.features.split import SPLITS, write_prompts
 from lib.target.corpus import split_documents, stdlib_documents
 from lib.target.load import leading_text, load_tokenizer
 from tokenizers import Tokenizer, processors
 
+from tests.unit.features.templates import CHATML
+
 COUNTS = {"train": 40, "heldout": 10, "serving": 10}
 
 
-def _write(path: Path, prompts: list[str]) -> Path:
-    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-    return path
+def _features(**changes: Any) -> Features:
+    counts = {f"{split}_prompts": count for split, count in COUNTS.items()}
+    return Features.model_validate({**counts, "prompt_tokens": 16, **changes})
+
+
+def _write(path: Path, prompts: list[str]) -> str:
+    return _write_lines(path, *({"prompt": prompt} for prompt in prompts))
+
+
+def _write_lines(path: Path, *lines: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def _read(folder: Path) -> dict[str, list[Prompt]]:
+    return {split: read_prompts(folder / f"{split}.jsonl") for split in SPLITS}
 
 
 def _splits(folder: Path) -> dict[str, list[str]]:
-    return {split: read_prompts(folder / f"{split}.jsonl") for split in SPLITS}
+    return {split: [prompt.prompt for prompt in prompts] for split, prompts in _read(folder).items()}
 
 
 def _assert_disjoint(splits: dict[str, list[str]]) -> None:
@@ -51,54 +68,63 @@ def test_a_document_keeps_its_part_when_others_come_and_go() -> None:
 
 
 def test_stdlib_prompts_are_exact_disjoint_and_from_their_own_documents(target: Path, tmp_path: Path) -> None:
-    write_prompts(tmp_path / "prompts", target, COUNTS, 16, seed=0)
+    write_prompts(tmp_path / "prompts", target, _features())
     splits = _splits(tmp_path / "prompts")
     assert {split: len(prompts) for split, prompts in splits.items()} == COUNTS
     _assert_disjoint(splits)
     tokenizer = load_tokenizer(target)
     parts = split_documents(stdlib_documents())
-    for split, prompts in splits.items():
-        assert len(set(prompts)) == len(prompts)
+    for split, prompts in _read(tmp_path / "prompts").items():
+        assert len(set(splits[split])) == len(prompts)
         for prompt in prompts:
-            assert len(tokenizer.encode(prompt)) == 16
-            assert any(document.startswith(prompt) or "\n" + prompt in document for document in parts[split])
+            assert tuple(tokenizer.encode(prompt.prompt)) == prompt.token_ids and len(prompt.token_ids) == 16
+            assert any(document.startswith(prompt.prompt) or "\n" + prompt.prompt in document for document in parts[split])
 
 
 def test_more_training_prompts_leave_the_measured_ones_alone(target: Path, tmp_path: Path) -> None:
-    write_prompts(tmp_path / "few", target, COUNTS, 16, seed=0)
-    write_prompts(tmp_path / "many", target, {**COUNTS, "train": 80}, 16, seed=0)
+    write_prompts(tmp_path / "few", target, _features())
+    write_prompts(tmp_path / "many", target, _features(train_prompts=80))
     few, many = _splits(tmp_path / "few"), _splits(tmp_path / "many")
     assert (few["serving"], few["heldout"], few["train"]) == (many["serving"], many["heldout"], many["train"][:40])
-    write_prompts(tmp_path / "other", target, COUNTS, 16, seed=1)
+    write_prompts(tmp_path / "other", target, _features(seed=1))
     assert _splits(tmp_path / "other")["serving"] != few["serving"]
 
 
-def test_a_users_prompts_are_distinct_truncated_and_split_by_content(target: Path, tmp_path: Path) -> None:
-    own = [f"Question {number}: what is {number} naïve + {number * number}?" * (1 + number % 3) for number in range(70)]
-    write_prompts(tmp_path / "one", target, COUNTS, 24, 0, _write(tmp_path / "one.jsonl", own))
+def test_a_users_prompts_are_distinct_and_split_by_content(target: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    own = [f"Question {number}: what is {number} naïve?" for number in range(70)]
+    write_prompts(tmp_path / "one", target, _features(prompts=_write(tmp_path / "one.jsonl", own), prompt_tokens=32))
     shuffled = own * 2
     random.Random(0).shuffle(shuffled)
-    write_prompts(tmp_path / "two", target, COUNTS, 24, 0, _write(tmp_path / "two.jsonl", shuffled))
+    write_prompts(tmp_path / "two", target, _features(prompts=_write(tmp_path / "two.jsonl", shuffled), prompt_tokens=32))
     splits = _splits(tmp_path / "one")
     assert splits == _splits(tmp_path / "two")
     assert {split: len(set(prompts)) for split, prompts in splits.items()} == COUNTS
     _assert_disjoint(splits)
     tokenizer = load_tokenizer(target)
-    for prompt in itertools.chain(*splits.values()):
-        assert len(tokenizer.encode(prompt)) <= 24
-        assert any(text.startswith(prompt) for text in own)
+    lengths = sorted(len(tokenizer.encode(prompt)) for prompt in own)
+    assert set(itertools.chain(*splits.values())) <= set(own)
+    assert f"70 prompts, 70 duplicates left out, of {lengths[0]} to {lengths[-1]} tokens (median" in caplog.text
 
 
-def test_prompts_that_agree_up_to_the_limit_count_once(target: Path, tmp_path: Path) -> None:
-    source = _write(tmp_path / "own.jsonl", ["the same beginning of every single line, number " + str(number) for number in range(9)])
-    with pytest.raises(UserError, match="holds 1 distinct prompts of 3 wanted"):
-        write_prompts(tmp_path / "out", target, {"train": 1, "heldout": 1, "serving": 1}, 4, 0, source)
-    assert not (tmp_path / "out").exists()
+def test_prompts_that_are_too_long_are_dropped_and_counted_never_cut(
+    target: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"print({number})" for number in range(60)]
+    source = _write(tmp_path / "own.jsonl", ["import os\n" * 30, *texts, "import sys\n" * 30])
+    write_prompts(tmp_path / "prompts", target, _features(prompts=source))
+    assert sorted(itertools.chain(*_splits(tmp_path / "prompts").values())) == sorted(texts)
+    assert "2 of 62 lines are dropped: 2 longer than features.prompt_tokens = 16 (first: line 1)" in caplog.text
+    with pytest.raises(UserError, match=r"2 of 62 lines cannot be used, more than features.max_dropped = 0.01 allows: 2 longer than .*; "):
+        write_prompts(tmp_path / "few", target, _features(prompts=source, max_dropped=0.01))
+    with pytest.raises(UserError, match=r"holds 60 distinct prompts, after 2 that are dropped, of 61 wanted"):
+        write_prompts(tmp_path / "few", target, _features(prompts=source, train_prompts=41))
+    assert not (tmp_path / "few").exists()
 
 
 def test_too_few_stdlib_prompts_are_refused_by_name(target: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"features\.serving_prompts=9999999"):
-        write_prompts(tmp_path / "out", target, {**COUNTS, "serving": 9_999_999}, 16, seed=0)
+        write_prompts(tmp_path / "out", target, _features(serving_prompts=9_999_999))
 
 
 def _with_bos(target: Path, folder: Path) -> Path:
@@ -114,24 +140,55 @@ def _with_bos(target: Path, folder: Path) -> Path:
 def test_a_prompt_that_begins_with_the_bos_of_its_template_gets_no_second_one(target: Path, tmp_path: Path) -> None:
     target = _with_bos(target, tmp_path)
     texts = [f"print({number})" for number in range(60)]
-    write_prompts(tmp_path / "plain", target, COUNTS, 16, seed=0, source=_write(tmp_path / "plain.jsonl", texts))
+    write_prompts(tmp_path / "plain", target, _features(prompts=_write(tmp_path / "plain.jsonl", texts)))
     templated = _write(tmp_path / "templated.jsonl", [f"<|endoftext|>{text}" for text in texts])
-    write_prompts(tmp_path / "templated", target, COUNTS, 16, seed=0, source=templated)
-    assert _splits(tmp_path / "plain") == _splits(tmp_path / "templated")
-    tokenizer = load_tokenizer(target)
-    assert leading_text(tokenizer) == "<|endoftext|>"
-    assert all(tokenizer.encode(prompt).count(0) == 1 for prompts in _splits(tmp_path / "templated").values() for prompt in prompts)
+    write_prompts(tmp_path / "templated", target, _features(prompts=templated))
+    splits = _read(tmp_path / "templated")
+    assert _read(tmp_path / "plain") == splits
+    assert leading_text(load_tokenizer(target)) == "<|endoftext|>"
+    assert all(prompt.prompt.startswith("<|endoftext|>print") for prompt in splits["train"])
+    assert all(prompt.token_ids.count(0) == 1 for prompt in splits["train"])
 
 
 def test_a_tokenizer_without_a_bos_leads_with_nothing(target: Path) -> None:
     assert leading_text(load_tokenizer(target)) == ""
 
 
-def test_prompts_that_are_blank_when_cut_are_dropped_and_counted(target: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    texts = [f"print({number})" for number in range(60)]
-    blank = ["\n" * 200 + "def main():", "\n \n" * 100 + "x"]
-    write_prompts(tmp_path / "prompts", target, COUNTS, 16, seed=0, source=_write(tmp_path / "own.jsonl", [*blank, *texts]))
-    assert sorted(itertools.chain(*_splits(tmp_path / "prompts").values())) == sorted(texts)
-    assert "2 of 62 prompts are dropped" in caplog.text
-    with pytest.raises(UserError, match=r"holds 59 distinct prompts, after 2 that begin with 16 blank tokens, of 60 wanted"):
-        write_prompts(tmp_path / "few", target, COUNTS, 16, seed=0, source=_write(tmp_path / "few.jsonl", [*blank, *texts[1:]]))
+def _conversations(path: Path, count: int, answer: str = "Two") -> str:
+    return _write_lines(
+        path,
+        *(
+            {"messages": [{"role": "user", "content": f"Why {number}?"}, {"role": "assistant", "content": f"{answer} {number}"}]}
+            for number in range(count)
+        ),
+    )
+
+
+def test_answers_of_the_data_are_kept_for_training_and_left_out_for_serving(target: Path, tmp_path: Path) -> None:
+    (tmp_path / "chatml.jinja").write_text(CHATML)
+    changes = {"chat_template": str(tmp_path / "chatml.jinja"), "prompt_tokens": 64, "response_tokens": 64}
+    one, other = _conversations(tmp_path / "one.jsonl", 60), _conversations(tmp_path / "other.jsonl", 60, "Three")
+    write_prompts(tmp_path / "kept", target, _features(prompts=one, answers="given", **changes))
+    write_prompts(tmp_path / "fresh", target, _features(prompts=other, **changes))
+    kept, fresh = _read(tmp_path / "kept"), _read(tmp_path / "fresh")
+    assert kept["serving"] == fresh["serving"]
+    tokenizer = load_tokenizer(target)
+    for split in ("heldout", "train"):
+        assert len(kept[split]) == COUNTS[split]
+        for one, asked in zip(kept[split], fresh[split], strict=True):
+            ((first, end),) = one.answers
+            assert one.token_ids[:first] == asked.token_ids and end == len(one.token_ids) and not asked.answers
+            assert tokenizer.decode(one.token_ids[first:end]).startswith("Two ") and one.prompt.startswith(asked.prompt)
+
+
+def test_conversations_without_answers_or_with_long_ones_are_dropped(target: Path, tmp_path: Path) -> None:
+    (tmp_path / "chatml.jinja").write_text(CHATML)
+    changes = {"chat_template": str(tmp_path / "chatml.jinja"), "prompt_tokens": 64, "response_tokens": 64, "answers": "given"}
+    empty = _write_lines(tmp_path / "own.jsonl", *({"messages": [{"role": "user", "content": f"{number}"}]} for number in range(60)))
+    with pytest.raises(
+        UserError, match=r"60 of 60 lines cannot be used.*60 without an answer \(first: line 1\); .*features.answers to regen"
+    ):
+        write_prompts(tmp_path / "out", target, _features(prompts=empty, **changes))
+    long = _conversations(tmp_path / "long.jsonl", 60, "word " * 80)
+    with pytest.raises(UserError, match=r"60 longer with their answers than features.prompt_tokens \+ response_tokens = 128 \(first"):
+        write_prompts(tmp_path / "out", target, _features(prompts=long, **changes))

@@ -29,7 +29,7 @@ LATENT = {
     **{"moe_intermediate_size": 32, "first_k_dense_replace": 1},
 }
 LEARNT: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(["llama", "apertus", "granite", "qwen2", "mistral", "olmo2", "smollm3", "exaone4", "phi3"], {}),
+    **{key: {} for key in ["llama", "apertus", "granite", "qwen2", "mistral", "olmo2", "smollm3", "exaone4", "phi3"]},
     "qwen3": {"head_dim": 32},
     "qwen3_moe": {"head_dim": 32, **EXPERTS},
     "glm4_moe": {"head_dim": 32, **EXPERTS, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lib.errors import UserError
-from lib.target.load import check_target, target_fingerprint
+from lib.target.load import check_target, has_chat_template, load_tokenizer, target_fingerprint
 from lib.target.output import require_whole
 from lib.target.weights import check_weights
 from safetensors.numpy import load_file, save_file
@@ -162,6 +162,22 @@ def test_the_fingerprint_follows_content_not_place(target: Path, tmp_path: Path)
         _flip_bit(copy / "model.safetensors", position)
         fingerprints.add(target_fingerprint(copy))
     assert len(fingerprints) == 4
+
+
+def test_a_chat_template_is_found_wherever_a_tokenizer_keeps_it_and_belongs_to_the_fingerprint(target: Path, tmp_path: Path) -> None:
+    template = "{{ messages }}"
+    for name, content in {
+        "tokenizer_config.json": json.dumps({"chat_template": template}),
+        "chat_template.jinja": template,
+        "additional_chat_templates/default.jinja": template,
+    }.items():
+        folder = Path(shutil.copytree(target, tmp_path / Path(name).stem))
+        before = target_fingerprint(folder)
+        assert not has_chat_template(folder)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+        assert has_chat_template(folder) and target_fingerprint(folder) != before
+        assert load_tokenizer(folder).get_chat_template() == template
 
 
 def test_a_large_file_is_known_by_blocks_from_its_first_byte_to_its_last(target: Path, tmp_path: Path) -> None:
