@@ -10,7 +10,10 @@ CONTEXT: dict[str, Any] = {
     "model": {"target_fingerprint": "t"},
     "hardware": {"device_type": "cpu", "device_name": "EPYC", "host": "one", "devices": 1, "threads": 1},
     "configuration": {"compute_dtype": "float32"},
-    "workload": {"features": "f", "train_samples": 64, "heldout_samples": 8, "heldout_tokens": 640},
+    "workload": {
+        **{"features": "f", "train_samples": 64, "heldout_samples": 8, "heldout_tokens": 640},
+        **{"vocabulary": {"size": 256, "filler": 3, "coverage": 0.9}},
+    },
     "stack": {"python": "3.11.7", "speculators": "0.9.0", "torch": "2.13.0", "transformers": "5.19.0"},
 }
 """Of a proxy."""

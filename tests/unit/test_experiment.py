@@ -100,8 +100,8 @@ def test_a_bad_prompt_file_of_the_workload_is_named_by_its_key(tmp_path: Path) -
     [
         ({"serving": {"max_model_len": 600}}, "serving.max_model_len = 600 is more than the target's 512 positions; lower it"),
         (
-            {"features": {"prompt_tokens": 400, "response_tokens": 113}, "serving": {"max_model_len": 512}},
-            "features.prompt_tokens + features.response_tokens = 513 is more than the target's 512 positions; lower it",
+            {"features": {"prompt_tokens": 400, "response_tokens": 112}, "serving": {"max_model_len": 512}},
+            "features.prompt_tokens + features.response_tokens + 1 = 513 is more than the target's 512 positions; lower it",
         ),
     ],
 )
