@@ -27,7 +27,7 @@ if settings.features.dataset:
             features=settings.features.model_dump(
                 include={"train_prompts", "heldout_prompts", "seed"}
             ),
-            aux_layers=list(experiment.space.draft.aux_layers),
+            draft=experiment.space.draft.model_dump(mode="json"),
             ahead=experiment.space.ahead,
         message:
             "Taking rows of the data set"

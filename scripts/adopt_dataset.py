@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.draft.heads import learnt_output
 from lib.features.dataset import adopt_dataset
 from lib.features.description import require_described
+from lib.methods import read_draft
 from lib.script import here, running
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if __name__ == "__main__":
             Path(snakemake.params.target),
             {split: here(snakemake.output[split]) for split in ("train", "heldout")},
             {split: snakemake.params.features[f"{split}_prompts"] for split in ("train", "heldout")},
-            snakemake.params.aux_layers,
+            list(snakemake.params.draft["aux_layers"]),
             snakemake.params.features["seed"],
             snakemake.params.ahead,
+            learnt_output(read_draft(snakemake.params.draft), Path(snakemake.params.target)),
         )

@@ -342,7 +342,7 @@ pkgutil.iter_modules = lambda path=None, prefix="": (module for module in listed
 
 def strangers(target: str) -> Iterator[str]:
     """Yield the modules of this environment's packages that an image does not hold."""
-    plugins = {"snakemake-executor-plugin-kubernetes-experiment", *(["spec-decode-tune-vllm"] if target == "serve" else [])}
+    plugins = {"snakemake-executor-plugin-kubernetes-experiment", "spec-decode-tune-vllm"}
     held = names(target) | BASE | plugins
     for module, owners in metadata.packages_distributions().items():
         if not held & {canonicalize_name(owner) for owner in owners}:

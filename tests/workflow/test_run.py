@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from lib.features.samples import FeatureSet
 from lib.report.tables import ledger
 
+from tests.stub_engine.engine import Reference, load_target
 from tests.workflow.clones import HANDED_OVER, Clone, clone, decisions, heads, jobs
 from tests.workflow.conftest import SECRET
 
@@ -38,6 +41,21 @@ def test_a_run_leaves_champion_serving_files_heads_and_ledger(finished: Clone) -
     (contest,) = finished.records("search/*/contest-*.json").values()
     assert len(table) == len(servings) + len(contest["servings"]) + len(finished.records("*/rung*.acc"))
     assert set(table["rigor"]) == {"DRAFT"}
+
+
+def test_features_of_the_engine_are_those_of_transformers(finished: Clone) -> None:
+    (folder,) = finished.root.glob("resources/features/*/1of1")
+    (target,) = finished.root.glob("resources/target/*")
+    features = FeatureSet(folder / "heldout")
+    reference = Reference(load_target(target), [*features.aux_layers, 4])
+    assert len(features) == 8 and len(FeatureSet(folder / "train")) == 40
+    for index in range(len(features)):
+        sample = features.sample(index)
+        tokens, first = sample["input_ids"].tolist(), int(sample["loss_mask"].nonzero()[0])
+        assert tokens[first:] == reference.answer(tokens[:first], 32, [0], {})
+        states = torch.cat([sample["hidden_states"], sample["verifier_last_hidden_states"]], dim=1)
+        torch.testing.assert_close(states, reference.states(tokens).flatten(1), rtol=1e-4, atol=1e-4)
+    assert not list(folder.parent.glob("*.work")), "work in progress is removed"
 
 
 def test_a_planted_secret_stands_in_no_file_and_was_never_said(finished: Clone, said: str) -> None:
@@ -191,7 +209,7 @@ def test_a_copy_without_the_resources_trains_and_measures_nothing(finished: Clon
     shutil.copytree(finished.root / "results", copied.root / "results")
     assert set(jobs(copied.snakemake("--dry-run").stdout)) <= VIEWS
     more = jobs(copied.snakemake("--dry-run", "--config", "verdict={seeds: 3}").stdout)
-    assert (more["train_rung"], more["extract_features"], more.get("measure_serving", 0)) == (6, 2, 0), "only what is new"
+    assert (more["train_rung"], more["extract_features"], more.get("measure_serving", 0)) == (6, 1, 0), "only what is new"
 
 
 def test_a_job_that_ends_slowly_while_a_checkpoint_is_taken_does_not_cut_the_run_short(finished: Clone, tmp_path: Path) -> None:

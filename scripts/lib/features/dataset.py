@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,10 @@ KEY = "features.dataset"
 COLUMNS = ("input_ids", "loss_mask", "seq_len")
 _LOOKED_AT = 64  # number of hidden-state files in the partial hash
 _END_BYTES = 64 * 2**10
+_REPRODUCED = 16  # number of rows whose tokens are compared with those that heads would learn
+LEAST_REPRODUCED = 0.2
+"""Smallest share of answer tokens that the target predicts. Answers that others wrote agree with about half of its choices."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -113,7 +117,14 @@ class Sample:
 
 
 def adopt_dataset(
-    path: Path, target: Path, out: Mapping[str, Path], counts: Mapping[str, int], aux_layers: list[int], seed: int, ahead: int
+    path: Path,
+    target: Path,
+    out: Mapping[str, Path],
+    counts: Mapping[str, int],
+    aux_layers: list[int],
+    seed: int,
+    ahead: int,
+    output: "Callable[[Tensor], Tensor]",
 ) -> None:
     """Adopt distinct rows of a data set into the folders `out` by split, as `FeatureSet` reads them.
 
@@ -128,10 +139,11 @@ def adopt_dataset(
         aux_layers: the target's layers whose outputs the data set holds.
         seed: seed of the split.
         ahead: number of answer tokens needed after the start of a draft.
+        output: the logits [T, vocabulary] that heads learn from last hidden states [T, H].
 
     Raises:
-        UserError: a row does not fit the target, its files differ, there are fewer distinct rows with an answer than `counts` asks for, or
-            no answer of a split is long enough.
+        UserError: a row does not fit the target, its files differ, there are fewer distinct rows with an answer than `counts` asks for,
+            no answer of a split is long enough, or the hidden states do not predict the answers.
     """
     from datasets import load_from_disk  # type: ignore[import-untyped]
 
@@ -161,6 +173,14 @@ def adopt_dataset(
         if short:
             logger.warning("%s: %d of %d answers are too short to draft %d tokens ahead", split, short, len(rows), ahead)
         samples = [_check_sample(path, row, data[row], facts, len(aux_layers) + 1) for row in rows]
+        if split == "heldout":
+            share = _reproduced(path, [(sample, data[sample.row]) for sample in samples[:_REPRODUCED]], len(aux_layers) + 1, output)
+            if share < LEAST_REPRODUCED:
+                raise UserError(
+                    f"{KEY}={path}: its hidden states predict {share:.0%} of the tokens of its answers; it was made with another target or "
+                    "layers, prepare it with target.path"
+                )
+            logger.info("hidden states predict %.0f %% of the tokens of answers", 100 * share)
         with whole_directory(out[split]) as folder:
             data.select(rows).save_to_disk(folder)
             seal_features(folder, target=fingerprint, aux_layers=aux_layers, hidden_size=facts.hidden_size, dataset=(path, samples))
@@ -198,6 +218,22 @@ def read_sample(path: Path, sample: Sample, tokens: Sequence[int], layers: int, 
         if not states.isfinite().all():
             raise _of_other_values(file, states.shape, expected)
     return states
+
+
+def _reproduced(path: Path, rows: Sequence[tuple[Sample, Mapping[str, Any]]], layers: int, output: "Callable[[Tensor], Tensor]") -> float:
+    """Return the share of answer tokens of rows that are the most likely ones by the hidden states before them."""
+    import torch
+
+    agree = counted = 0
+    for sample, row in rows:
+        size = _shape(path / "hidden_states" / _name(sample.row))[2]
+        states = read_sample(path, sample, row["input_ids"], layers, size, fresh=True)
+        with torch.inference_mode():
+            chosen = output(states[:-1, -1].float()).argmax(-1)
+        answered = torch.tensor(row["loss_mask"][1:]).bool()
+        agree += int((chosen == torch.tensor(row["input_ids"][1:]))[answered].sum())
+        counted += int(answered.sum())
+    return agree / max(1, counted)
 
 
 def _ranked(data: Any, seed: int) -> list[int]:

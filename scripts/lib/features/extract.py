@@ -239,8 +239,9 @@ def part_of(prompts: Sequence[Prompt], part: int, parts: int) -> Sequence[Prompt
 
 def _write_split(folder: Path, extraction: Extraction, split: str, prompts: Sequence[Prompt]) -> None:
     """Write the rows of a split in speculators' format, with links to the hidden states."""
-    from datasets import Dataset  # type: ignore[import-untyped]
+    from datasets import Dataset, disable_progress_bars  # type: ignore[import-untyped]
 
+    disable_progress_bars()
     (folder / "hidden_states").mkdir()
     rows = [extraction.sample(split, index, prompt) for index, prompt in enumerate(prompts)]
     columns = {"input_ids": [tokens for tokens, _ in rows], "loss_mask": [mask for _, mask in rows]}

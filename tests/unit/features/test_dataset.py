@@ -36,9 +36,14 @@ def dataset(tmp_path: Path) -> Path:
     return folder
 
 
+def always(token: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return an output that predicts a token everywhere. 7 is half of every answer."""
+    return lambda states: torch.eye(512)[token].expand(len(states), 512)
+
+
 def adopt(dataset: Path, target: Path, **counts: int) -> dict[str, FeatureSet]:
     out = {split: dataset.parent / split for split in ("train", "heldout")}
-    adopt_dataset(dataset, target, out, {"train": 5, "heldout": 3} | counts, LAYERS, 0, 1)
+    adopt_dataset(dataset, target, out, {"train": 5, "heldout": 3} | counts, LAYERS, 0, 1, always(7))
     return {split: FeatureSet(path) for split, path in out.items()}
 
 
@@ -47,8 +52,15 @@ def test_a_split_of_which_no_answer_can_be_drafted_is_refused(dataset: Path, tar
     out = {split: dataset.parent / split for split in ("train", "heldout")}
     refused = pytest.raises(UserError, match=rf"no answer of its heldout rows holds the {ahead + 1} tokens that drafting {ahead} tokens")
     with nullcontext() if held else refused:
-        adopt_dataset(dataset, target, out, {"train": 5, "heldout": 3}, LAYERS, 0, ahead)
+        adopt_dataset(dataset, target, out, {"train": 5, "heldout": 3}, LAYERS, 0, ahead, always(7))
     assert out["heldout"].exists() == held
+
+
+def test_a_data_set_whose_states_do_not_predict_its_answers_is_refused(dataset: Path, target: Path) -> None:
+    out = {split: dataset.parent / split for split in ("train", "heldout")}
+    with pytest.raises(UserError, match=rf"^features\.dataset={dataset}: its hidden states predict 0% of the tokens of its answers; "):
+        adopt_dataset(dataset, target, out, {"train": 5, "heldout": 3}, LAYERS, 0, 1, always(3))
+    assert not out["heldout"].exists()
 
 
 def sequences(features: FeatureSet) -> list[tuple[int, ...]]:
