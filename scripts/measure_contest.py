@@ -7,8 +7,9 @@ from lib.arm import Arm
 from lib.devices import hold_gpus
 from lib.features.description import require_described
 from lib.records.measurement import ProxyRecord, read_record, write_record
-from lib.script import here, logger, running
-from lib.serving.bench import Bench, make_bench, serve_arm
+from lib.script import here, running
+from lib.serving.bench import Bench, make_bench
+from lib.serving.series import Contender, Series
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, Measurements, make_contest
 
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
 def measure_contest(
     contest: Contest, champion: str, standing: str, bench: Bench, proxies: list[Path], heads: list[Path], log: Path
 ) -> Measurements:
-    """Measure every arm of a contest, one after the other in this process.
+    """Measure every arm of a contest in turn, in one engine if their heads can be exchanged.
 
     An interrupted job restarts from the beginning, because measurements of two nodes or days must not be mixed.
     """
-    order, servings = list(contest.order()), []
-    for number, ((side, arm), proxy, head) in enumerate(zip(order, proxies, heads, strict=True), start=1):
-        logger.info("%d of %d: %s, %s", number, len(order), side, arm.id)
-        servings.append(serve_arm(bench, read_record(proxy, ProxyRecord), head, log))
+    order = list(contest.order())
+    contenders = [
+        Contender(side, read_record(proxy, ProxyRecord), head) for (side, _), proxy, head in zip(order, proxies, heads, strict=True)
+    ]
+    servings = Series(bench, contenders, log).measure()
     return Measurements(champion=champion, standing=standing, order=[side for side, _ in order], servings=servings)
 
 

@@ -7,7 +7,8 @@ from lib.devices import hold_gpus
 from lib.features.description import require_described
 from lib.records.measurement import ProxyRecord, read_record, write_record
 from lib.script import here, running
-from lib.serving.bench import make_bench, serve_arm
+from lib.serving.bench import make_bench
+from lib.serving.series import Contender, Series
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -17,10 +18,7 @@ if __name__ == "__main__":
         described = snakemake.params.bench
         require_described(described["described"])
         hold_gpus(described["asked"]["tensor_parallel"])
-        record = serve_arm(
-            make_bench(described, snakemake.threads),
-            read_record(here(snakemake.input.acc), ProxyRecord),
-            here(snakemake.input.head),
-            Path(snakemake.log[0]).with_suffix(".server.log"),
-        )
+        contender = Contender("selection", read_record(here(snakemake.input.acc), ProxyRecord), here(snakemake.input.head))
+        log = Path(snakemake.log[0]).with_suffix(".server.log")
+        (record,) = Series(make_bench(described, snakemake.threads), [contender], log).measure()
         write_record(here(snakemake.output.serving), record)

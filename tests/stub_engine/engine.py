@@ -9,7 +9,7 @@ import hashlib
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from lib.records.measurement import Acceptance, Run
 from lib.serving.counters import SpeculationCounters
 from lib.serving.engine import Answers, EngineSettings, Speculation
+from lib.serving.exported import require_alike
 from lib.serving.workload import Workload
 from safetensors.torch import load_file
 
@@ -28,8 +29,24 @@ class Stub:
     target: Path
     speculation: Speculation
     settings: EngineSettings
-    rate: float
-    counted: SpeculationCounters
+    rate: float = 0
+    counted: SpeculationCounters = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counted = SpeculationCounters(0, 0, 0, (0,) * self.speculation.k)
+        self._read()
+
+    def _read(self) -> None:
+        tensors = load_file(self.speculation.path / "model.safetensors")
+        weights = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
+        size = sum(float(tensor.float().abs().sum()) for tensor in weights) / sum(tensor.numel() for tensor in weights)
+        self.rate = size / (size + 0.05)
+
+    def exchange(self, head: Path) -> None:
+        """Read another head."""
+        require_alike(self.speculation.path, head)
+        self.speculation = replace(self.speculation, path=head)
+        self._read()
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return at once."""
@@ -116,11 +133,9 @@ def require_installed() -> None:
 @contextmanager
 def running(target: Path, speculation: Speculation, settings: EngineSettings, log: Path) -> Iterator[Stub]:
     """Read the head's weights."""
-    weights = [tensor for name, tensor in load_file(speculation.path / "model.safetensors").items() if tensor.is_floating_point()]
-    size = sum(float(tensor.float().abs().sum()) for tensor in weights) / sum(tensor.numel() for tensor in weights)
-    nothing = SpeculationCounters(0, 0, 0, (0,) * speculation.k)
-    log.write_text(f"a stub serves {speculation.path}\n")
-    yield Stub(target, speculation, settings, size / (size + 0.05), nothing)
+    with log.open("a") as output:
+        output.write(f"a stub serves {speculation.path}\n")
+    yield Stub(target, speculation, settings)
 
 
 @dataclass

@@ -13,11 +13,9 @@ from vllm.platforms import current_platform
 
 from spec_decode_tune_vllm import repairs
 
-WORKER_EXTENSION = f"{__name__}.WorkerReport"
-
 
 class WorkerReport:
-    """Mixed into vLLM's worker class by `--worker-extension-cls`."""
+    """Mixed into vLLM's worker class."""
 
     vllm_config: Any
 

@@ -131,6 +131,20 @@ class Repeat(Acceptance):
     subsets: dict[str, Run] = Field(min_length=1)
 
 
+Check = Literal["none", "pending", "equal", "differs", "undecided"]
+"""What the check of an engine's exchanges found. none: no head was exchanged. pending: not checked yet. equal: the first head had the same
+counters again. differs: it had not, so this head was measured from a start of its own. undecided: the engine's counters do not repeat."""
+
+
+class EngineStart(Record):
+    """The start of the engine that measured a head."""
+
+    started_at: str = Field(description="UTC, ISO 8601")
+    start_seconds: float = Field(ge=0, description="seconds until the engine was ready, part of the wall seconds of exchange 0")
+    exchange: Count = Field(description="exchanges of the head before this one; 0: the engine was started with it")
+    check: Check
+
+
 class ServingRecord(Measurement):
     """`serving.json`, the acceptance of an arm's head from vLLM's counters, pooled over repeats and subsets."""
 
@@ -147,6 +161,7 @@ class ServingRecord(Measurement):
         description="acceptance length of every prompt by subset; None where the stream does not show it exactly"
     )
     head_sha256: str | None
+    engine: EngineStart | None = Field(None, description="the start of the engine; None if the arm was not served")
     kind: ClassVar = "serving"
     numbers: ClassVar = (
         *("acceptance_length", "per_position_acceptance", "drafts", "draft_tokens", "accepted"),

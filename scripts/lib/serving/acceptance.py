@@ -33,17 +33,8 @@ class Repeat:
     runs: Mapping[str, Run]
 
 
-def measure(
-    engine: Engine,
-    target: Path,
-    speculation: Speculation,
-    settings: EngineSettings,
-    workload: Workload,
-    repeats: int,
-    log: Path,
-    start_timeout_s: float = 900,
-) -> dict[str, Any]:
-    """Serve `target` with a head, send all subsets of the workload `repeats` times, and return a JSON-ready record.
+def measure(server: RunningEngine, workload: Workload, repeats: int) -> dict[str, Any]:
+    """Send all subsets of a workload `repeats` times to an engine that is ready, and return a JSON-ready record.
 
     The record holds the result of `pooled`, and the keys `context` and `workload`. Repeat r samples with seed `workload.seed` + r, so at
     temperature 0 repeats differ only in speed.
@@ -56,9 +47,8 @@ def measure(
     if repeats < 1:
         raise UserError(f"repeats={repeats}: measure at least once")
     identity = identify(workload)
-    with ready(engine, target, speculation, settings, workload, log, start_timeout_s) as (server, workload):
-        context = server.context()
-        measured = [_repeat(server, replace(workload, seed=workload.seed + number)) for number in range(repeats)]
+    context = server.context()
+    measured = [_repeat(server, replace(workload, seed=workload.seed + number)) for number in range(repeats)]
     for name, subset in identity["subsets"].items():
         subset["input_tokens_mean"] = measured[0].runs[name].speed["input_tokens"] / subset["num_prompts"]
     return {**pooled(measured), "context": context, "workload": identity}

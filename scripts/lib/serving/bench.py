@@ -1,18 +1,20 @@
-"""Measure an arm's head in an engine and build its record with the context reported by the engine."""
+"""The settings of a measurement, an engine started with them, and records with the context that the engine reports."""
 
 import os
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib.devices import node
 from lib.records import context as of
-from lib.records.measurement import ProxyRecord, ServingRecord
-from lib.serving.acceptance import measure, ready
+from lib.records.measurement import EngineStart, ProxyRecord, ServingRecord
+from lib.serving.acceptance import ready
 from lib.serving.ceilings import Ceiling, hardware_token, load_ceiling, sol_percent
-from lib.serving.engine import EngineSettings, Speculation, load_engine
+from lib.serving.engine import EngineSettings, RunningEngine, Speculation, load_engine
 from lib.serving.workload import Workload
 from lib.target.load import target_fingerprint
 
@@ -54,21 +56,17 @@ def make_bench(described: dict[str, Any], threads: int, repeats: int | None = No
     )
 
 
-def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> ServingRecord:
-    """Start an engine with an arm's head, measure it, and return the record. A failed arm gets a record of its failure.
-
-    Raises:
-        UserError: bad input.
-        EngineError: the engine died. The message gives the reason.
-    """
-    if trained.status != "ok":
-        return _failed(trained, bench.asked)
-    started = time.monotonic()
+@contextmanager
+def serving(bench: Bench, head: Path, log: Path) -> Iterator[tuple[RunningEngine, Workload]]:
+    """Start an engine with a head, and yield it when it is ready, with the workload to send. Raises as `ready` does."""
+    engine, speculation = load_engine(bench.asked["engine"]), Speculation(bench.method, head, bench.k)
     settings = engine_settings(bench.asked, bench.threads)
-    speculation = Speculation(bench.method, head, bench.k)
-    engine = load_engine(bench.asked["engine"])
-    measured = measure(engine, bench.target, speculation, settings, bench.workload, bench.asked["repeats"], log, bench.start_timeout_s)
-    seconds = time.monotonic() - started
+    with ready(engine, bench.target, speculation, settings, bench.workload, log, bench.start_timeout_s) as started:
+        yield started
+
+
+def serving_record(bench: Bench, trained: ProxyRecord, measured: dict[str, Any], seconds: float, engine: EngineStart) -> ServingRecord:
+    """Return the record of what `measure` has returned for an arm's head after `seconds`."""
     return ServingRecord(
         arm=trained.arm,
         status="ok",
@@ -77,9 +75,25 @@ def serve_arm(bench: Bench, trained: ProxyRecord, head: Path, log: Path) -> Serv
         device_seconds=seconds * bench.asked["tensor_parallel"],
         head_sha256=trained.head_sha256,
         asked=bench.asked,
+        engine=engine,
         prompt_acceptance=measured["prompt_acceptance"],
         context=_context(bench, measured, trained),
         **{name: measured[name] for name in ServingRecord.numbers if name in measured},
+    )
+
+
+def failed_record(bench: Bench, trained: ProxyRecord) -> ServingRecord:
+    """Return the record of an arm that failed in training and is not served."""
+    return ServingRecord(
+        arm=trained.arm,
+        status=trained.status,
+        reason=trained.reason,
+        wall_seconds=0,
+        device_seconds=0,
+        context=trained.context,
+        asked=bench.asked,
+        prompt_acceptance=None,
+        **dict.fromkeys(ServingRecord.numbers),
     )
 
 
@@ -91,11 +105,10 @@ def preflight(bench: Bench, head: Path, log: Path) -> dict[str, Any]:
         EngineError: the engine cannot serve such a head. The message gives the reason.
     """
     started = time.monotonic()
-    settings, speculation = engine_settings(bench.asked, bench.threads), Speculation(bench.method, head, bench.k)
-    engine = load_engine(bench.asked["engine"])
-    with ready(engine, bench.target, speculation, settings, bench.workload, log, bench.start_timeout_s) as (server, _):
+    with serving(bench, head, log) as (server, _):
         context = server.context()
-    return {"asked": bench.asked, "context": context, "stack": engine.installed(), "wall_seconds": time.monotonic() - started}
+    stack = load_engine(bench.asked["engine"]).installed()
+    return {"asked": bench.asked, "context": context, "stack": stack, "wall_seconds": time.monotonic() - started}
 
 
 def engine_settings(asked: dict[str, Any], threads: int | None = None) -> EngineSettings:
@@ -180,17 +193,3 @@ def _strategy(engine: dict[str, Any]) -> str:
     }
     parts = [f"{name}{size}" for name, size in sizes.items() if size > 1] + (["EP"] if engine["expert_parallel"] else [])
     return "+".join(parts) or "single"
-
-
-def _failed(trained: ProxyRecord, asked: dict[str, Any]) -> ServingRecord:
-    return ServingRecord(
-        arm=trained.arm,
-        status=trained.status,
-        reason=trained.reason,
-        wall_seconds=0,
-        device_seconds=0,
-        context=trained.context,
-        asked=asked,
-        prompt_acceptance=None,
-        **dict.fromkeys(ServingRecord.numbers),
-    )

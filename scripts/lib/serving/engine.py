@@ -84,6 +84,13 @@ class RunningEngine(Protocol):
     def warm_up(self, workload: Workload) -> None:
         """Answer one request, so that allocation and compilation at the first request are not measured."""
 
+    def exchange(self, head: Path) -> None:
+        """Serve another head in the place of the one given at the start. Nothing that the engine keeps of the old one may remain.
+
+        Raises HeadDiffers, before the model is touched, for a head that the engine must be started with, and ExchangeFailed when the head
+        did not arrive whole.
+        """
+
     def send(self, workload: Workload, subset: str) -> Answers:
         """Send a subset once. Answers do not use a cache filled by earlier requests."""
 

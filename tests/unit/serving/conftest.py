@@ -1,6 +1,7 @@
 """A small target, its prompts, and heads trained on its answers, made within a minute."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lib.serving.vllm.engine import EngineSettings
 from lib.serving.workload import Workload, find_subsets
 from lib.target.corpus import split_documents, stdlib_documents
 from lib.target.tiny import train_tiny_target
+from speculators.train.vocab_mapping import build_vocab_mappings_from_distribution
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 AUX_LAYERS = (1, 2, 3)
@@ -65,7 +67,10 @@ def workload(target: Path, serving_prompts: list[list[int]]) -> Workload:
 
 @pytest.fixture(scope="session")
 def make_head(target: Path, prompts: list[list[int]]) -> Callable[[Draft, int], Path]:
-    """Export a head after so many steps of training on what the target answers to its prompts."""
+    """Export a head after so many steps of training on what the target answers to its prompts.
+
+    A reduced draft vocabulary holds the target's first tokens if the head is untrained, otherwise the most frequent ones.
+    """
     verifier = LlamaForCausalLM.from_pretrained(target, dtype=torch.float32)
     with torch.no_grad():
         answers = verifier.generate(torch.tensor(prompts[:96]), do_sample=False, min_new_tokens=56, max_new_tokens=56, pad_token_id=0)
@@ -88,7 +93,12 @@ def make_head(target: Path, prompts: list[list[int]]) -> Callable[[Draft, int], 
 
     def export(draft: Draft, steps: int) -> Path:
         torch.set_num_threads(1)
-        model = assemble_head(draft, target, None, seed=0)
+        vocabulary = None
+        if size := draft.draft_vocab_size:
+            drafted = Counter(answers.flatten().tolist() if steps else range(size))
+            d2t, t2d = build_vocab_mappings_from_distribution(drafted, size, verifier.config.vocab_size)
+            vocabulary = t2d, d2t
+        model = assemble_head(draft, target, vocabulary, seed=0)
         options = loss_options(draft, model)
         optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=5e-3)
         for step in range(steps):
@@ -103,7 +113,7 @@ def make_head(target: Path, prompts: list[list[int]]) -> Callable[[Draft, int], 
         for index, layer in enumerate(model.layers):
             if draft.served_as == "dflash":  # so that using the first layer's norm for all shows in the counters
                 layer.self_attn.k_norm.weight.data *= 1 + index
-        out = target.parent / f"{draft.method}-{steps}"
+        out = target.parent / f"{draft.method}-{draft.draft_vocab_size}-{steps}"
         model.save_pretrained(out)
         return out
 

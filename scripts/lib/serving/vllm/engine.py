@@ -19,6 +19,7 @@ from typing import Any
 from lib.errors import UserError
 from lib.serving.counters import SpeculationCounters, parse_counters
 from lib.serving.engine import Answers, EngineError, EngineSettings, Speculation
+from lib.serving.exported import ExchangeFailed, HeadDiffers, require_alike
 from lib.serving.vllm.driver import COUNT_BY_REQUEST, MODEL, load_driver, send
 from lib.serving.vllm.extraction import Extractor
 from lib.serving.vllm.introspection import read_context
@@ -40,13 +41,23 @@ class Server:
     """A vLLM server started by `running`. It only answers requests with its `key`."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], port: int, target: Path, log: Path, key: str, *, begin: int = 0, model: str = MODEL
+        self,
+        process: subprocess.Popen[bytes],
+        port: int,
+        target: Path,
+        log: Path,
+        key: str,
+        *,
+        head: Path | None = None,
+        begin: int = 0,
+        model: str = MODEL,
     ) -> None:
         self.process = process
         self.url = f"http://127.0.0.1:{port}"
         self.target = target
         self.log = log
         self.key = key
+        self.head = head
         self._begin = begin  # offset of this server's first byte in the log
         self.model = model
 
@@ -93,13 +104,33 @@ class Server:
         request = {"model": self.model, "prompt": prompt, "max_tokens": workload.output_tokens, "ignore_eos": True}
         self.ask("/v1/completions", request, timeout_s=600)
 
+    def exchange(self, head: Path) -> None:
+        """Put another head in the place of the present one, with `vllm-plugin/`, and empty the prefix cache, which depends on the head."""
+        assert self.head is not None
+        require_alike(self.head, head)
+        try:
+            told = self.ask("/collective_rpc", {"method": "spec_decode_tune_exchange", "args": [str(head)], "timeout": 600}, timeout_s=660)
+            workers = json.loads(told)["results"]
+            if foreign := [name for worker in workers for name in worker["foreign"]]:
+                raise HeadDiffers(f"{head} holds another {foreign[0]} than the target, with which the head in the engine shares it")
+            if missing := [name for worker in workers for name in worker["missing"]]:
+                raise ExchangeFailed(f"{missing[0]} of {head} did not arrive in vLLM, nor did {len(missing) - 1} more tensors")
+            self._empty_cache()
+        except EngineError as error:
+            raise ExchangeFailed(str(error)) from error
+        self.head = head
+
     def send(self, workload: Workload, subset: str) -> Answers:
         """Send a subset once with vLLM's load driver and an empty prefix cache."""
-        self.ask("/reset_prefix_cache", {})
+        self._empty_cache()
         try:
             return send(self.url, self.key, self.target, self.model, workload, subset, self.log)
         except EngineError as error:
             raise self.failure(str(error)) from None
+
+    def _empty_cache(self) -> None:
+        if not json.loads(self.ask("/reset_prefix_cache", {}))["success"]:
+            raise self.failure("vLLM could not empty its prefix cache")
 
     def failure(self, what: str) -> EngineError:
         """Return an error with the event, the reason from the log, and the path of the log."""
@@ -180,7 +211,7 @@ def started(command: list[str], port: int, target: Path, settings: EngineSetting
             process_group=group,
         )
         try:
-            yield Server(process, port, target, log, key, begin=begin)
+            yield Server(process, port, target, log, key, head=speculation.path if speculation else None, begin=begin)
         finally:
             stop(process)
 
@@ -233,7 +264,7 @@ def extraction_command(target: Path, layers: Sequence[int], settings: EngineSett
 def _server(port: int) -> list[str]:
     """Return the words that start a server for this process alone."""
     from spec_decode_tune_vllm.guard import MIDDLEWARE
-    from spec_decode_tune_vllm.report import WORKER_EXTENSION
+    from spec_decode_tune_vllm.worker import WORKER_EXTENSION
 
     return [
         *(sys.executable, "-m", MODULE),
