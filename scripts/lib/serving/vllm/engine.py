@@ -48,7 +48,6 @@ class Server:
         log: Path,
         key: str,
         *,
-        head: Path | None = None,
         begin: int = 0,
         model: str = MODEL,
     ) -> None:
@@ -57,7 +56,7 @@ class Server:
         self.target = target
         self.log = log
         self.key = key
-        self.head = head
+        self.head: Path | None = None
         self._begin = begin  # offset of this server's first byte in the log
         self.model = model
 
@@ -177,6 +176,7 @@ def running(target: Path, speculation: Speculation | None, settings: EngineSetti
     """
     require_installed()
     with reserved_port() as port, started(command_line(target, speculation, settings, port), port, target, settings, log) as server:
+        server.head = speculation.path if speculation else None
         yield server
 
 
@@ -211,7 +211,7 @@ def started(command: list[str], port: int, target: Path, settings: EngineSetting
             process_group=group,
         )
         try:
-            yield Server(process, port, target, log, key, head=speculation.path if speculation else None, begin=begin)
+            yield Server(process, port, target, log, key, begin=begin)
         finally:
             stop(process)
 
