@@ -73,7 +73,7 @@ else:
         conda:
             "../envs/laptop.yaml"
         resources:
-            **takes("train", settings.serving.tensor_parallel),
+            **takes("train", settings.serving.devices),
         params:
             extraction=describe_extraction(experiment),
             streaming=session.streaming.model_dump(),

@@ -41,7 +41,7 @@ rule preflight:
     conda:
         "../envs/laptop.yaml"
     resources:
-        **takes("serve", settings.serving.tensor_parallel, session.serving_seconds),
+        **takes("serve", settings.serving.devices, session.serving_seconds),
     params:
         bench=describe_bench(experiment),
     message:
@@ -85,7 +85,7 @@ rule measure_serving:
     conda:
         "../envs/laptop.yaml"
     resources:
-        **takes("serve", settings.serving.tensor_parallel, session.serving_seconds),
+        **takes("serve", settings.serving.devices, session.serving_seconds),
     params:
         bench=describe_bench(experiment),
     message:

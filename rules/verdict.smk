@@ -51,7 +51,7 @@ rule measure_contest:
     conda:
         "../envs/laptop.yaml"
     resources:
-        **takes("serve", settings.serving.tensor_parallel, session.contest_seconds),
+        **takes("serve", settings.serving.devices, session.contest_seconds),
     params:
         bench=describe_bench(experiment),
         search=search.id,

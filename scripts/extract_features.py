@@ -25,10 +25,10 @@ if __name__ == "__main__":
     with running(snakemake.log[0], snakemake.resources.get("spends")):
         told = snakemake.params.extraction
         require_described(told["described"])
-        hold_gpus(told["asked"]["tensor_parallel"])
         target, draft = Path(told["target"]), read_draft(told["draft"])
         facts, layers = check_target(target), list(draft.aux_layers)
         settings = engine_settings(told["asked"], snakemake.threads)
+        hold_gpus(settings.devices)
         out = {split: here(snakemake.output[split]) for split in ("heldout", "train")}
         part, parts = int(snakemake.wildcards.part), int(snakemake.wildcards.parts)
         work = out["train"].parent.with_name(f"{part}of{parts}.work")

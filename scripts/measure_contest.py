@@ -8,7 +8,7 @@ from lib.devices import hold_gpus
 from lib.features.description import require_described
 from lib.records.measurement import ProxyRecord, read_record, write_record
 from lib.script import here, running
-from lib.serving.bench import Bench, make_bench
+from lib.serving.bench import Bench, engine_settings, make_bench
 from lib.serving.series import Contender, Series
 from lib.verdict.champion import Champion
 from lib.verdict.contest import Contest, Measurements, make_contest
@@ -38,7 +38,7 @@ if __name__ == "__main__":
         standing = Arm.from_record(snakemake.params.standing)
         verdict, described = snakemake.params.verdict, snakemake.params.bench
         require_described(described["described"])
-        hold_gpus(described["asked"]["tensor_parallel"])
+        hold_gpus(engine_settings(described["asked"]).devices)
         measurements = measure_contest(
             make_contest(champion, standing, verdict["seeds"], snakemake.params.search),
             champion.id,

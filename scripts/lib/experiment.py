@@ -21,6 +21,7 @@ from lib.records import layout
 from lib.records.layout import VerdictFiles
 from lib.search.priors import Refusal, load_priors
 from lib.search.search import Search
+from lib.serving.bench import engine_settings
 from lib.serving.ceilings import load_ceiling
 from lib.serving.engine import load_engine
 from lib.serving.workload import Workload, find_subsets, require_room
@@ -297,7 +298,6 @@ def _serving(
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the prompt files by subset, and the serving settings. `missing`: the named workload does not exist yet."""
     serving, workload = config.serving, config.serving.workload
-    load_engine(serving.engine)
     files: dict[str, str] = {}
     contents: dict[str, str] | None = None
     if missing:
@@ -328,6 +328,7 @@ def _serving(
         "workload": {**workload.model_dump(exclude={"path"}), "subsets": contents},
         "draft_tokens": space.objective.draft_tokens,
     }
+    load_engine(serving.engine).check(engine_settings(asked))
     return files, asked
 
 

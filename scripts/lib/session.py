@@ -68,7 +68,7 @@ class Session:
         """
         require_jobs_acknowledged(workflow, self.experiment.config)
         if not self.elsewhere:
-            require_devices("serving.tensor_parallel", self.experiment.config.serving.tensor_parallel)
+            require_devices("serving.tensor_parallel x data_parallel", self.experiment.config.serving.devices)
         if not self.store:
             require_installed()
         hold_results(Path(layout.RESULTS))

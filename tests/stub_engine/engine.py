@@ -88,6 +88,7 @@ class Stub:
             "workers": 1,
             **{f"{kind}_parallel": 1 for kind in ("tensor", "data", "pipeline", "decode_context")},
             "expert_parallel": False,
+            "attention_backend": None,
         }
 
     def counters(self) -> SpeculationCounters:
@@ -124,6 +125,10 @@ class Stub:
 def installed() -> dict[str, str]:
     """Return no version: nothing is installed."""
     return {}
+
+
+def check(settings: EngineSettings) -> None:
+    """Take everything."""
 
 
 def require_installed() -> None:

@@ -50,6 +50,8 @@ SERVED: dict[str, Any] = {
         "prefix_caching": False,
         "seed": 0,
         "threads": 1,
+        "attention_backend": None,
+        "extra_args": (),
     },
     "workload": {
         "dataset": "mine",

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,16 @@ def test_a_preflight_is_done_once_for_a_target_a_head_and_a_serving_configuratio
     assert len({one.preflight, *(load_experiment(other).preflight for other in others)}) == 4
     line = next(line for line in format_plan(make_plan(one, Path("nowhere"))).splitlines() if line.startswith("Preflight: "))
     assert "before any training" in line and f"results/preflight/{one.preflight}/preflight.json" in line
+
+
+@pytest.mark.parametrize("word", ["--model=x", "--max_num_seqs", "--no-enforce-eager", "--speculative-config.method=x", "--port", "-tp"])
+def test_an_engine_argument_that_has_a_key_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=rf"^serving\.extra_args = '{re.escape(word)}' is not taken: .*; use the key of serving for it$"):
+        load_experiment({"serving": {"extra_args": ["--block-size", "32", word]}})
+
+
+def test_engine_settings_change_the_measurement_and_not_the_training() -> None:
+    one = load_experiment({})
+    for change in ({"extra_args": ["--block-size", "32"]}, {"prefix_caching": True}, {"data_parallel": 2}, {"kv_cache_dtype": "bfloat16"}):
+        other = load_experiment({"serving": change})
+        assert other.asked != one.asked and other.search.recipe == one.search.recipe

@@ -38,6 +38,18 @@ class Serving(Section):
     kv_cache_gib: float | None = Field(0.25, ge=0.001, description="KV cache in GiB; empty: what gpu_memory_utilization leaves")
     tensor_parallel: Positive = Field(1, description="tensor-parallel size of the engine")
     enforce_eager: bool = Field(True, description="run without graph capture and compilation")
+    data_parallel: Positive = added(1, le=4096, description="copies of the model, among which requests are distributed")
+    expert_parallel: bool = added(False, description="distribute the experts of a layer over the devices instead of splitting each")
+    max_num_batched_tokens: Positive | None = added(None, description="most tokens of one step; empty: the engine's choice")
+    prefix_caching: bool = added(
+        False, description="reuse the KV cache of shared beginnings; it is emptied before every run of the workload"
+    )
+    kv_cache_dtype: str = added("auto", min_length=1, description="dtype of the KV cache, such as fp8; auto: the compute type")
+    attention_backend: str | None = added(None, min_length=1, description="the engine's attention backend; empty: its choice")
+    quantization: str | None = added(None, min_length=1, description="quantization method; empty: as the target's config.json says")
+    extra_args: tuple[str, ...] = added(
+        (), description="further arguments of the engine's server, one word each, filed with the numbers; keys that exist here are refused"
+    )
     workload: WorkloadOptions = Field(WorkloadOptions(), description="what is sent")
     sol_ceiling: str | None = Field(
         None, min_length=1, description="key of config/sol-ceilings.yaml that bounds decoding at one request in flight; empty: no %SoL"
@@ -47,3 +59,8 @@ class Serving(Section):
         {},
         description="environment variables of the engine, besides those that say what the machine is; filed with the numbers",
     )
+
+    @property
+    def devices(self) -> int:
+        """The number of devices of one engine."""
+        return self.tensor_parallel * self.data_parallel

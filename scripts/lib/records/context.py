@@ -65,6 +65,8 @@ class ServingConfiguration(Record):
     prefix_caching: bool
     seed: int
     threads: int
+    attention_backend: str | None = Field(description="None for the engine's choice")
+    extra_args: tuple[str, ...] = Field(description="further words of the server's command")
 
 
 class Subset(Record):

@@ -41,7 +41,7 @@ def describe_volume(experiment: Experiment, root: Path, work: Work, trained: Pro
         "hidden_size": size,
         "bytes": tokens * layers * size * width if tokens and size else None,
         "engines": features.engines,
-        "devices": serving.tensor_parallel,
+        "devices": serving.devices,
         "tokens_per_second": _measured_rate(experiment, root) or config.cost.extracted_tokens_per_second,
         "states": work.training_jobs,
         "state_bytes": head.stat().st_size * _TIMES if head.is_file() else None,

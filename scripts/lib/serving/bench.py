@@ -22,6 +22,17 @@ IMAGE = "SPEC_DECODE_TUNE_IMAGE"
 """Environment variable with the image name in a container."""
 
 
+_OPTIONAL = (
+    "attention_backend",
+    "environment",
+    "expert_parallel",
+    "kv_cache_dtype",
+    "max_num_batched_tokens",
+    "prefix_caching",
+    "quantization",
+)
+
+
 @dataclass(frozen=True)
 class Bench:
     """The settings shared by all arms of a comparison.
@@ -72,7 +83,7 @@ def serving_record(bench: Bench, trained: ProxyRecord, measured: dict[str, Any],
         status="ok",
         reason=None,
         wall_seconds=seconds,
-        device_seconds=seconds * bench.asked["tensor_parallel"],
+        device_seconds=seconds * engine_settings(bench.asked).devices,
         head_sha256=trained.head_sha256,
         asked=bench.asked,
         engine=engine,
@@ -123,7 +134,10 @@ def engine_settings(asked: dict[str, Any], threads: int | None = None) -> Engine
         gpu_memory_utilization=asked["gpu_memory_utilization"],
         kv_cache_gib=asked["kv_cache_gib"],
         threads=threads,
-        environment=asked.get("environment", {}),
+        # Left out of `asked` at their defaults, as in a dump of the configuration.
+        data_parallel_size=asked.get("data_parallel", 1),
+        extra_args=tuple(asked.get("extra_args", ())),
+        **{name: asked[name] for name in _OPTIONAL if name in asked},
     )
 
 
@@ -160,7 +174,11 @@ def _context(bench: Bench, measured: dict[str, Any], trained: ProxyRecord) -> of
             strategy=_strategy(engine),
             workers=engine["workers"],
         ),
-        configuration=of.ServingConfiguration(threads=bench.threads, **_named(of.ServingConfiguration, engine)),
+        configuration=of.ServingConfiguration(
+            threads=bench.threads,
+            extra_args=tuple(bench.asked.get("extra_args", ())),
+            **_named(of.ServingConfiguration, engine),
+        ),
         workload=of.Workload(dataset=bench.dataset, **_named(of.Workload, sent)),
         regime=of.Regime(start="warm", tier="latency" if latency else "throughput"),
         stack=of.ServingStack(

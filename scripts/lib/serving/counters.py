@@ -60,9 +60,13 @@ class SpeculationCounters:
         return self.drafts
 
 
-def parse_counters(metrics: str) -> SpeculationCounters:
-    """Return the speculation counters in the text of `/metrics`. Raises ValueError if the engine does not speculate."""
+def parse_counters(metrics: str, engines: int = 1) -> SpeculationCounters:
+    """Return the speculation counters in the text of `/metrics`, summed over data-parallel `engines`.
+
+    Raises ValueError if the engine does not speculate, or if another number of engines reports.
+    """
     totals: dict[str, int] = {}
+    reporting = set()
     positions: dict[int, int] = {}
     for family in text_string_to_metric_families(metrics):
         if not family.name.startswith(_PREFIX):
@@ -70,6 +74,7 @@ def parse_counters(metrics: str) -> SpeculationCounters:
         for sample in family.samples:
             if not sample.name.endswith("_total"):
                 continue
+            reporting.add(sample.labels.get("engine"))
             name = sample.name.removeprefix(_PREFIX).removesuffix("_total")
             if "position" in sample.labels:
                 position = int(sample.labels["position"])
@@ -78,6 +83,8 @@ def parse_counters(metrics: str) -> SpeculationCounters:
                 totals[name] = totals.get(name, 0) + int(sample.value)
     if not totals:
         raise ValueError("no vllm:spec_decode counters in /metrics; this engine does not speculate")
+    if len(reporting) != engines:
+        raise ValueError(f"{len(reporting)} engines report vllm:spec_decode counters in /metrics, not {engines}")
     return SpeculationCounters(
         drafts=totals["drafts"],
         draft_tokens=totals["draft_tokens"],

@@ -34,7 +34,7 @@ class EngineSettings:
     `dtype`: PyTorch's name. `max_model_len`: tokens. `max_num_seqs`: requests in one batch. `gpu_memory_utilization`: fraction of the
     memory of the device (on CPU of the machine) for weights and cache. `kv_cache_gib`: GiB of the cache, which replaces the fraction and
     on CPU avoids zeroing gigabytes at start. `threads`: CPU threads. `trust_remote_code`: whether code of the target's directory may run.
-    `environment`: additional variables of the engine's processes.
+    `extra_args`: further words of the server's command. `environment`: additional variables of the engine's processes.
     """
 
     dtype: str
@@ -43,12 +43,24 @@ class EngineSettings:
     enforce_eager: bool = False
     prefix_caching: bool = False
     tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
+    expert_parallel: bool = False
+    max_num_batched_tokens: int | None = None
+    kv_cache_dtype: str = "auto"
+    attention_backend: str | None = None
+    quantization: str | None = None
     gpu_memory_utilization: float | None = None
     kv_cache_gib: float | None = None
     seed: int = 0
     trust_remote_code: bool = False
     threads: int | None = None
+    extra_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def devices(self) -> int:
+        """The number of devices."""
+        return self.tensor_parallel_size * self.data_parallel_size
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,9 @@ class Engine(Protocol):
 
     def installed(self) -> dict[str, str]:
         """Return the versions of the installed distributions that serve, empty without one."""
+
+    def check(self, settings: EngineSettings) -> None:
+        """Raise UserError for settings that the engine does not take. Nothing is started."""
 
     def require_installed(self) -> None:
         """Raise UserError unless the engine can be started here."""

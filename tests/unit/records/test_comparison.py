@@ -10,7 +10,8 @@ from lib.records.comparison import OF_THE_ARM, require_comparable
 from tests.unit.made_records import CONTEXT, SERVED, arm, proxy, serving
 from tests.unit.records.test_measurement import changed, leaves
 
-OTHER = {
+OTHER: dict[tuple[str, ...], Any] = {
+    ("configuration", "extra_args"): ("--block-size=32",),
     ("regime", "tier"): "latency",
     ("grounding", "level"): "L4",
     ("grounding", "sol_ceiling"): None,

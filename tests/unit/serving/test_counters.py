@@ -33,11 +33,11 @@ vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="1",model_name="m",pos
 
 
 def test_engines_are_summed_and_creation_times_skipped() -> None:
-    assert parse_counters(METRICS) == SpeculationCounters(drafts=12, draft_tokens=24, accepted=9, accepted_per_position=(6, 3))
+    assert parse_counters(METRICS, 2) == SpeculationCounters(drafts=12, draft_tokens=24, accepted=9, accepted_per_position=(6, 3))
 
 
 def test_acceptance_is_that_of_the_difference() -> None:
-    counted = parse_counters(METRICS).since(SpeculationCounters(2, 4, 1, (1, 0)))
+    counted = parse_counters(METRICS, 2).since(SpeculationCounters(2, 4, 1, (1, 0)))
     assert counted == SpeculationCounters(10, 20, 8, (5, 3))
     assert counted.acceptance_length == 1.8
     assert counted.per_position_acceptance == [0.5, 0.3]
@@ -97,11 +97,16 @@ def test_an_engine_that_does_not_speculate_is_told() -> None:
 
 
 def test_nothing_drafted_has_no_acceptance() -> None:
-    same = parse_counters(METRICS)
+    same = parse_counters(METRICS, 2)
     with pytest.raises(ValueError, match="drafted nothing"):
         _ = same.since(same).acceptance_length
 
 
 def test_a_restart_in_between_is_noticed() -> None:
     with pytest.raises(ValueError, match="server was restarted"):
-        SpeculationCounters(1, 2, 1, (1, 0)).since(parse_counters(METRICS))
+        SpeculationCounters(1, 2, 1, (1, 0)).since(parse_counters(METRICS, 2))
+
+
+def test_counters_of_another_number_of_engines_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 engines report vllm:spec_decode counters in /metrics, not 1"):
+        parse_counters(METRICS)

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,19 @@ KEY = "VLLM_API_KEY"
 """Environment variable with the server's API key. Arguments could be read by every user of the machine."""
 
 
+_EVERYTHING: dict[str, Any] = {
+    **{"gpu_memory_utilization": 0.5, "kv_cache_gib": 1.0, "max_num_batched_tokens": 1},
+    **{"attention_backend": "any", "quantization": "any"},
+}
+"""Settings with which the command has all its arguments."""
+
+_OURS = (
+    *("--host", "--port", "--api-key", "--served-model-name", "--worker-extension-cls", "--middleware", "--uvicorn-log-level"),
+    *("--speculative-config", "--kv-transfer-config", *COUNT_BY_REQUEST),
+)
+"""Further arguments of the command."""
+
+
 class Server:
     """A vLLM server started by `running`. It only answers requests with its `key`."""
 
@@ -57,6 +71,7 @@ class Server:
         self.log = log
         self.key = key
         self.head: Path | None = None
+        self.engines = 1
         self._begin = begin  # offset of this server's first byte in the log
         self.model = model
 
@@ -95,7 +110,7 @@ class Server:
 
     def counters(self) -> SpeculationCounters:
         """Return the speculation counters of `/metrics`."""
-        return parse_counters(self.ask("/metrics"))
+        return parse_counters(self.ask("/metrics"), self.engines)
 
     def warm_up(self, workload: Workload) -> None:
         """Answer one request before counting."""
@@ -155,6 +170,22 @@ def installed() -> dict[str, str]:
     return {name: one.version for name, one in found if one}
 
 
+def check(settings: EngineSettings) -> None:
+    """Raise UserError for an extra argument that the workflow sets itself."""
+    command = engine_arguments(Path("target"), replace(settings, extra_args=(), **_EVERYTHING))
+    own = {_flag(word) for word in (*command, *_OURS) if word.startswith("--")}
+    for word in settings.extra_args:
+        if word.startswith("-") and (_flag(word) in own or not word.startswith("--")):
+            raise UserError(
+                f"serving.extra_args = {word!r} is not taken: the workflow sets it, or it is a short form; use the key of serving for it"
+            )
+
+
+def _flag(word: str) -> str:
+    """Return the name of an argument, which vLLM takes with dashes or underscores, and negated by --no-."""
+    return word.partition("=")[0].partition(".")[0].removeprefix("--").removeprefix("no-").replace("_", "-")
+
+
 def require_installed() -> None:
     """Raise UserError unless vLLM and this repository's plugin for it are installed."""
     if importlib.util.find_spec("vllm") is None:
@@ -211,7 +242,9 @@ def started(command: list[str], port: int, target: Path, settings: EngineSetting
             process_group=group,
         )
         try:
-            yield Server(process, port, target, log, key, begin=begin)
+            server = Server(process, port, target, log, key, begin=begin)
+            server.engines = settings.data_parallel_size
+            yield server
         finally:
             stop(process)
 
@@ -281,18 +314,24 @@ def engine_arguments(target: Path, settings: EngineSettings) -> list[str]:
     optional = {
         "--gpu-memory-utilization": settings.gpu_memory_utilization,
         "--kv-cache-memory-bytes": None if settings.kv_cache_gib is None else int(settings.kv_cache_gib * 2**30),
+        "--max-num-batched-tokens": settings.max_num_batched_tokens,
+        "--attention-backend": settings.attention_backend,
+        "--quantization": settings.quantization,
     }
     return [
         *("--model", str(target), "--dtype", settings.dtype, "--seed", str(settings.seed)),
         *("--load-format", "safetensors"),
         "--trust-remote-code" if settings.trust_remote_code else "--no-trust-remote-code",
         *("--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs)),
-        *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
+        *("--tensor-parallel-size", str(settings.tensor_parallel_size), "--data-parallel-size", str(settings.data_parallel_size)),
+        "--enable-expert-parallel" if settings.expert_parallel else "--no-enable-expert-parallel",
+        *("--kv-cache-dtype", settings.kv_cache_dtype),
         # Take sampling parameters only from the workload, not from the model's generation_config.json.
         *("--generation-config", "vllm"),
         "--enable-prefix-caching" if settings.prefix_caching else "--no-enable-prefix-caching",
         "--enforce-eager" if settings.enforce_eager else "--no-enforce-eager",
         *(word for flag, value in optional.items() if value is not None for word in (flag, str(value))),
+        *settings.extra_args,
     ]
 
 

@@ -22,6 +22,7 @@ CONFIG = {
     "pipeline_parallel": "parallel_config.pipeline_parallel_size",
     "data_parallel": "parallel_config.data_parallel_size",
     "decode_context_parallel": "parallel_config.decode_context_parallel_size",
+    "attention_backend": "attention_config.backend",
     "expert_parallel": "parallel_config.enable_expert_parallel",
     "max_num_seqs": "scheduler_config.max_num_seqs",
     "max_num_batched_tokens": "scheduler_config.max_num_batched_tokens",

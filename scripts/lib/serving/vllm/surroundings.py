@@ -39,7 +39,7 @@ def environment(settings: EngineSettings) -> dict[str, str]:
         # Read on CPU only. Parallel servers would all bind to the same first cores. With the default "1" the worker of a single rank is a
         # third process, which imports everything again.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if settings.data_parallel_size == 1 else "1",
         **threads,
         **settings.environment,
         SWITCH: "1",
