@@ -17,6 +17,9 @@ class Cost(Section):
     """What work costs, for the plan. Measured seconds in the ledger replace the seconds given here."""
 
     seconds_per_sample: float | None = Field(None, gt=0, description="device-seconds per training sample; empty: not known before a run")
-    seconds_per_serving: float | None = Field(None, gt=0, description="device-seconds of one serving measurement; empty: not known")
+    seconds_per_serving: float | None = Field(None, gt=0, description="device-seconds to measure one head; empty: not known")
+    seconds_per_start: float | None = Field(
+        None, gt=0, description="device-seconds of one start of the serving engine; empty: seconds_per_serving includes it"
+    )
     price_per_device_hour: float | None = Field(None, ge=0, description="price of a device-hour; empty: the plan names no price")
     currency: str = Field("USD", description="currency of the price")
