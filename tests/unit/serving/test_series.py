@@ -17,6 +17,7 @@ from lib.records.comparison import require_comparable
 from lib.records.measurement import ServingRecord, read_record
 from lib.serving import acceptance, bench
 from lib.serving.bench import Bench
+from lib.serving.counters import SpeculationCounters
 from lib.serving.engine import Answers, EngineError
 from lib.serving.exported import ExchangeFailed
 from lib.serving.kept import Kept
@@ -155,6 +156,14 @@ def test_a_head_that_did_not_arrive_makes_the_engine_worthless(rig: Rig, three: 
     rig.fault = fault
     assert said(rig.series(three).measure()) == [(0, "differs")] * 3
     assert rig.done == [*SHARED[:2], *ALONE]
+
+
+def test_an_engine_whose_counters_do_not_move_is_an_error(rig: Rig, three: list[Contender], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stub.Stub, "counters", lambda _: SpeculationCounters(0, 0, 0, (0, 0, 0)))
+    with pytest.raises(
+        EngineError, match=r"^the engine answered the prompts of qa but drafted nothing, its counters did not move; see its log$"
+    ):
+        rig.series(three).measure()
 
 
 def test_a_head_of_another_shape_gets_a_start_of_its_own(rig: Rig, three: list[Contender]) -> None:
