@@ -39,6 +39,7 @@ rule all:
     """Search, serve the finalists, choose and judge the champion, and write ledger, report and next steps."""
     default_target: True
     input:
+        layout.acc(search.standing.id, search.top_rung),  # trained beside the search
         all_records,
         filed.measurements,
         list(views),

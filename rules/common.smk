@@ -1,7 +1,7 @@
 """The session of this process, and input functions named for what they return."""
 
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
@@ -33,6 +33,7 @@ made_prompts = (
 wildcard_constraints:
     arm=r"gb[^/]+",
     bracket=r"[^/]+",
+    engine=r"\d+",
     rung=r"\d+",
     part=r"\d+",
     parts=r"\d+",
@@ -76,10 +77,32 @@ def evidence(wildcards):
     return trained(search.below(wildcards.bracket, int(wildcards.rung)))
 
 
+def finalist_arms():
+    """Return the finalists, once they are known."""
+    return cohort(search.finalists_folder, search.top_rung)["arms"]
+
+
 def finalists(wildcards):
     """Return the measurements of the finalists."""
-    arms = cohort(search.finalists_folder, search.top_rung)["arms"]
-    return [layout.serving(arm) for arm in arms]
+    return [layout.serving(arm) for arm in finalist_arms()]
+
+
+def served(file):
+    """Return an input function for this file of every arm that an engine is to measure."""
+
+    def files(wildcards):
+        finalist_arms()
+        with refuse():
+            return [file(arm) for arm in session.to_measure(int(wildcards.engine))]
+
+    return files
+
+
+def measured_servings(wildcards):
+    """Return the folder of the records of the engine that measures an arm."""
+    finalist_arms()
+    with refuse():
+        return filed.servings.format(engine=session.engine_of(wildcards.arm))
 
 
 def all_records(wildcards):
@@ -91,8 +114,7 @@ def all_records(wildcards):
 
 def finalist_records(wildcards):
     """Return the records of the finalists, as plain data."""
-    arms = cohort(search.finalists_folder, search.top_rung)["arms"]
-    return [entry(arm)[0].record() for arm in arms]
+    return [entry(arm)[0].record() for arm in finalist_arms()]
 
 
 def contest():

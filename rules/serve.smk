@@ -1,8 +1,13 @@
 """Preflight, export and measurement. The preflight serves an untrained head before any head is trained.
 
 Inputs:   results/{arm}/rung<top>.state/, the target, the serving prompts
-Outputs:  results/preflight/<what it depends on>/; results/{arm}/head/, results/{arm}/serving.json
+Outputs:  results/preflight/<what it depends on>/; results/{arm}/head/;
+          results/search/{finalists}/servings-<what they depend on>-{engine}/, of which results/{arm}/serving.json is filed
 """
+
+
+localrules:
+    file_serving,
 
 
 rule build_untrained_head:
@@ -41,7 +46,7 @@ rule preflight:
     conda:
         "../envs/laptop.yaml"
     resources:
-        **takes("serve", settings.serving.devices, session.serving_seconds),
+        **takes("serve", settings.serving.devices, session.preflight_seconds),
     params:
         bench=describe_bench(experiment),
     message:
@@ -71,16 +76,16 @@ rule export_head:
 
 
 rule measure_serving:
-    """Serve the target with a head and read the acceptance length from the engine's counters."""
+    """Serve the target with finalists and standing configuration, one head after the other in one engine, and read its counters."""
     input:
         made_target,
-        acc=f"results/{{arm}}/rung{search.top_rung}.acc",
-        head="results/{arm}/head",
+        proxies=served(partial(layout.acc, rung=search.top_rung)),
+        heads=served(layout.head),
         prompts=made_prompts,
     output:
-        serving="results/{arm}/serving.json",
+        servings=temp(directory(filed.servings)),
     log:
-        "results/logs/measure_serving/{arm}.log",
+        "results/logs/measure_serving.{engine}.log",
     retries: attempts_more
     conda:
         "../envs/laptop.yaml"
@@ -88,7 +93,23 @@ rule measure_serving:
         **takes("serve", settings.serving.devices, session.serving_seconds),
     params:
         bench=describe_bench(experiment),
+        standing=search.standing.id,
+        streaming=session.streaming.model_dump(),
     message:
-        "Measuring {wildcards.arm} in vLLM"
+        "Measuring finalists and standing configuration in vLLM"
     script:
         "../scripts/measure_serving.py"
+
+
+rule file_serving:
+    """File the measurement of an arm with the arm."""
+    input:
+        servings=measured_servings,
+    output:
+        serving="results/{arm}/serving.json",
+    log:
+        "results/logs/file_serving/{arm}.log",
+    conda:
+        "../envs/laptop.yaml"
+    shell:
+        "cp {input.servings:q}/{wildcards.arm:q}.json {output.serving:q} 2> {log:q}"

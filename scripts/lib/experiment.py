@@ -165,7 +165,7 @@ def verdict_files(experiment: Experiment) -> VerdictFiles:
     measured = [search.standing.id, experiment.asked]
     contested = digest([measured, options.seeds, options.repeats])
     name = digest([search.id, contested, options.confidence, options.smallest_effect])
-    publish = experiment.config.publish
+    publish, engines = experiment.config.publish, experiment.config.serving.engines
     return VerdictFiles(
         champion=f"{folder}/champion-{digest(measured)}.json",
         measurements=f"{folder}/contest-{contested}.json",
@@ -173,6 +173,8 @@ def verdict_files(experiment: Experiment) -> VerdictFiles:
         handoff=f"{folder}/handoff-{name}.md",
         next_levers=f"{folder}/next-{name}.txt",
         publications=f"{folder}/publication-{{verdict}}-{digest(publish.model_dump())}.json",
+        servings=f"{folder}/servings-{digest([measured, engines])}-{{engine}}",
+        engines=engines,
     )
 
 
@@ -323,7 +325,7 @@ def _serving(
                 "in part, or no .safetensors weights to count; leave it empty"
             )
     asked = {
-        **serving.model_dump(exclude={"top_k", "start_timeout_s", "workload"}),
+        **serving.model_dump(exclude={"top_k", "engines", "start_timeout_s", "workload"}),
         **({"trust_remote_code": True} if config.target.trust_remote_code else {}),
         "workload": {**workload.model_dump(exclude={"path"}), "subsets": contents},
         "draft_tokens": space.objective.draft_tokens,

@@ -114,13 +114,35 @@ class Session:
         rung, caps = int(wildcards.rung), self.experiment.space.rungs.samples
         return pace.per_job + pace.per_sample * (caps[rung] - (caps[rung - 1] if rung > first else 0))
 
-    def serving_seconds(self, pace: Pace, _: Any) -> float:
-        """Return the device-seconds of one measurement in vLLM."""
-        return pace.per_serving
+    def finalists(self) -> list[str]:
+        """Return the arms of the finalists. Raises UserError before the decision on them."""
+        search = self.experiment.search
+        return list(self.decisions[search.finalists_folder, search.top_rung]["arms"])
+
+    def engine_of(self, arm: str) -> int:
+        """Return the number of the engine that measures an arm. Raises UserError when none does."""
+        shares = self.experiment.search.shares(self.finalists(), self.filed.engines)
+        found = next((number for number, share in enumerate(shares) if arm in share), None)
+        if found is None:
+            raise UserError(f"{arm} is not measured, only the finalists and the standing configuration are; raise serving.top_k")
+        return found
+
+    def to_measure(self, engine: int) -> list[str]:
+        """Return the arms of an engine without a measurement that stands. If all stand, they are measured again by force."""
+        share = self.experiment.search.shares(self.finalists(), self.filed.engines)[engine]
+        return [arm for arm in share if not self.standing(layout.serving(arm))] or share
+
+    def preflight_seconds(self, pace: Pace, _: Any) -> float:
+        """Return the device-seconds of one start of the engine."""
+        return pace.per_start or pace.per_serving
+
+    def serving_seconds(self, pace: Pace, wildcards: Any) -> float:
+        """Return the device-seconds of the measurements of one engine, with its start and its check."""
+        return pace.per_start + pace.per_serving * (len(self.to_measure(int(wildcards.engine))) + 1)
 
     def contest_seconds(self, pace: Pace, _: Any) -> float:
         """Return the device-seconds of the verdict's measurements."""
-        return 2 * self.experiment.config.verdict.seeds * (pace.per_contest or pace.per_serving)
+        return pace.per_start + (2 * self.experiment.config.verdict.seeds + 1) * (pace.per_contest or pace.per_serving)
 
     def takes(self, spends: str, count: int, seconds: Callable[[Pace, Any], float] | None = None) -> dict[str, Any]:
         """Return the resources of a job.

@@ -7,6 +7,7 @@ hidden states are real, by transformers.
 
 import hashlib
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -99,7 +100,8 @@ class Stub:
         """Count nothing."""
 
     def send(self, workload: Workload, subset: str) -> Answers:
-        """Count a subset. A prompt's first words move its own rate a little."""
+        """Count a subset. A prompt's first words move its own rate a little. It takes STUB_SECONDS of the engine's environment."""
+        time.sleep(float(self.settings.environment.get("STUB_SECONDS", 0)))
         prompts = workload.prompts(subset)
         requests = [self._answer(prompt, workload.output_tokens) for prompt in prompts]
         total = sum(requests[1:], requests[0])

@@ -112,7 +112,7 @@ def plan(config: dict[str, Any]) -> None:
     assert format_plan(planned) and verdict_files(experiment) and describe_bench(experiment)
     search = planned_search(json.loads(json.dumps(planned, allow_nan=False)))
     assert search.id == experiment.search.id
-    if upper_bound(search, 0).arms <= FEW:
+    if upper_bound(search, 0, 1).arms <= FEW:
         replay(search, measured)
     else:
         decide(search, *next(places(search)), [], {})

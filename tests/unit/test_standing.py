@@ -10,7 +10,13 @@ from lib.records.layout import VerdictFiles
 from lib.standing import Standing
 
 FOLDER = "results/search/finalists-ab"
-FILED = VerdictFiles(*(f"{FOLDER}/{name}" for name in ("champion-1.json", "contest-1.json", "verdict-1.json", "handoff.md", "next", "{}")))
+FILED = VerdictFiles(
+    *(
+        f"{FOLDER}/{name}"
+        for name in ("champion-1.json", "contest-1.json", "verdict-1.json", "handoff.md", "next", "{}", "servings-1-{engine}")
+    ),
+    1,
+)
 ASKED = {"repeats": 1}
 
 

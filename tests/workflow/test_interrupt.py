@@ -58,17 +58,20 @@ def test_a_controller_killed_in_training_and_promotion_changes_nothing(finished:
     assert "Nothing to be done" in one.snakemake(one.finalists()).stdout
 
 
-def test_a_controller_killed_while_it_serves_measures_again_and_finds_the_same_champion(finished: Clone, tmp_path: Path) -> None:
-    one = clone(tmp_path, adopt=finished, results=True)
-    champion = finished.records("champion.json")["champion.json"]
-    logs = (one.root / "results/logs/measure_serving").glob(f"{champion['arm']}*.log")
-    for path in (one.root / f"results/{champion['arm']}/serving.json", one.root / one.champion(), *logs):
+def test_a_controller_killed_between_two_heads_loses_nothing_measured(finished: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=finished, results=True, stub=True)
+    one.configure("tests/configs/small.yaml", serving={"engine": "stub", "environment": {"STUB_SECONDS": "5"}})
+    for path in [*(one.root / "results").glob("*/serving.json"), *(one.root / "results").glob("logs/measure_serving.*")]:
         path.unlink()
-    kill_during(one, "measure_serving/*.log", "ready")
-    one.snakemake(one.champion())
-    assert decisions(one) == decisions(finished) and heads(one) == heads(finished)
-    assert one.records("champion.json")["champion.json"]["arm"] == champion["arm"]
-    assert "Nothing to be done" in one.snakemake(one.champion()).stdout
+    kill_during(one, "measure_serving.0.log", "2 of 2", "results/champion.json")
+    (kept,) = one.records("*/serving.unfiled.json").values()
+    assert (kept["engine"]["exchange"], kept["engine"]["check"]) == (0, "pending")
+    one.snakemake("results/champion.json")
+    filed, last = sorted(one.records("*/serving.json").values(), key=lambda record: record["engine"]["started_at"])
+    assert (filed["arm"], filed["repeats"], filed["engine"]["check"]) == (kept["arm"], kept["repeats"], "equal")
+    assert (last["engine"]["exchange"], last["engine"]["check"]) == (1, "equal")
+    assert not one.records("*/serving.unfiled.json") and not list((one.root / "results/search").glob("*/servings-*"))
+    assert "Nothing to be done" in one.snakemake("results/champion.json").stdout
 
 
 def test_a_job_killed_from_outside_is_done_again(finished: Clone, tmp_path: Path) -> None:
@@ -92,6 +95,7 @@ def test_a_job_killed_from_outside_is_done_again(finished: Clone, tmp_path: Path
 def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(cores: int, finished: Clone, tmp_path: Path) -> None:
     """The first job of every rule is killed as soon as it starts; its second attempt may have to wait while a checkpoint ends."""
     one = clone(tmp_path / "clone", stub=True)
+    one.configure("tests/configs/small.yaml", serving={"engine": "stub", "engines": cores})
     (tmp_path / "deadly").mkdir()
     (tmp_path / "deadly/sitecustomize.py").write_text(
         "import os, pathlib, re, signal, sys\n"
@@ -116,6 +120,8 @@ def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(co
     }
     assert (decisions(one), heads(one)) == (decisions(finished), heads(finished))
     assert one.records("verdict.json")["verdict.json"]["outcome"] == "improvement", "as the stub engine counts"
+    measured = {record["engine"]["exchange"] for record in one.records("*/serving.json").values()}
+    assert measured == ({0} if cores == 2 else {0, 1}), "each in an engine of its own, or both in one"
 
 
 def runs(process: psutil.Process, rule: str) -> bool:

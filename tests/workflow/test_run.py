@@ -150,7 +150,12 @@ def test_snakemake_knows_every_job_that_ran(finished: Clone) -> None:
     edges = {(names[one], names[other]) for one, other in re.findall(r"(\d+) -> (\d+)", graph)}
     assert edges >= {("train_target", "train_rung"), ("extract_features", "train_rung"), ("train_rung", "decide_cohort")}
     assert edges >= {("build_untrained_head", "preflight"), ("preflight", "train_rung")}
-    assert edges >= {("train_rung", "export_head"), ("export_head", "measure_serving"), ("measure_contest", "give_verdict")}
+    assert edges >= {
+        ("train_rung", "export_head"),
+        ("export_head", "measure_serving"),
+        ("measure_serving", "file_serving"),
+        ("measure_contest", "give_verdict"),
+    }
 
 
 def test_a_record_that_is_gone_is_made_again_by_its_own_job_alone(finished: Clone, tmp_path: Path) -> None:

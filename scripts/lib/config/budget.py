@@ -17,7 +17,10 @@ class Cost(Section):
     """What work costs, for the plan. Measured seconds in the ledger replace the seconds given here."""
 
     seconds_per_sample: float | None = Field(None, gt=0, description="device-seconds per training sample; empty: not known before a run")
-    seconds_per_serving: float | None = Field(None, gt=0, description="device-seconds of one serving measurement; empty: not known")
+    seconds_per_serving: float | None = Field(None, gt=0, description="device-seconds to measure one head; empty: not known")
+    seconds_per_start: float | None = Field(
+        None, gt=0, description="device-seconds of one start of the serving engine; empty: seconds_per_serving includes it"
+    )
     extracted_tokens_per_second: float | None = Field(
         None, gt=0, description="tokens that one engine answers and extracts per second; empty: not known before a run"
     )

@@ -30,7 +30,10 @@ class Serving(Section):
 
     engine: str = Field("vllm", description="serving engine", json_schema_extra={"enum": list(ENGINES)})
     top_k: Positive = Field(2, description="finalists that are measured in vLLM, besides the standing configuration")
-    repeats: Positive = Field(2, le=1000, description="times the workload is run against one started server")
+    engines: Positive = Field(
+        1, description="engines that measure finalists and standing configuration at the same time, each a part of them"
+    )
+    repeats: Positive = Field(2, le=1000, description="times the workload is run with every head")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="compute type of the engine")
     max_num_seqs: Positive = Field(16, description="sequences the engine batches")
     max_model_len: Positive = Field(256, description="longest sequence of the engine, in tokens")

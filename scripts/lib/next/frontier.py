@@ -265,7 +265,7 @@ def _lever(finding: Finding, proposal: Proposal, experiment: Experiment, default
 def _work(finding: Finding, experiment: Experiment) -> tuple[Work, str]:
     """Return an upper bound of the work of a lever's search. If only k differs, every arm of the search is already trained."""
     search, origin, seeds = experiment.search, finding.experiment.search, experiment.config.verdict.seeds
-    work = upper_bound(search, seeds)
+    work = upper_bound(search, seeds, experiment.config.serving.engines)
     servings = work.serving_jobs + work.contest_jobs
     only_k_differs = (
         search.space.model_copy(update={"objective": origin.space.objective}) == origin.space and search.recipe == origin.recipe

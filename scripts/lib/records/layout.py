@@ -34,6 +34,11 @@ def serving(arm: str) -> str:
     return f"results/{arm}/serving.json"
 
 
+def unfiled(arm: str) -> str:
+    """Return the measurement of an arm while other heads are measured in the same engine."""
+    return f"results/{arm}/serving.unfiled.json"
+
+
 def head(arm: str) -> str:
     """Return the folder of an arm's exported head."""
     return f"results/{arm}/head"
@@ -96,7 +101,11 @@ def find_verdicts(root: Path, folder: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class VerdictFiles:
-    """Paths of champion and verdict files from the root of the tree. `publication` needs the id of a verdict."""
+    """Paths of champion and verdict files from the root of the tree.
+
+    `publications` needs the id of a verdict. `servings` needs the number of one of the `engines`. It is the folder of the records that the
+    engine has measured, until they are filed with their arms.
+    """
 
     champion: str
     measurements: str
@@ -104,6 +113,8 @@ class VerdictFiles:
     handoff: str
     next_levers: str
     publications: str
+    servings: str
+    engines: int
 
     def publication(self, verdict: str) -> str:
         """Return the path of the record that a verdict was published."""

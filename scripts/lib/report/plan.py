@@ -50,13 +50,13 @@ ARMS_READ = 32
 def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
     """Return the plan as plain data, given the records under `root`/results/. Raises UserError when the plan exceeds the budget."""
     search, config = experiment.search, experiment.config
-    seeds = config.verdict.seeds
+    seeds, engines = config.verdict.seeds, config.serving.engines
     pace = known_pace(experiment, root)
     decisions = Decisions(search, root)
     begun = bool(decisions.taken())
     # A search that has begun is not refused because its jobs take longer than estimated.
-    check_budget(search, seeds, config.budget.model_copy(update={"device_hours": None}) if begun else config.budget, pace)
-    work = upper_bound(search, seeds)
+    check_budget(search, seeds, engines, config.budget.model_copy(update={"device_hours": None}) if begun else config.budget, pace)
+    work = upper_bound(search, seeds, engines)
     hours = pace.device_hours(work) if pace else None
     price = config.cost.price_per_device_hour
     return {
@@ -122,22 +122,34 @@ def stated_pace(cost: Cost) -> Pace | None:
     """Return the pace that the configuration states, None when it states none."""
     if cost.seconds_per_sample is None or cost.seconds_per_serving is None:
         return None
-    return Pace(cost.seconds_per_sample, 0.0, cost.seconds_per_serving, "as cost.seconds_per_sample and cost.seconds_per_serving state")
+    source = "as cost.seconds_per_sample and cost.seconds_per_serving state"
+    return Pace(cost.seconds_per_sample, 0.0, cost.seconds_per_serving, source, per_start=cost.seconds_per_start or 0.0)
 
 
 def measured_pace(search: Search, root: Path) -> Pace | None:
     """Return the pace of the records under `root`/results/ with the same target, data and head. None when there are too few.
 
-    The seconds of a training job are a constant plus a slope over its samples (least squares).
+    The seconds of a training job are a constant plus a slope over its samples (least squares). The first head of an engine has the seconds
+    of the start.
     """
     trained = [(record.samples - record.resumed_from_samples, record.device_seconds) for record in _sound(search, root, ProxyRecord)]
-    served = [record.device_seconds for record in _sound(search, root, ServingRecord)]
+    served = list(_sound(search, root, ServingRecord))
+    starts = [_start_seconds(record) for record in served]
     if len({samples for samples, _ in trained}) < 2 or not served:
         return None
     slope, constant = statistics.linear_regression(*zip(*trained, strict=True))
     if slope <= 0 or constant < 0:
         slope, constant = sum(seconds for _, seconds in trained) / sum(samples for samples, _ in trained), 0.0
-    return Pace(slope, constant, statistics.mean(served), f"measured on {len(trained)} rungs and {len(served)} servings under results/")
+    per_serving = statistics.mean(record.device_seconds - seconds for record, seconds in zip(served, starts, strict=True))
+    source = f"measured on {len(trained)} rungs and {len(served)} servings under results/"
+    return Pace(slope, constant, per_serving, source, per_start=statistics.mean(filter(None, starts)) if any(starts) else 0.0)
+
+
+def _start_seconds(record: ServingRecord) -> float:
+    """Return the device-seconds of the start of the engine that are part of a record's."""
+    if record.engine is None or record.engine.exchange:
+        return 0.0
+    return record.engine.start_seconds * record.device_seconds / record.wall_seconds
 
 
 def _sound(search: Search, root: Path, kind: type[M]) -> Iterator[M]:
@@ -265,7 +277,8 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
         yield f"Prior arm refused: {refusal['arm']} ({refusal['source']}): {refusal['reason']}"
     servings = f"{search['top_k']} finalists, 1 standing, {2 * plan['fresh_seeds']} for the verdict"
     yield f"Jobs: at most {bound['training_jobs']:,} trainings; {bound['serving_jobs'] + bound['contest_jobs']} servings ({servings})"
-    seconds = f"about {plan['pace']['per_serving']:.3g} s at most" if plan["pace"] else "the first minutes of a serving"
+    yield f"Engine starts: {bound['engine_starts']} for all servings. A head that cannot be exchanged in a running engine takes one more"
+    seconds = f"about {plan['pace']['per_start'] or plan['pace']['per_serving']:.3g} s" if plan["pace"] else "the time of one start"
     yield f"Preflight: one untrained head is served and answers one prompt before any training, {seconds} ({plan['preflight']})"
     yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
     contested = 2 * plan["fresh_seeds"] * caps[-1]
@@ -299,7 +312,8 @@ def _cost_lines(plan: dict[str, Any]) -> Iterator[str]:
     if pace is None:
         yield "Device-hours: not known before a run; set cost.seconds_per_sample and cost.seconds_per_serving to get an estimate"
         return
-    detail = f"{pace['per_sample']:.3g} s a sample + {pace['per_job']:.3g} s a job, {pace['per_serving']:.3g} s a serving, {pace['source']}"
+    detail = f"{pace['per_sample']:.3g} s a sample + {pace['per_job']:.3g} s a job, {pace['per_serving']:.3g} s a serving"
+    detail += f" + {pace['per_start']:.3g} s an engine start, {pace['source']}" if pace["per_start"] else f", {pace['source']}"
     yield f"Device-hours: about {bound['device_hours']:.3g} for that ({detail})"
     if bound["cost"] is not None:
         yield f"Money: about {bound['cost']:,.2f} {plan['currency']} for that"

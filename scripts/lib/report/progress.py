@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from lib.experiment import Experiment
@@ -24,12 +25,12 @@ class Progress:
     def __init__(self, experiment: Experiment, filed: VerdictFiles, root: Path) -> None:
         self._experiment, self._root = experiment, root
         self._search, self._seeds = experiment.search, experiment.config.verdict.seeds
-        self._files = {"champion": filed.champion, "measurements": filed.measurements}
+        self._files = asdict(filed)
         self._begun: tuple[float, float] | None = None
 
     def opening(self) -> str:
         """Return the first line of a run."""
-        work = upper_bound(self._search, self._seeds)
+        work = upper_bound(self._search, self._seeds, self._files["engines"])
         return (
             f"Search {self._search.id}, strategy {self._search.strategy}: at most {work.training_jobs:,} trainings of {work.arms:,} arms "
             f"and {work.serving_jobs + work.contest_jobs} measurements in vLLM; the plan is in {layout.PLAN}, make status shows progress"

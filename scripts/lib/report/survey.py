@@ -69,6 +69,7 @@ class Survey:
     contest: list[str]
     measuring: Cohort | None
     measured: bool
+    engines: int
     proxies: dict[tuple[str, int], ProxyRecord]
     served: dict[str, ServingRecord]
     preparing: list[str]
@@ -94,11 +95,13 @@ class Survey:
 
     def left(self, seeds: int) -> Work:
         """Return an upper bound of the work left, with `seeds` fresh seeds in the verdict."""
+        serving = sum(cohort.size - cohort.ended for cohort in self.servings)
         return Work(
             arms=0,
             training_jobs=sum(cohort.size - cohort.ended for cohort in self.trainings),
-            serving_jobs=sum(cohort.size - cohort.ended for cohort in self.servings),
+            serving_jobs=serving,
             contest_jobs=0 if self.measured else len(self.contest) or 2 * seeds,
+            engine_starts=min(self.engines, serving) + (0 if self.measured else 1),
             samples=sum(cohort.samples_left for cohort in self.trainings),
             retrained=0,
         )
@@ -127,14 +130,14 @@ class _Tree:
             getattr(jobs, self._state(record, layout.acc(arm, rung), f"train_rung/{arm}.rung{rung}.log")).append(arm)
         return Cohort(label, rung, caps[rung], len(arms), jobs, left)
 
-    def serving(self, label: str, arms: list[str]) -> Cohort:
-        """Return the cohort of `arms` that are measured in vLLM."""
+    def serving(self, label: str, arms: dict[str, int], folder: str) -> Cohort:
+        """Return the cohort of `arms`, each measured by the engine of the given number, whose job makes a `folder`."""
         jobs = Jobs()
-        for arm in arms:
-            record = _read(self.root / layout.serving(arm), ServingRecord)
+        for arm, engine in arms.items():
+            record = _read(self.root / layout.serving(arm), ServingRecord) or _read(self.root / layout.unfiled(arm), ServingRecord)
             if record:
                 self.served[arm] = record
-            getattr(jobs, self._state(record, layout.serving(arm), f"measure_serving/{arm}.log")).append(arm)
+            getattr(jobs, self._state(record, folder.format(engine=engine), f"measure_serving.{engine}.log")).append(arm)
         return Cohort(label, None, self.search.space.rungs.samples[-1], len(arms), jobs)
 
     def measuring(self, arms: list[str], measurements: str) -> Cohort:
@@ -170,17 +173,22 @@ def survey(root: Path, search: Search, files: dict[str, Any], seeds: int) -> Sur
     Args:
         root: the folder that holds results/.
         search: the search to survey.
-        files: paths of its champion and its measurements, keyed as in `VerdictFiles`.
+        files: paths of its files after the finalists, and the number of its engines, keyed as in `VerdictFiles`.
         seeds: number of fresh seeds in the verdict.
     """
     tree, decisions = _Tree(root, search), Decisions(search, root)
     taken, top, caps = decisions.taken(), search.top_rung, search.space.rungs.samples
     trainings, servings = [], []
+    finalists = taken[search.finalists_folder, top]["arms"] if (search.finalists_folder, top) in taken else None
+    shares = search.shares(finalists or [], files["engines"])
+    engines = {arm: engine for engine, share in enumerate(shares) for arm in share}
     for folder, rung in places(search):
         arms = taken[folder, rung]["arms"] if (folder, rung) in taken else None
         if folder == search.finalists_folder:
             servings.append(
-                tree.serving("finalists", arms) if arms is not None else Cohort("finalists", None, caps[-1], search.top_k, None)
+                tree.serving("finalists", {arm: engines[arm] for arm in arms}, files["servings"])
+                if arms is not None
+                else Cohort("finalists", None, caps[-1], search.top_k, None)
             )
             continue
         label = folder.removesuffix(f"-{search.id}")
@@ -191,7 +199,7 @@ def survey(root: Path, search: Search, files: dict[str, Any], seeds: int) -> Sur
         step = caps[rung] - (caps[rung - 1] if rung > bracket.first_rung else 0)
         trainings.append(Cohort(label, rung, caps[rung], bracket.size(rung), None, bracket.size(rung) * step))
     trainings.append(tree.training("standing", top, {search.standing.id: -1}))
-    servings.append(tree.serving("standing", [search.standing.id]))
+    servings.append(tree.serving("standing", {search.standing.id: engines[search.standing.id]}, files["servings"]))
     champion, contest, measuring = root / files["champion"], [], None
     if champion.exists():
         contest = list(make_contest(read_record(champion, Champion).as_arm(), search.standing, seeds, search.id).arms)
@@ -201,7 +209,9 @@ def survey(root: Path, search: Search, files: dict[str, Any], seeds: int) -> Sur
         trainings.append(Cohort("verdict", top, caps[-1], 2 * seeds, None, 2 * seeds * caps[-1]))
     measured = (root / files["measurements"]).exists()
     preparing = sorted(path for path in tree.under_way if path.startswith("resources/"))
-    return Survey(search, tree.controller, trainings, servings, contest, measuring, measured, tree.proxies, tree.served, preparing)
+    return Survey(
+        search, tree.controller, trainings, servings, contest, measuring, measured, files["engines"], tree.proxies, tree.served, preparing
+    )
 
 
 def _read(path: Path, kind: type[M]) -> M | None:

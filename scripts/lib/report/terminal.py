@@ -157,7 +157,7 @@ class Terminal:
             return self._tell(self._progress.decision(job.wildcards["bracket"], int(job.wildcards["rung"])))
         if job.rule == "choose_champion":
             return [_now(self._progress.champion())]
-        if job.rule == "measure_serving" or (job.rule == "train_rung" and time.monotonic() - self._told > EVERY_S):
+        if job.rule == "file_serving" or (job.rule == "train_rung" and time.monotonic() - self._told > EVERY_S):
             return self._tell()
         return []
 

@@ -1,6 +1,6 @@
 """One search with its brackets, its proposed and promoted arms, and the names of its decisions."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -142,6 +142,11 @@ class Search:
     def standing(self) -> Arm:
         """The standing configuration as an arm."""
         return self.arm(self.space.standing)
+
+    def shares(self, finalists: Sequence[str], engines: int) -> list[list[str]]:
+        """Return the arms that each engine measures, in order. The finalists and the standing configuration are dealt out in turn."""
+        arms = list(dict.fromkeys([*finalists, self.standing.id]))
+        return [arms[number::engines] for number in range(engines)]
 
     def arm(self, point: Point) -> Arm:
         """Return the arm of a point in this search. Raises InfeasibleError when no layout fits."""

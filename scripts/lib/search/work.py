@@ -12,13 +12,14 @@ from lib.search.search import Search
 class Work:
     """An upper bound of trained arms, jobs and training samples. `retrained` are samples of prior arms, which have no checkpoint.
 
-    `serving_jobs` are the selection's measurements, `contest_jobs` the verdict's.
+    `serving_jobs` are the selection's measurements, `contest_jobs` the verdict's, and `engine_starts` the starts for both.
     """
 
     arms: int
     training_jobs: int
     serving_jobs: int
     contest_jobs: int
+    engine_starts: int
     samples: int
     retrained: int
 
@@ -33,19 +34,23 @@ class Pace:
     source: str
     per_contest: float | None = None
     """Device-seconds per measurement of the verdict, None if equal to `per_serving`."""
+    per_start: float = 0.0
+    """Device-seconds per start of the serving engine."""
 
     def device_hours(self, work: Work) -> float:
         """Return the device-hours that `work` takes."""
         per_contest = self.per_serving if self.per_contest is None else self.per_contest
-        serving = self.per_serving * work.serving_jobs + per_contest * work.contest_jobs
+        # Each engine measures one head again, to check the exchanges.
+        starts = (self.per_start + self.per_serving) * work.engine_starts
+        serving = self.per_serving * work.serving_jobs + per_contest * work.contest_jobs + starts
         return (self.per_sample * work.samples + self.per_job * work.training_jobs + serving) / 3600
 
 
-def upper_bound(search: Search, seeds: int) -> Work:
+def upper_bound(search: Search, seeds: int, engines: int) -> Work:
     """Return an upper bound for full brackets, with every competing prior arm promoted, and the standing configuration.
 
     Champion and standing configuration are added again for each of the verdict's fresh `seeds`. Samples are counted as if every global
-    batch divided the caps.
+    batch divided the caps. The finalists share `engines` starts, and the verdict takes one.
     """
     caps = search.space.rungs.samples
     arms = jobs = trained = retrained = 0
@@ -68,24 +73,25 @@ def upper_bound(search: Search, seeds: int) -> Work:
         training_jobs=jobs + served + 1 + 2 * seeds,
         serving_jobs=search.top_k + 1,
         contest_jobs=2 * seeds,
+        engine_starts=min(engines, search.top_k + 1) + min(seeds, 1),
         samples=trained + retrained + (served + 1 + 2 * seeds) * caps[-1],
         retrained=retrained + served * caps[-1],
     )
 
 
-def check_budget(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> None:
+def check_budget(search: Search, seeds: int, engines: int, budget: Budget, pace: Pace | None) -> None:
     """Raise UserError for a search that may exceed `budget`. The message names the largest search of its kind that fits."""
     if budget.device_hours is not None and pace is None:
         raise UserError(
             f"budget.device_hours = {budget.device_hours:g} cannot be checked without known seconds; set cost.seconds_per_sample "
             "and cost.seconds_per_serving, or use budget.samples"
         )
-    if over := _over(search, seeds, budget, pace):
-        raise UserError(f"{over}; {_largest_that_fits(search, seeds, budget, pace)}")
+    if over := _over(search, seeds, engines, budget, pace):
+        raise UserError(f"{over}; {_largest_that_fits(search, seeds, engines, budget, pace)}")
 
 
-def _over(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> str:
-    work = upper_bound(search, seeds)
+def _over(search: Search, seeds: int, engines: int, budget: Budget, pace: Pace | None) -> str:
+    work = upper_bound(search, seeds, engines)
     hours = pace.device_hours(work) if pace else 0.0
     bounds = (("samples", budget.samples, work.samples), ("arms", budget.arms, work.arms), ("device_hours", budget.device_hours, hours))
     for name, bound, needed in bounds:
@@ -94,27 +100,31 @@ def _over(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> str:
     return ""
 
 
-def _largest_that_fits(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> str:
+def _largest_that_fits(search: Search, seeds: int, engines: int, budget: Budget, pace: Pace | None) -> str:
     """Return the cure, the largest single bracket or number of arms that fits the budget and can be searched."""
     if "bracket" in search.reads:
-        fitting = [s for s in range(len(search.space.rungs.samples)) if _fits(search.resized(bracket=s), seeds, budget, pace)]
-        chosen = [("bracket", max(fitting, key=lambda s: upper_bound(search.resized(bracket=s), seeds).samples))] if fitting else []
+        fitting = [s for s in range(len(search.space.rungs.samples)) if _fits(search.resized(bracket=s), seeds, engines, budget, pace)]
+        chosen = (
+            [("bracket", max(fitting, key=lambda s: upper_bound(search.resized(bracket=s), seeds, engines).samples))] if fitting else []
+        )
     elif "arms" in search.reads:
         most = sum(bracket.sizes[0] for bracket in search.brackets)
-        fewer = bisect.bisect_left(range(most), True, key=lambda arms: bool(_over(search.resized(arms=arms + 1), seeds, budget, pace)))
-        chosen = [("arms", fewer)] if fewer and _fits(search.resized(arms=fewer), seeds, budget, pace) else []
+        fewer = bisect.bisect_left(
+            range(most), True, key=lambda arms: bool(_over(search.resized(arms=arms + 1), seeds, engines, budget, pace))
+        )
+        chosen = [("arms", fewer)] if fewer and _fits(search.resized(arms=fewer), seeds, engines, budget, pace) else []
     else:
         return "raise it, or choose strategy = 'hyperband' or fewer values"
     if not chosen:
         return "raise it: not even the smallest search of this kind fits"
     ((name, value),) = chosen
-    needed = upper_bound(search.resized(**{name: value}), seeds).samples
+    needed = upper_bound(search.resized(**{name: value}), seeds, engines).samples
     return f"raise it, or set search.{name} = {value}, the largest that fits, with {needed:,} samples"
 
 
-def _fits(search: Search, seeds: int, budget: Budget, pace: Pace | None) -> bool:
+def _fits(search: Search, seeds: int, engines: int, budget: Budget, pace: Pace | None) -> bool:
     try:
         search.check()
     except UserError:
         return False
-    return not _over(search, seeds, budget, pace)
+    return not _over(search, seeds, engines, budget, pace)

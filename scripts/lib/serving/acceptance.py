@@ -11,7 +11,7 @@ from typing import Any
 
 from lib.errors import UserError
 from lib.serving.counters import SpeculationCounters
-from lib.serving.engine import Engine, EngineSettings, RunningEngine, Speculation
+from lib.serving.engine import Engine, EngineError, EngineSettings, RunningEngine, Speculation
 from lib.serving.workload import Workload, identify, require_room
 from lib.target.load import leading_text, load_tokenizer
 
@@ -141,6 +141,8 @@ def _run(server: RunningEngine, workload: Workload, subset: str) -> Run:
     before = server.counters()
     answers = server.send(workload, subset)
     counters = server.counters().since(before)
+    if not counters.drafts:
+        raise EngineError(f"the engine answered the prompts of {subset} but drafted nothing, its counters did not move; see its log")
     ours = (counters.drafts, counters.draft_tokens, counters.accepted)
     if ours != answers.counted:
         raise RuntimeError(

@@ -35,7 +35,7 @@ class Contender:
 
 
 class Series:
-    """The measurements of several arms with one bench. `records` has them by arm."""
+    """The measurements of several arms with one bench."""
 
     def __init__(
         self, bench: Bench, contenders: Sequence[Contender], log: Path, keep: Callable[[ServingRecord], None] = lambda _: None
@@ -43,7 +43,7 @@ class Series:
         """Measure `contenders`. `keep` takes each record as soon as it is there, and again when the check of its engine is known."""
         self._bench, self._log, self._keep = bench, log, keep
         self._contenders = {one.trained.arm: one for one in contenders}
-        self.records: dict[str, ServingRecord] = {}
+        self._records: dict[str, ServingRecord] = {}
 
     def measure(self, known: Iterable[ServingRecord] = ()) -> list[ServingRecord]:
         """Measure all arms in order, and return their records. A failed arm gets a record of its failure.
@@ -82,7 +82,7 @@ class Series:
             waiting, pending = [arm for arm in waiting if arm not in measured], {}
         if damaged:
             raise UserError("\n".join(damaged))
-        return [self.records[arm] for arm in self._contenders]
+        return [self._records[arm] for arm in self._contenders]
 
     def _share_engine(self, arms: Sequence[str], pending: dict[str, ServingRecord]) -> tuple[dict[str, ServingRecord], Check]:
         """Measure in one engine those of `arms` whose heads can be exchanged. Return their records, the pending ones, and the check."""
@@ -129,7 +129,7 @@ class Series:
         return record
 
     def _file(self, record: ServingRecord) -> None:
-        self.records[record.arm] = record
+        self._records[record.arm] = record
         self._keep(record)
 
 

@@ -26,9 +26,11 @@ MEASUREMENTS = "results/search/finalists/contest-1.json"
 
 def progress(root: Path) -> Progress:
     """Return the progress of the search of `make_tree`."""
-    cost = SimpleNamespace(seconds_per_sample=1.0, seconds_per_serving=360.0, price_per_device_hour=2.0, currency="USD")
+    cost = SimpleNamespace(
+        seconds_per_sample=1.0, seconds_per_serving=360.0, seconds_per_start=None, price_per_device_hour=2.0, currency="USD"
+    )
     config = SimpleNamespace(verdict=SimpleNamespace(seeds=SEEDS, repeats=1), serving=SimpleNamespace(repeats=1), cost=cost)
-    files = VerdictFiles(FILES["champion"], MEASUREMENTS, FILES["verdict"], "", "", "")
+    files = VerdictFiles(FILES["champion"], MEASUREMENTS, FILES["verdict"], "", "", "", "servings-{engine}", 1)
     return Progress(SimpleNamespace(search=small(), config=config), files, root)  # type: ignore[arg-type]
 
 
@@ -191,11 +193,11 @@ def test_a_decision_and_a_measurement_tell_how_the_search_stands_and_trainings_n
     run.begin("train_rung", arm="a", rung="1")
     run.finish()
     assert len(run.said()) == 1, "less than a minute after the last"
-    run.begin("measure_serving", arm="a")
+    run.begin("file_serving", arm="a")
     run.finish()
     assert len(run.said()) == 1, "nothing is new"
     write_record(tmp_path / f"results/{small().standing.id}/serving.json", serving(small().standing.id, 2.0))
-    run.begin("measure_serving", arm="a")
+    run.begin("file_serving", arm="a")
     run.finish()
     assert len(run.said()) == 2 and ", 1 of 3 heads served" in run.said()[-1]
 
@@ -230,15 +232,15 @@ def test_the_best_so_far_is_the_proxy_and_then_what_vllm_measured(tmp_path: Path
 
 
 def test_what_is_left_shrinks_to_nothing(tmp_path: Path) -> None:
-    search, files = small(), {"champion": FILES["champion"], "measurements": MEASUREMENTS}
+    search, files = small(), FILES | {"measurements": MEASUREMENTS}
     lefts = []
     stages: tuple[Stage, ...] = ("planned", "begun", "chosen", "judged")
     for stage in stages:
         make_tree(tmp_path / stage, search, stage)
         lefts.append(survey(tmp_path / stage, search, files, SEEDS).left(SEEDS))
-    jobs = [(left.samples, left.training_jobs, left.serving_jobs, left.contest_jobs) for left in lefts]
-    assert jobs == sorted(jobs, reverse=True) and jobs[-1] == (0, 0, 0, 0)
-    assert jobs[2] == (2 * SEEDS * search.space.rungs.samples[-1], 2 * SEEDS, 0, 2 * SEEDS)
+    jobs = [(left.samples, left.training_jobs, left.serving_jobs, left.contest_jobs, left.engine_starts) for left in lefts]
+    assert jobs == sorted(jobs, reverse=True) and jobs[-1] == (0, 0, 0, 0, 0)
+    assert jobs[2] == (2 * SEEDS * search.space.rungs.samples[-1], 2 * SEEDS, 0, 2 * SEEDS, 1)
 
 
 def test_what_is_under_way_is_told_after_silence_and_then_ever_more_seldom(

@@ -21,7 +21,10 @@ from tests.unit.search.searches import measured
 
 Stage = Literal["planned", "begun", "chosen", "judged"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-FILES = {name: f"results/search/{name}.json" for name in ("champion", "verdict", "publication")}
+FILES: dict[str, Any] = {
+    **{name: f"results/search/{name}.json" for name in ("champion", "verdict", "publication")},
+    **{"servings": "results/search/finalists/servings-1-{engine}", "engines": 1},
+}
 SEEDS = 2
 
 

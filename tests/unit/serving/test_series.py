@@ -1,8 +1,10 @@
 """Many heads in one engine: one start, the check at the end, and what happens when a head, the check or the process fails."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,16 @@ import torch
 from lib.draft.heads import tensor_hash
 from lib.errors import UserError
 from lib.records.comparison import require_comparable
-from lib.records.measurement import ServingRecord
+from lib.records.measurement import ServingRecord, read_record
 from lib.serving import acceptance, bench
 from lib.serving.bench import Bench
+from lib.serving.counters import SpeculationCounters
 from lib.serving.engine import Answers, EngineError
 from lib.serving.exported import ExchangeFailed
+from lib.serving.kept import Kept
 from lib.serving.series import Contender, Series
 from lib.serving.workload import Workload
+from measure_serving import measure_serving
 from safetensors.torch import save_file
 
 from tests.stub_engine import engine as stub
@@ -54,14 +59,17 @@ class Rig:
         (head / "config.json").write_text("{}")
         return Contender("finalist", proxy(f"arm{number}").model_copy(update={"head_sha256": tensor_hash(tensors)}), head)
 
-    def series(self, contenders: Sequence[Contender], temperature: float = 0) -> Series:
-        """Return the series of contenders on a stub engine, and forget what was done before."""
+    def bench(self, temperature: float = 0) -> Bench:
+        """Return the settings, and forget what was done before."""
         self.done.clear()
         self.kept.clear()
         workload = Workload({"qa": self.folder / "qa.jsonl"}, output_tokens=8, concurrency=1, temperature=temperature)
         described = {"target": self.target, "model": "t", "method": "eagle3", "k": 3, "workload": workload, "dataset": "d"}
-        made = Bench(**described, asked=ASKED, threads=1, start_timeout_s=10, ceiling=None)
-        return Series(made, contenders, self.folder / "log", self.kept.append)
+        return Bench(**described, asked=ASKED, threads=1, start_timeout_s=10, ceiling=None)
+
+    def series(self, contenders: Sequence[Contender], temperature: float = 0) -> Series:
+        """Return the series of contenders."""
+        return Series(self.bench(temperature), contenders, self.folder / "log", self.kept.append)
 
     @contextmanager
     def running(self, *args: Any) -> Iterator[stub.Stub]:
@@ -150,6 +158,14 @@ def test_a_head_that_did_not_arrive_makes_the_engine_worthless(rig: Rig, three: 
     assert rig.done == [*SHARED[:2], *ALONE]
 
 
+def test_an_engine_whose_counters_do_not_move_is_an_error(rig: Rig, three: list[Contender], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stub.Stub, "counters", lambda _: SpeculationCounters(0, 0, 0, (0, 0, 0)))
+    with pytest.raises(
+        EngineError, match=r"^the engine answered the prompts of qa but drafted nothing, its counters did not move; see its log$"
+    ):
+        rig.series(three).measure()
+
+
 def test_a_head_of_another_shape_gets_a_start_of_its_own(rig: Rig, three: list[Contender]) -> None:
     wide = rig.contender(9, size=8)
     records = rig.series([three[0], wide, three[1], rig.contender(8, size=8)]).measure()
@@ -171,11 +187,7 @@ def test_an_arm_that_failed_in_training_needs_no_engine(rig: Rig) -> None:
 
 
 def test_an_interrupted_attempt_goes_on_with_the_next_head_and_checks_the_last(rig: Rig, three: list[Contender]) -> None:
-    def fault(head: Path) -> None:
-        if head.name == "head2":
-            raise EngineError("vLLM ended")
-
-    rig.fault = fault
+    rig.fault = partial(_ended, "head2")
     with pytest.raises(EngineError):
         rig.series(three).measure()
     known = list(rig.kept)
@@ -193,3 +205,46 @@ def test_an_interrupted_attempt_goes_on_with_the_next_head_and_checks_the_last(r
     assert (rig.done, said(again)) == (["start head1", *ALONE], [(0, "differs")] * 3)
     sampled = rig.series(three, temperature=0.6).measure(known)
     assert (rig.done, said(sampled)) == (["start head2"], [(0, "undecided"), (1, "undecided"), (0, "none")])
+
+
+def test_a_job_that_dies_goes_on_from_what_it_kept_here_or_in_the_store(
+    rig: Rig, three: list[Contender], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, out = tmp_path / "store", tmp_path / "out"
+
+    def attempt(where: Path | None, *contenders: Contender) -> list[tuple[int, str]]:
+        measure_serving(rig.bench(), list(contenders), tmp_path / "log", Kept(where and str(where)), out)
+        return said([read_record(out / f"{one.trained.arm}.json", ServingRecord) for one in contenders])
+
+    for where, lost in ((None, False), (store, True)):
+        rig.fault = partial(_ended, "head2")
+        with pytest.raises(EngineError):
+            attempt(where, *three)
+        assert not out.exists()
+        rig.fault = lambda _: None
+        if lost:
+            shutil.rmtree(tmp_path / "results")
+        assert attempt(where, *three) == [(0, "equal"), (1, "equal"), (1, "equal")]
+        assert rig.done == ["start head1", "exchange head2", "exchange head1"]
+        assert not list(tmp_path.glob("**/serving.unfiled.json"))
+        shutil.rmtree(out)
+
+
+def test_what_was_measured_beside_a_damaged_head_is_not_measured_again(
+    rig: Rig, three: list[Contender], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = (three[2].head / "model.safetensors").read_bytes()
+    (three[2].head / "model.safetensors").write_bytes(content[:-4])
+    with pytest.raises(UserError, match="is truncated"):
+        measure_serving(rig.bench(), three, tmp_path / "log", Kept(None), tmp_path / "out")
+    (three[2].head / "model.safetensors").write_bytes(content)
+    measure_serving(rig.bench(), three, tmp_path / "log", Kept(None), tmp_path / "out")
+    assert rig.done == ["start head2"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["arm0.json", "arm1.json", "arm2.json"]
+
+
+def _ended(head: str, exchanged: Path) -> None:
+    if exchanged.name == head:
+        raise EngineError("vLLM ended")
