@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 VARIABLE = "SPEC_DECODE_TUNE_TEST_KEEPER"
@@ -79,7 +79,8 @@ def keep(connection: socket.socket) -> None:
     if ended not in select.select([ended, connection], [], [])[0]:
         os.kill(job, signal.SIGKILL)
     _, status = os.waitpid(job, 0)
-    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    with suppress(BrokenPipeError):  # the other side is gone
+        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
 
