@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 VARIABLE = "SPEC_DECODE_TUNE_TEST_KEEPER"
@@ -69,17 +69,22 @@ def keep(connection: socket.socket) -> None:
     """Run a job in a child, tell its pid and how it ended, and kill it when the other side is gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, _, _ = socket.recv_fds(connection, 8, 3)
-    handed = json.loads(connection.makefile("rb").read(int.from_bytes(size, "big")))
+    length = int.from_bytes(size, "big")
+    words = connection.makefile("rb").read(length)
+    if not words or len(words) < length:
+        os._exit(0)  # the other side was killed while it spoke
     job = os.fork()
     if not job:
         connection.close()
-        become(handed, streams)
-    connection.sendall(f"{job}\n".encode())
+        become(json.loads(words), streams)
     ended = os.pidfd_open(job)
+    with suppress(BrokenPipeError):
+        connection.sendall(f"{job}\n".encode())
     if ended not in select.select([ended, connection], [], [])[0]:
         os.kill(job, signal.SIGKILL)
     _, status = os.waitpid(job, 0)
-    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    with suppress(BrokenPipeError):
+        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
 

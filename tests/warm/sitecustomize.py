@@ -17,10 +17,12 @@ if keeper := os.environ.get("SPEC_DECODE_TUNE_TEST_KEEPER"):
             asked.sendall(handed)
             answers = asked.makefile()
             pid = int(answers.readline())
+            Path("/proc/self/comm").write_text(f"for-{pid}")  # names the fork to those who look for it
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, lambda number, _: os.kill(pid, number))
             status = int(answers.readline())
         if status < 0:
-            signal.signal(-status, signal.SIG_DFL)
+            if -status != signal.SIGKILL:
+                signal.signal(-status, signal.SIG_DFL)
             os.kill(os.getpid(), -status)
         os._exit(status)
