@@ -1,8 +1,9 @@
 """Measure the heads of a finished run, each from a start of its own and all in one engine, and compare seconds and counters.
 
-    cd a/clone/with/a/finished/run; .venv/bin/python benchmarks/serving/run.py [--configfile FILE]
+    .venv/bin/python benchmarks/serving/run.py [--configfile FILE]
 
-Writes result.json and results.md beside this file. Seconds hold for one machine on one day; compare the columns.
+Run it in the clone that holds the run. It writes result.json and results.md beside this file. Seconds hold for one machine on one day;
+compare the columns.
 """
 
 import json

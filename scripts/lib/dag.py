@@ -33,7 +33,8 @@ def retry_always() -> None:
 def let_stand(judge: Judge) -> None:
     """Keep a job whose outputs all stand. Changed inputs do not rerun it, and its inputs need not exist.
 
-    A job with an output that must be made again is forced. Jobs that the user forces do not stand.
+    A job with an output that must be made again is forced. Jobs that the user forces do not stand. A job with only temporary outputs
+    stands with the jobs that depend on it.
     """
     standing: set[Any] = set()
 
@@ -48,7 +49,13 @@ def let_stand(judge: Judge) -> None:
                 standing.add(job)
             elif False in answers:
                 dag.forcefiles.update(job.output)
-        return {job for job in dag.jobs if job in standing and not dag.finished(job)}
+        stand = {job for job in dag.jobs if job in standing and not dag.finished(job)}
+        return stand | {job for job in dag.jobs if not dag.is_running(job) and serves_only(dag, job, stand)}
+
+    def serves_only(dag: Any, job: Any, stand: set[Any]) -> bool:
+        """Return whether all outputs of a job are temporary, and only jobs that stand depend on it."""
+        temporary = job.temp_output and job.temp_output >= set(job.output) and job.rule not in dag.forcerules
+        return bool(temporary and dag.depending[job] and stand.issuperset(dag.depending[job]) and not dag.finished(job))
 
     async def update_needrun(dag: Any, create_inventory: bool = False) -> None:
         """Mark the standing jobs as finished and hide their dependencies, so no rerun propagates to or through them."""

@@ -79,6 +79,7 @@ NOT_RUN = {
     "make test-cluster ARGS='-n 0'": "it is for a cluster that is given; tests/cluster/test_real.py runs a few of its tests",
     "make test ARGS='-m \"not slow\" tests/unit'": "it is part of this run",
     ".venv/bin/python benchmarks/verdict/run.py": "it simulates for minutes; tests/unit/benchmarks/test_verdict.py runs its parts",
+    ".venv/bin/python benchmarks/serving/run.py": "it serves for minutes; tests/unit/serving/test_series.py tests what it measures",
     ".venv/bin/python benchmarks/executor/run.py": "it runs for minutes; tests/cluster runs the executor",
     "python3.11 -m venv /path/to/peers": "it needs a package index",
     "/path/to/peers/bin/pip install --no-deps --require-hashes -r benchmarks/search/peers.lock": "it needs a package index",

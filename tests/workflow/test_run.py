@@ -112,9 +112,9 @@ def test_waiting_longer_for_the_engine_measures_nothing_anew(finished: Clone) ->
 @pytest.mark.parametrize(
     ("changes", "rules"),
     [
-        (["seed=1"], {"decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
-        (["features={train_prompts: 41}"], {"extract_features", "decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
-        (["training={beta1: 0.8}"], {"decide_cohort", "train_rung", "measure_serving", "choose_champion"}),
+        (["seed=1"], {"decide_cohort", "train_rung", "choose_champion"}),
+        (["features={train_prompts: 41}"], {"extract_features", "decide_cohort", "train_rung", "choose_champion"}),
+        (["training={beta1: 0.8}"], {"decide_cohort", "train_rung", "choose_champion"}),
         (["serving={workload: {output_tokens: 8}}"], {"measure_serving", "choose_champion"}),
         (["serving={environment: {VLLM_TEST: '1'}}"], {"measure_serving", "choose_champion"}),
         (["verdict={seeds: 3}"], {"train_rung", "export_head", "measure_contest", "give_verdict", "write_handoff"}),
@@ -288,7 +288,7 @@ def test_the_ledger_of_one_search_seeds_another(finished: Clone, tmp_path: Path)
         assert best in decision["arms"] and decision["scores"][best]["prior"] == f"prior.parquet: {best}, rung 1"
         known = {record["arm"] for record in finished.records("*/rung1.acc").values()}
         assert not known & set(one.records("search/random*/rung1.json").popitem()[1]["points"])
-        needed = jobs(one.snakemake("--dry-run", f"results/{best}/serving.json", *flags).stdout)
+        needed = jobs(one.snakemake("--dry-run", f"results/{best}/head", *flags).stdout)
         assert needed.get("train_rung", 0) == (0 if results else 1)
 
 
