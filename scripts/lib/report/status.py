@@ -38,7 +38,7 @@ def _read(root: Path, say: Callable[[Path, dict[str, Any], Survey], Iterator[str
     try:
         found = survey(root, planned_search(plan), plan["files"], plan["fresh_seeds"])
         return list(say(root, plan, found))
-    except (KeyError, TypeError, ValidationError):
+    except (KeyError, TypeError, AttributeError, ValidationError):
         raise UserError(f"{layout.PLAN} was written by another version; delete it, and the next run writes it again") from None
 
 

@@ -113,6 +113,8 @@ def _serving(winner: Winner, folder: Path) -> Iterator[str]:
     yield from ("## Serve it", "", "```bash", serve_command(winner, folder), "```", "")
     yield f"Run this in the root of the working tree. Elsewhere, such as in a container with vLLM {winner.context.stack.vllm}, use `python`"
     yield f"instead of `{PYTHON}` and change the paths of the target and of `{folder}`."
+    yield "The head holds no embedding. vLLM takes the target's. After loading the head with speculators 0.9, call its method"
+    yield "`_load_verifier_weights(overwrite_embed_tokens=True)`."
     yield "The server listens on 127.0.0.1 unless `HOST` is set. Requests to `/v1` need the API key."
     repairs = winner.context.stack.repairs
     if repairs:

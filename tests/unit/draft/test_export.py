@@ -27,10 +27,11 @@ def test_speculators_loads_the_trained_head(
     export_head(tmp_path / "state", target, tmp_path / "head")
 
     model = SpeculatorModel.from_pretrained(tmp_path / "head")
+    model._load_verifier_weights(overwrite_embed_tokens=True)  # speculators 0.9 leaves the embedding of EAGLE3 as it was initialised
     assert head_hash(model) == outcome.head
     loaded, trained = model.state_dict(), training.model.state_dict()
     assert loaded.keys() == trained.keys()
-    assert all(torch.equal(loaded[name], trained[name]) for name in trained)
+    assert not [name for name in trained if not torch.equal(loaded[name], trained[name])]
 
     config = json.loads((tmp_path / "head" / "config.json").read_text())
     assert "auto_map" not in config and not [*tmp_path.rglob("*.py")], "a head holds no code"
@@ -44,6 +45,7 @@ def test_speculators_loads_the_trained_head(
         assert config["aux_hidden_state_layer_ids"] == [1, 2, 3]
         assert (config["block_size"], config["mask_token_id"]) == (4, 2)
     with safe_open(tmp_path / "head" / "model.safetensors", "pt") as tensors:
+        assert "embed_tokens.weight" not in tensors.keys(), "the embedding is the target's"  # noqa: SIM118
         assert ({"d2t", "t2d"} <= set(tensors.keys())) is (draft_vocab_size is not None)
 
 

@@ -44,7 +44,7 @@ space, target, train, heldout, out = map(Path, sys.argv[1:])
 recipe = {"target": "t", "features": "f", "draft": load_space(space).draft.model_dump(mode="json")}
 recipe |= {"training": Recipe().model_dump(mode="json"), "rungs": [8]}
 arm = Arm(Point(global_batch=4, lr=2e-3, warmup=0.0, accum=2), 0, Layout(1, 2, 2), recipe)
-run_rung(arm, 0, Places(target, train, heldout, None, out / "rung0.acc", out / "rung0.state", out / "log"), Streaming())
+run_rung(arm, 0, Places(target, [train], [heldout], None, out / "rung0.acc", out / "rung0.state", out / "log"), Streaming())
 export_head(out / "rung0.state", target, out / "head")
 """
 

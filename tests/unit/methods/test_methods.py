@@ -81,7 +81,7 @@ def test_losses_are_those_of_speculators() -> None:
 @pytest.mark.usefixtures("at_the_root")
 @pytest.mark.parametrize(
     ("space", "standing", "search", "first_seed"),
-    [("eagle3", "gb8-lr3e-4-wu0.1-s0-d3981353", "990e19", 569281), ("dflash", "gb8-lr3e-4-wu0.1-s0-33245ca5", "aabc82", 446340)],
+    [("eagle3", "gb8-lr3e-4-wu0.1-s0-c45bb0df", "48d1e7", 924058), ("dflash", "gb8-lr3e-4-wu0.1-s0-465d5169", "c216a1", 525915)],
 )
 def test_keys_that_were_added_later_leave_ids_and_fresh_seeds_as_they_were(
     space: str, standing: str, search: str, first_seed: int, monkeypatch: pytest.MonkeyPatch
