@@ -381,7 +381,7 @@ def summary(kills: list[Kill], found: dict[str, Any]) -> list[str]:
 
 
 def _range(values: list[int]) -> str:
-    return f"{min(values)} to {max(values)}"
+    return " to ".join(map(str, sorted({min(values), max(values)})))
 
 
 def rows(kill: Kill) -> list[str]:

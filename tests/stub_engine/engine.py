@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -151,6 +152,7 @@ class Reference:
 
     model: Any
     layers: Sequence[int]
+    lock: Any = field(default_factory=Lock)  # the hooks below are those of one sequence
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return at once."""
@@ -176,6 +178,10 @@ class Reference:
     @torch.inference_mode()
     def states(self, tokens: Sequence[int]) -> torch.Tensor:
         """Return the layers' outputs, caught by hooks, because a model's own list of hidden states ends with the normalised ones."""
+        with self.lock:
+            return self._states(tokens)
+
+    def _states(self, tokens: Sequence[int]) -> torch.Tensor:
         decoder = self.model.get_decoder()
         outputs: dict[int, torch.Tensor] = {}
 
