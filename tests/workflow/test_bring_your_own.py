@@ -32,7 +32,7 @@ SMALL = {
     },
     "my-prompts.yaml": {
         "strategy": "grid",
-        "features": {"train_prompts": 12, "heldout_prompts": 4, "serving_prompts": 4, "prompt_tokens": 40, "response_tokens": 24},
+        "features": {"train_prompts": 12, "heldout_prompts": 4, "serving_prompts": 4, "prompt_tokens": 40, "response_tokens": 23},
         "serving": {
             "dtype": "float32",
             "max_model_len": 64,
