@@ -105,8 +105,11 @@ class Server:
             raise self.failure(f"vLLM did not answer {path} ({error})") from error
 
     def context(self) -> dict[str, Any]:
-        """Return the context that `read_context` reads from the workers."""
-        return read_context(self)
+        """Return the context that `read_context` reads from the workers, with the number of data-parallel engines.
+
+        The workers of a dense model know of their own engine only. `counters` compares the number with the engines that report.
+        """
+        return {**read_context(self), "data_parallel": self.engines}
 
     def counters(self) -> SpeculationCounters:
         """Return the speculation counters of `/metrics`."""
