@@ -152,7 +152,7 @@ class Reference:
 
     model: Any
     layers: Sequence[int]
-    lock: Any = field(default_factory=Lock)  # the hooks below are those of one sequence
+    lock: Any = field(default_factory=Lock)  # a hook sees every thread's use of the model
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return at once."""
@@ -164,14 +164,9 @@ class Reference:
     def answer(self, prompt: Sequence[int], most: int, stop: Sequence[int], sampling: Mapping[str, Any]) -> list[int]:  # noqa: ARG002
         """Return the greedy answer, by the model's own `generate`."""
         asked = torch.tensor([prompt])
-        generated = self.model.generate(
-            asked,
-            attention_mask=torch.ones_like(asked),
-            max_new_tokens=most,
-            do_sample=False,
-            eos_token_id=list(stop) or None,
-            pad_token_id=0,
-        )
+        options = {"max_new_tokens": most, "do_sample": False, "eos_token_id": list(stop) or None, "pad_token_id": 0}
+        with self.lock:
+            generated = self.model.generate(asked, attention_mask=torch.ones_like(asked), **options)
         tokens: list[int] = generated[0, len(prompt) :].tolist()
         return tokens
 
@@ -203,7 +198,8 @@ class Reference:
     @torch.inference_mode()
     def next_tokens(self, tokens: Sequence[int]) -> list[int]:
         """Return the choices of the whole model."""
-        chosen: list[int] = self.model(torch.tensor([tokens])).logits[0, :-1].argmax(-1).tolist()
+        with self.lock:
+            chosen: list[int] = self.model(torch.tensor([tokens])).logits[0, :-1].argmax(-1).tolist()
         return chosen
 
 

@@ -115,7 +115,7 @@ def searched(mine: Clone) -> Clone:
 @pytest.fixture(scope="module")
 def dataset(searched: Clone) -> Path:
     """A data set as speculators extracts them: bfloat16, no manifest, a column more; of what the search with prompts has extracted."""
-    (train,) = searched.root.glob("resources/features/*/train")
+    (train,) = searched.root.glob("resources/features/*/1of1/train")
     folder = searched.root / "my-dataset"
     shutil.copytree(train, folder)
     (folder / MANIFEST).unlink()
