@@ -50,3 +50,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clone:
 def said(finished: Clone) -> str:
     """What the finished run said, both streams."""
     return finished.root.with_suffix(".done").read_text()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A finished small run with the stub engine, whose features and so arms have other names than those of vLLM."""
+    one = clone(tmp_path_factory.mktemp("undisturbed") / "clone", stub=True)
+    one.snakemake()
+    return one

@@ -58,10 +58,10 @@ def test_nothing_is_submitted_or_begun_unacknowledged_and_a_job_outlives_what_it
 
 
 @pytest.mark.long
-def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does(finished: Clone, tmp_path: Path) -> None:
+def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_machine_does(undisturbed: Clone, tmp_path: Path) -> None:
     one = clone(tmp_path, stub=True)
     said = one.snakemake(*submitting(one, "passed"), "--config", *ACKNOWLEDGED).stdout
-    assert decisions(one) == decisions(finished) and heads(one) == heads(finished)
+    assert decisions(one) == decisions(undisturbed) and heads(one) == heads(undisturbed)
     assert "VERDICT: " in said and re.search(r"^[\d:]{8} champion: ", said, re.MULTILINE)
     submitted = len((one.root / "submitted").read_text().splitlines())
-    assert submitted >= len(heads(finished)) and "Nothing to be done" in one.snakemake().stdout
+    assert submitted >= len(heads(undisturbed)) and "Nothing to be done" in one.snakemake().stdout

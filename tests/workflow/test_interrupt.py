@@ -58,8 +58,8 @@ def test_a_controller_killed_in_training_and_promotion_changes_nothing(finished:
     assert "Nothing to be done" in one.snakemake(one.finalists()).stdout
 
 
-def test_a_controller_killed_between_two_heads_loses_nothing_measured(finished: Clone, tmp_path: Path) -> None:
-    one = clone(tmp_path, adopt=finished, results=True, stub=True)
+def test_a_controller_killed_between_two_heads_loses_nothing_measured(undisturbed: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=undisturbed, results=True, stub=True)
     one.configure("tests/configs/small.yaml", serving={"engine": "stub", "environment": {"STUB_SECONDS": "5"}})
     for path in [*(one.root / "results").glob("*/serving.json"), *(one.root / "results").glob("logs/measure_serving.*")]:
         path.unlink()
@@ -74,9 +74,9 @@ def test_a_controller_killed_between_two_heads_loses_nothing_measured(finished: 
     assert "Nothing to be done" in one.snakemake("results/champion.json").stdout
 
 
-def test_a_job_killed_from_outside_is_done_again(finished: Clone, tmp_path: Path) -> None:
-    one = clone(tmp_path, adopt=finished)
-    record = f"{finished.records('champion.json')['champion.json']['standing']['arm']}/rung1.acc"
+def test_a_job_killed_from_outside_is_done_again(undisturbed: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=undisturbed)
+    record = f"{undisturbed.records('champion.json')['champion.json']['standing']['arm']}/rung1.acc"
     with (one.root / "controller.log").open("w") as output:
         controller = subprocess.Popen(one.command(f"results/{record}"), cwd=one.root, stdout=output, stderr=output)
     try:
@@ -88,11 +88,11 @@ def test_a_job_killed_from_outside_is_done_again(finished: Clone, tmp_path: Path
     finally:
         controller.kill()
         controller.wait()
-    assert heads(one) == {record: heads(finished)[record]}
+    assert heads(one) == {record: heads(undisturbed)[record]}
 
 
 @pytest.mark.parametrize("cores", [1, 2])
-def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(cores: int, finished: Clone, tmp_path: Path) -> None:
+def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(cores: int, undisturbed: Clone, tmp_path: Path) -> None:
     """The first job of every rule is killed as soon as it starts; its second attempt may have to wait while a checkpoint ends."""
     one = clone(tmp_path / "clone", stub=True)
     one.configure("tests/configs/small.yaml", serving={"engine": "stub", "engines": cores})
@@ -118,7 +118,7 @@ def test_a_run_in_which_every_kind_of_job_is_killed_once_comes_to_its_verdict(co
         "choose_champion",
         "give_verdict",
     }
-    assert (decisions(one), heads(one)) == (decisions(finished), heads(finished))
+    assert (decisions(one), heads(one)) == (decisions(undisturbed), heads(undisturbed))
     assert one.records("verdict.json")["verdict.json"]["outcome"] == "improvement", "as the stub engine counts"
     measured = {record["engine"]["exchange"] for record in one.records("*/serving.json").values()}
     assert measured == ({0} if cores == 2 else {0, 1}), "each in an engine of its own, or both in one"
@@ -132,8 +132,8 @@ def runs(process: psutil.Process, rule: str) -> bool:
         return False
 
 
-def test_a_second_controller_in_the_same_folder_is_refused_by_name(finished: Clone, tmp_path: Path) -> None:
-    one = clone(tmp_path, adopt=finished)
+def test_a_second_controller_in_the_same_folder_is_refused_by_name(undisturbed: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=undisturbed)
     controller = subprocess.Popen(one.command(), cwd=one.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         lock = one.root / "results/spec-decode-tune.lock"
