@@ -5,7 +5,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -75,6 +76,26 @@ def sift(names: Iterable[str], wanted: Callable[[str], object]) -> list[str]:
 def is_plain(name: str) -> bool:
     """Return whether a name is a relative path below its folder in printable characters."""
     return name.isprintable() and not {"", ".", ".."} & set(name.split("/"))
+
+
+@contextmanager
+def or_refused(what: str, cure: str) -> Iterator[None]:
+    """Turn any error of a storage into a UserError with the event and the cure."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each library has its own
+        raise UserError(f"{what} ({type(error).__name__}: {error}); {cure}") from error
+
+
+@contextmanager
+def not_vital(what: str) -> Iterator[None]:
+    """Log any error of work without which the job can go on. `what` completes `could not ...`."""
+    try:
+        yield
+    except Exception as error:  # each library has its own
+        logger.warning("could not %s (%s: %s); going on", what, type(error).__name__, error)
 
 
 @cache

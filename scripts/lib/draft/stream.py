@@ -11,8 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,10 +20,9 @@ from threading import Thread
 from lib.devices import node
 from lib.draft.state import FILE, save_state
 from lib.draft.trainer import Tally, Training
-from lib.errors import UserError
 from lib.files import whole_directory
 from lib.manifest import MANIFEST, CorruptState, read_manifest
-from lib.storage import Storage, sift
+from lib.storage import Storage, not_vital, or_refused, sift
 
 KEPT = 2
 """States kept of a rung in progress."""
@@ -42,12 +40,12 @@ def recover(folder: Path, store: Storage | None) -> Path | None:
     work that this job would otherwise repeat.
     """
     stored: dict[str, list[str]] = {}
-    with _or_refused(f"{folder}: the states there cannot be listed or cleared", "make the folder accessible"):
+    with or_refused(f"{folder}: the states there cannot be listed or cleared", "make the folder accessible"):
         for leftover in folder.glob(".*.tmp"):
             shutil.rmtree(leftover)
         here = {path.name for path in folder.glob("[0-9]*")}
     if store:
-        with _or_refused("streaming.url: the states there cannot be listed", "try again, or change it"):
+        with or_refused("streaming.url: the states there cannot be listed", "try again, or change it"):
             stored = {state: names for state, names in _states(store.names(folder.name)).items() if names[0].endswith(f"/{MANIFEST}")}
     for state in sorted(here | stored.keys(), reverse=True):
         if _is_whole(folder / state) or (store and state in stored and _fetch(folder / state, stored[state], store)):
@@ -58,7 +56,7 @@ def recover(folder: Path, store: Storage | None) -> Path | None:
 def forget(folder: Path, store: Storage | None) -> None:
     """Remove the states of a finished rung in `folder` and `store`. Its logs in the store stay."""
     shutil.rmtree(folder, ignore_errors=True)
-    with _not_vital(f"remove the states of {folder.name}"):
+    with not_vital(f"remove the states of {folder.name}"):
         if store:
             _remove(store, _states(store.names(folder.name)).values())
 
@@ -97,7 +95,7 @@ class Stream:
             return
         self._last = now
         state = self._folder / f"{training.samples:012d}"
-        with _not_vital(f"save the state at {training.samples} samples"):
+        with not_vital(f"save the state at {training.samples} samples"):
             tally.seconds = self._seconds + now - self._started
             save_state(state, training, tally)
             logger.info("state at %d samples saved in %.1f s", training.samples, time.monotonic() - now)
@@ -127,7 +125,7 @@ class Stream:
     def _copy(self, state: Path) -> None:
         if self._store:
             started = time.monotonic()
-            with _not_vital("copy the state to streaming.url"):
+            with not_vital("copy the state to streaming.url"):
                 name = f"{self._folder.name}/{state.name}"
                 _remove(self._store, [self._store.names(name)])
                 for file in sorted(filter(Path.is_file, state.rglob("*")), key=lambda file: file.name == MANIFEST):
@@ -141,7 +139,7 @@ class Stream:
 
     def _copy_log(self) -> None:
         if self._store and self._log.exists():
-            with _not_vital("copy the log to streaming.url"), self._log.open("rb") as content:
+            with not_vital("copy the log to streaming.url"), self._log.open("rb") as content:
                 self._store.put(content, self._log_name)
 
 
@@ -168,7 +166,7 @@ def _is_whole(state: Path) -> bool:
     """Return whether a state exists and every digest is right. A damaged state is removed."""
     if not state.exists():
         return False
-    with _or_refused(f"{state}: the state there cannot be read or removed", "make the folder accessible"):
+    with or_refused(f"{state}: the state there cannot be read or removed", "make the folder accessible"):
         try:
             read_manifest(state)
         except CorruptState as damage:
@@ -182,32 +180,14 @@ def _fetch(state: Path, names: list[str], store: Storage) -> bool:
     """Copy a state from the store and return whether it is complete there. A damaged state is removed from the store."""
     started = time.monotonic()
     what = f"streaming.url: {state.parent.name}/{state.name} cannot be fetched to {state}"
-    with _or_refused(what, "make room there, or try again"), whole_directory(state) as fresh:
+    with or_refused(what, "make room there, or try again"), whole_directory(state) as fresh:
         for name in sift(names, lambda name: FILE.fullmatch(_in_state(name))):
             file = fresh / _in_state(name)
             file.parent.mkdir(parents=True, exist_ok=True)
             store.get(name, file)
     if not _is_whole(state):
-        with _or_refused(f"streaming.url: {state.parent.name}/{state.name} is damaged and cannot be removed", "remove it by hand"):
+        with or_refused(f"streaming.url: {state.parent.name}/{state.name} is damaged and cannot be removed", "remove it by hand"):
             store.remove(names)
         return False
     logger.info("state at %d samples fetched from streaming.url in %.1f s", int(state.name), time.monotonic() - started)
     return True
-
-
-@contextmanager
-def _or_refused(what: str, cure: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # each library has its own
-        raise UserError(f"{what} ({type(error).__name__}: {error}); {cure}") from error
-
-
-@contextmanager
-def _not_vital(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # each library has its own
-        logger.warning("could not %s (%s: %s); going on", what, type(error).__name__, error)

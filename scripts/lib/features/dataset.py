@@ -9,7 +9,6 @@ no hidden states, and damage is found when the sample is read.
 """
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.errors import UserError
 from lib.files import read_json, whole_directory
+from lib.safetensors_header import read_header
 from lib.target.load import TargetFacts
 
 if TYPE_CHECKING:
@@ -349,10 +349,8 @@ def _states(path: Path) -> dict[str, int]:
 def _shape(file: Path) -> list[int]:
     """Return the shape of `hidden_states` from the header of a safetensors file."""
     try:
-        with file.open("rb") as handle:
-            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-        return [int(size) for size in header["hidden_states"]["shape"]]
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError, RecursionError):
+        return [int(size) for size in read_header(file)[0]["hidden_states"].shape]
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{KEY}: {file} holds no hidden_states; let speculators generate it again") from None
 
 

@@ -16,8 +16,8 @@ from threading import Lock
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lib.errors import UserError
@@ -143,7 +143,7 @@ class Extraction:
 
     def sample(self, split: str, index: int, prompt: Prompt) -> tuple[list[int], list[int]]:
         """Return tokens and loss mask of a sample that is done."""
-        tokens = load_file(self.file(split, index))["token_ids"].tolist()
+        tokens = _tokens(self.file(split, index))
         spans = prompt.answers or ((len(prompt.token_ids), len(tokens)),)
         return tokens, [int(any(first <= place < end for first, end in spans)) for place in range(len(tokens))]
 
@@ -175,7 +175,7 @@ class Extraction:
                 self.store.get(name, fresh)
         with contextlib.suppress(OSError, SafetensorError, KeyError):
             begun = list(prompt.token_ids)
-            return load_file(file)["token_ids"].tolist()[: len(begun)] == begun
+            return _tokens(file)[: len(begun)] == begun
         file.unlink(missing_ok=True)
         return False
 
@@ -230,6 +230,13 @@ def extract_features(
     if extraction.store:
         extraction.store.remove(extraction.store.names(extraction.work.name))
     shutil.rmtree(extraction.work)
+
+
+def _tokens(file: Path) -> list[int]:
+    """Return the tokens of a sample that is done, without its hidden states."""
+    with safe_open(file, framework="pt") as stored:
+        tokens: list[int] = stored.get_tensor("token_ids").tolist()
+    return tokens
 
 
 def part_of(prompts: Sequence[Prompt], part: int, parts: int) -> Sequence[Prompt]:

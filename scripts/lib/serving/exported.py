@@ -4,10 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
-
 from lib.errors import UserError
 from lib.files import differing_keys, read_json
+from lib.safetensors_header import read_header
 
 FROZEN = ("embed_tokens.weight", "lm_head.weight")
 """Tensors of a head that are copies of the target's. The hash of a trained head leaves them out."""
@@ -67,18 +66,12 @@ def _tensors(head: Path) -> dict[str, _Tensor]:
 def _listed(file: Path) -> dict[str, _Tensor]:
     """Return the tensors that the header of a .safetensors file lists. Raises UserError when they do not fill the file."""
     try:
-        with file.open("rb") as content:
-            start = 8 + int.from_bytes(content.read(8), "little")
-            header = from_json(content.read(start - 8))
-        header.pop("__metadata__", None)
-        tensors = {
-            name: _Tensor(file, told["dtype"], told["shape"], *(start + offset for offset in told["data_offsets"]))
-            for name, told in header.items()
-        }
-    except (AttributeError, KeyError, MemoryError, OverflowError, TypeError, ValueError):
+        tensors, whole = read_header(file)
+        size = file.stat().st_size
+    except ValueError:
         raise UserError(f"{file} is truncated or no safetensors file; {CURE}") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); {CURE}") from None
-    if max((tensor.end for tensor in tensors.values()), default=start) != file.stat().st_size:
+    if whole != size:
         raise UserError(f"{file} is truncated or longer than its header says; {CURE}")
-    return tensors
+    return {name: _Tensor(file, *tensor) for name, tensor in tensors.items()}

@@ -1,17 +1,14 @@
 """Records of heads that outlive an interrupted job: here, and copies in a store in case the machine dies."""
 
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError
 from lib.records import layout
 from lib.records.measurement import ProxyRecord, ServingRecord, read_record, write_record
-from lib.storage import open_storage
-
-logger = logging.getLogger(__name__)
+from lib.storage import not_vital, open_storage, or_refused
 
 
 class Kept:
@@ -25,7 +22,7 @@ class Kept:
         path = Path(layout.unfiled(record.arm))
         write_record(path, record)
         if self._store:
-            with _not_vital("copy a measurement to"), path.open("rb") as content:
+            with not_vital("copy a measurement to streaming.url"), path.open("rb") as content:
                 self._store.put(content, _name(record.arm))
 
     def find(self, trained: Iterable[ProxyRecord], asked: dict[str, Any]) -> list[ServingRecord]:
@@ -49,26 +46,16 @@ class Kept:
         for arm in arms:
             Path(layout.unfiled(arm)).unlink(missing_ok=True)
             if self._store:
-                with _not_vital("remove a measurement from"):
+                with not_vital("remove a measurement from streaming.url"):
                     if self._store.size(_name(arm)) is not None:
                         self._store.remove([_name(arm)])
 
     def _fetch(self, arm: str, path: Path) -> None:
         assert self._store
-        try:
+        with or_refused("streaming.url: the measurements there cannot be read", "try again, or change it"):
             if self._store.size(_name(arm)) is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._store.get(_name(arm), path)
-        except Exception as error:  # each kind of store has its own
-            raise UserError(f"streaming.url: the measurements there cannot be read ({error}); try again, or change it") from error
-
-
-@contextmanager
-def _not_vital(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # each kind of store has its own
-        logger.warning("could not %s streaming.url (%s: %s); going on", what, type(error).__name__, error)
 
 
 def _name(arm: str) -> str:

@@ -1,14 +1,13 @@
 """The weights of a target, read from the headers of its safetensors files."""
 
-import json
 import math
 import re
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError
+from lib.safetensors_header import read_header
 from lib.target.load import TargetFacts, read_weight_map
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -55,27 +54,11 @@ def weight_bytes(target: Path, engine: dict[str, Any]) -> int:
 def _tensors(target: Path) -> Iterator[tuple[str, tuple[list[int], int]]]:
     """Yield name, shape and bytes of every tensor, from the headers of the safetensors files. Raises UserError for one that is cut."""
     for file in sorted(target.glob("*.safetensors")):
-        end = 0
         try:
-            with file.open("rb") as handle:
-                length = struct.unpack("<Q", handle.read(8))[0]
-                header = json.loads(handle.read(length))
-            for name, tensor in header.items():
-                if name != "__metadata__":
-                    first, last = tensor["data_offsets"]
-                    end = max(end, last)
-                    yield name, (tensor["shape"], last - first)
-            if (size := file.stat().st_size) < (whole := 8 + length + end):
+            tensors, whole = read_header(file)
+            if (size := file.stat().st_size) < whole:
                 raise ValueError(f"it has {size} of {whole} bytes")
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            struct.error,
-            OverflowError,
-            MemoryError,
-            RecursionError,
-        ) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"target.path={target}: {file.name} cannot be read ({error}); finish the download") from None
+        for name, tensor in tensors.items():
+            yield name, (tensor.shape, tensor.end - tensor.begin)
