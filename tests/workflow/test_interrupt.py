@@ -74,9 +74,9 @@ def test_a_controller_killed_between_two_heads_loses_nothing_measured(undisturbe
     assert "Nothing to be done" in one.snakemake("results/champion.json").stdout
 
 
-def test_a_job_killed_from_outside_is_done_again(undisturbed: Clone, tmp_path: Path) -> None:
-    one = clone(tmp_path, adopt=undisturbed)
-    record = f"{undisturbed.records('champion.json')['champion.json']['standing']['arm']}/rung1.acc"
+def test_a_job_killed_from_outside_is_done_again(finished: Clone, tmp_path: Path) -> None:
+    one = clone(tmp_path, adopt=finished)
+    record = f"{finished.records('champion.json')['champion.json']['standing']['arm']}/rung1.acc"
     with (one.root / "controller.log").open("w") as output:
         controller = subprocess.Popen(one.command(f"results/{record}"), cwd=one.root, stdout=output, stderr=output)
     try:
@@ -88,7 +88,7 @@ def test_a_job_killed_from_outside_is_done_again(undisturbed: Clone, tmp_path: P
     finally:
         controller.kill()
         controller.wait()
-    assert heads(one) == {record: heads(undisturbed)[record]}
+    assert heads(one) == {record: heads(finished)[record]}
 
 
 @pytest.mark.parametrize("cores", [1, 2])
