@@ -25,7 +25,7 @@ from lib.features.extractor import Extractor
 from lib.features.prompts import Prompt
 from lib.features.samples import seal_features, states_name
 from lib.files import whole_directory, whole_file
-from lib.storage import Storage
+from lib.storage import Storage, not_vital, or_refused
 
 LEAST_AGREEMENT = 0.99
 """Smallest share of positions at which norm and projection of the last hidden state must give the target's next token."""
@@ -119,7 +119,8 @@ class Extraction:
     def run(self, prompts: Mapping[str, Sequence[Prompt]], concurrency: int) -> int:
         """Extract all samples, by split, that are not done, with `concurrency` requests in flight. Return their number of tokens."""
         places = [(split, index, prompt) for split, ones in prompts.items() for index, prompt in enumerate(ones)]
-        stored = set(self.store.names(self.work.name)) if self.store else set()
+        with or_refused("streaming.url: the samples there cannot be listed", "try again, or change it"):
+            stored = set(self.store.names(self.work.name)) if self.store else set()
         left = [place for place in places if not self._is_done(*place, stored)]
         if len(left) < len(places):
             logger.info("%d of %d samples are done", len(places) - len(left), len(places))
@@ -163,7 +164,7 @@ class Extraction:
         with whole_file(file) as fresh:
             save_file({"hidden_states": states.to(self.dtype or states.dtype).contiguous(), "token_ids": torch.tensor(tokens)}, fresh)
         if self.store:
-            with file.open("rb") as content:
+            with not_vital("copy a sample to streaming.url"), file.open("rb") as content:
                 self.store.put(content, self._name(split, index))
         return len(tokens)
 
@@ -171,7 +172,7 @@ class Extraction:
         file = self.file(split, index)
         if not file.exists() and self.store and (name := self._name(split, index)) in stored:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(file) as fresh:
+            with or_refused("streaming.url: the samples there cannot be read", "try again, or change it"), whole_file(file) as fresh:
                 self.store.get(name, fresh)
         with contextlib.suppress(OSError, SafetensorError, KeyError):
             begun = list(prompt.token_ids)
@@ -228,7 +229,8 @@ def extract_features(
                 _write_split(folder, extraction, split, ones)
                 seal_features(folder, target=target, aux_layers=aux_layers, hidden_size=hidden_size, extracted=extracted)
     if extraction.store:
-        extraction.store.remove(extraction.store.names(extraction.work.name))
+        with not_vital("remove finished samples from streaming.url"):
+            extraction.store.remove(extraction.store.names(extraction.work.name))
     shutil.rmtree(extraction.work)
 
 

@@ -109,6 +109,19 @@ def test_a_machine_that_dies_loses_no_sample_that_was_copied(target: Path, promp
     assert len(FeatureSet(other["train"])) == len(prompts)
 
 
+def test_a_store_that_fails_costs_the_copies_and_one_that_cannot_be_read_is_refused(
+    target: Path, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_storage(str(tmp_path / "store"), "streaming.url")
+    monkeypatch.setattr(store, "put", lambda *_: os.fstat(-1))
+    (folder,) = extract(target, {"train": prompts}, tmp_path / "one", most=10, aux_layers=AUX, store=store).values()
+    assert len(FeatureSet(folder)) == len(prompts)
+    assert "could not copy a sample to streaming.url (OSError: " in caplog.text
+    monkeypatch.setattr(store, "names", lambda *_: os.fstat(-1))
+    with pytest.raises(UserError, match=r"^streaming\.url: the samples there cannot be listed \(OSError: .*\); try again, or change it$"):
+        extract(target, {"train": prompts}, tmp_path / "two", most=10, aux_layers=AUX, store=store)
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
 def test_parts_are_the_whole_in_order(target: Path, prompts: list[Prompt], tmp_path: Path, parts: int) -> None:
     assert [prompt for part in range(1, parts + 1) for prompt in part_of(prompts, part, parts)] == prompts
