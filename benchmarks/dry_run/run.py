@@ -24,6 +24,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from lib.arm import Arm, reachable  # noqa: E402
+from lib.devices import processor  # noqa: E402
 from lib.experiment import load_experiment  # noqa: E402
 from lib.files import write_json  # noqa: E402
 from lib.records import layout  # noqa: E402
@@ -53,8 +54,7 @@ def main() -> None:
                 cost = dry_run(clone)
                 rows.append({"eta": eta, "arms": sum(bracket.sizes[0] for bracket in search.brackets), "situation": situation, **cost})
                 print(rows[-1], flush=True)
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    machine = {"cpu": cpu[1] if cpu else platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {"cpu": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
     (HERE / "result.json").write_text(json.dumps({"machine": machine, "runs": rows}, indent=2) + "\n")
     (HERE / "results.md").write_text(text(rows, machine))
 

@@ -9,7 +9,6 @@ controller is the real Snakemake with the real plugin, over HTTP.
 import json
 import os
 import platform
-import re
 import resource
 import subprocess
 import sys
@@ -22,7 +21,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from lib.devices import processor  # noqa: E402
 
 from tests.cluster.emulator import Emulator  # noqa: E402
 from tests.cluster.front import Server  # noqa: E402
@@ -52,9 +53,8 @@ def main() -> None:
     """Run both executors, one after the other, and write the result."""
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "s3") as s3:  # into which Snakemake puts its sources
         runs = {executor: measure(executor, Path(folder), s3.store) for executor in EXECUTORS}
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     context = {
-        "cpu": cpu[1] if cpu else platform.machine(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},

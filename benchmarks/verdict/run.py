@@ -8,7 +8,6 @@ Writes result.json, results.md and power.svg beside this file. Nothing is traine
 import json
 import os
 import platform
-import re
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ import scipy
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "scripts"))
 
+from lib.devices import processor  # noqa: E402
 from lib.verdict.gate import judge  # noqa: E402
 
 Array = npt.NDArray[np.float64]
@@ -135,9 +135,8 @@ def settings() -> dict[str, Any]:
 
 def machine(seconds: float) -> dict[str, Any]:
     """Return what ran the simulation; no rate depends on its speed."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
-        "cpu": cpu[1] if cpu else platform.machine(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -1,7 +1,8 @@
-"""The name of this machine and its GPUs. Each GPU is held by one job at a time."""
+"""The name of this machine, its processor and its GPUs. Each GPU is held by one job at a time."""
 
 import logging
 import os
+import platform
 import socket
 import stat
 import tempfile
@@ -24,6 +25,13 @@ logger = logging.getLogger(__name__)
 def node() -> str:
     """Return the name of this machine, or of the node in a pod."""
     return os.environ.get("SPEC_DECODE_TUNE_NODE") or socket.gethostname()
+
+
+def processor() -> str:
+    """Return the processor's marketing name if the kernel reports it (x86), otherwise the architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def gpus() -> list[str]:
