@@ -213,7 +213,7 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
         require_acknowledged(Path(filed.verdict), config.ack_publish)
     progress = Progress(experiment, filed, Path())
     if main and not (output.dryrun or output.verbose or output.quiet):
-        narrate(workflow.logger_manager.get_log_handlers(), progress)
+        narrate(workflow.logger_manager, progress)
     views = {
         layout.PLAN: plan_file,
         layout.CHAMPION: filed.champion,

@@ -7,13 +7,14 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import snakemake
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.exceptions import RuleException
+from snakemake.logging import LoggerManager
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from lib.report.progress import Progress, duration
@@ -94,7 +95,8 @@ class Terminal:
         if not jobs or time.monotonic() - self._spoken < patience:
             return []
         job = min(jobs, key=lambda job: job.since)
-        said = next(filter(None, map(latest, _of_this_run(job.logs, job.since))), None)
+        logs = [path for path in map(Path, job.logs) if path.exists() and _of_this_attempt(path.stat().st_mtime, job.since)]
+        said = next(filter(None, map(latest, logs)), None)
         beside = f", and {len(jobs) - 1} more" if jobs[1:] else ""
         spoken = self._spoke([_now(f"under way for {duration(time.time() - job.since)}: {job.name}{f' ({said})' if said else ''}{beside}")])
         self._patience = min(2 * patience, SILENCES * SILENCE_S)
@@ -145,9 +147,8 @@ class Terminal:
     def _begun(self, record: logging.LogRecord) -> Said:
         told = vars(record)
         before = self._jobs.get(told["jobid"])
-        job = _Job(
-            told["rule_name"], dict(told["wildcards"]), list(map(_place, told["log"])), time.time(), before.fault if before else None
-        )
+        fault = before.fault if before else None
+        job = _Job(told["rule_name"], dict(told["wildcards"]), list(map(_place, told["log"])), record.created, fault)
         self._jobs[told["jobid"]] = job
         return [_now(f"{told['rule_msg']} ({', '.join(job.logs)})")] if told["rule_msg"] else []
 
@@ -169,17 +170,16 @@ class Terminal:
         return [_now(" · ".join(said))] if said else []
 
     def _failed(self, record: logging.LogRecord) -> Said:
-        """Return the error in the job's log. A repeated error is shortened."""
+        """Return the error that the job's log had. A repeated error is shortened."""
         told = vars(record)
         job = self._jobs[told["jobid"]]
         job.under_way = False
-        logs = list(map(_place, told["log"]))
-        said = next(filter(None, map(fault, _of_this_run(logs, job.since))), None)
+        said = next((said for written, said in told["faults"] if _of_this_attempt(written, job.since)), None)
         if said is None:  # the job was killed, or its log is elsewhere
             return [*self._release(), record]
         if self._raised:
             self._raised.popleft()
-        line = _now(f"error: {job.name}: {'same error' if job.fault == said else said} ({', '.join(logs)})")
+        line = _now(f"error: {job.name}: {'same error' if job.fault == said else said} ({', '.join(map(_place, told['log']))})")
         job.fault = said
         return [line]
 
@@ -193,13 +193,25 @@ def _place(log: str) -> str:
     return log.partition("/./")[2].partition(" (")[0] or log
 
 
-def _of_this_run(logs: list[str], since: float) -> list[Path]:
-    """Return the local logs that a job begun at `since` may have written."""
-    return [path for path in map(Path, logs) if path.exists() and path.stat().st_mtime >= since - CLOCK_S]
+def _of_this_attempt(written: float, since: float) -> bool:
+    """Return whether a job begun at `since` may have written a log at the time `written`."""
+    return written >= since - CLOCK_S
 
 
-def narrate(handlers: Iterable[logging.Handler], progress: Progress) -> None:
+def keep_faults(record: logging.LogRecord) -> bool:
+    """Add to the message of a failed job the errors in its logs, with the times at which they were written.
+
+    Snakemake deletes the logs before it tries the job again, and may do so before a handler has seen the message.
+    """
+    if getattr(record, "event", None) == LogEvent.JOB_ERROR:
+        logs = map(Path, map(_place, vars(record)["log"]))
+        vars(record)["faults"] = [(path.stat().st_mtime, said) for path in logs if (said := fault(path))]
+    return True
+
+
+def narrate(manager: LoggerManager, progress: Progress) -> None:
     """Let the logger plugin `experiment` show a `Terminal`. Other logger plugins of the run are unchanged."""
-    for handler in handlers:
+    for handler in manager.get_log_handlers():
         if hasattr(handler, "narrate"):
+            manager.logger.addFilter(keep_faults)
             handler.narrate(Terminal(progress))

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lib.report.terminal import narrate
@@ -59,4 +60,7 @@ def test_it_shows_what_the_narrator_says_and_warnings_also_when_that_fails(capsy
 
 
 def test_a_handler_that_was_chosen_is_left_alone() -> None:
-    narrate([logging.NullHandler()], progress(Path()))
+    logger = logging.Logger("snakemake.logging")
+    manager = SimpleNamespace(logger=logger, get_log_handlers=lambda: [logging.NullHandler()])
+    narrate(manager, progress(Path()))  # type: ignore[arg-type]
+    assert not logger.filters

@@ -51,6 +51,9 @@ class Run:
         """Log as the module `at` does."""
         record = logging.LogRecord("snakemake.logging", level, str(at), 1, message, (), None)
         vars(record).update(fields, event=event)
+        assert terminal.keep_faults(record)
+        for log in map(Path, fields.get("log", [])) if event == LogEvent.JOB_ERROR else ():
+            log.unlink(missing_ok=True)  # as Snakemake does for the next attempt, at times before a handler sees the record
         self.hear(self.terminal.tell(record))
 
     def begin(self, rule: str, log: Path | str = "", message: str | None = None, **wildcards: str) -> None:
