@@ -106,6 +106,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/executor/run.py": "it runs for minutes; tests/cluster runs the executor",
     ".venv/bin/python benchmarks/kills/run.py": "it runs for an hour; tests/workflow/test_interrupt.py kills each kind of job",
     ".venv/bin/python benchmarks/kills/run.py --real --points 10": "it runs for half an hour",
+    ".venv/bin/python benchmarks/real/architectures.py benchmarks/real": "tests/unit/target/test_kinds.py examines the same targets",
     **dict.fromkeys(REAL_MODEL, "it needs three packages from an index, and half an hour"),
     **dict.fromkeys(REPRODUCTIONS, "it shows a fault of Snakemake in an empty folder, which its report describes"),
     "python3.11 -m venv /path/to/peers": "it needs a package index",
