@@ -61,9 +61,8 @@ def examine(path: Path) -> dict[str, Any]:
     last = reference.states(PROMPT + answer)[len(PROMPT) - 1 : -1, -1]
 
     def share(method: str) -> float:
-        agreement = Agreement(heads.learnt_output(read_draft({"method": method, "aux_layers": (1, 2)}), path), path)
-        agreement.add(last, answer)
-        return agreement.agree / agreement.positions
+        output = heads.learnt_output(read_draft({"method": method, "aux_layers": (1, 2)}), path)
+        return Agreement(output, path).compare(last, answer) / len(answer)
 
     ours = {method: share(method) for method in METHODS}
     with patch.object(heads, "match_final_norm"):

@@ -36,6 +36,9 @@ FEW = 256
 CHECKED = 8
 """Samples whose next tokens the engine is asked for, when answers are not greedy and so do not tell them."""
 
+COMPARED = "compared"
+"""Metadata of a sample's file, how many of its compared positions agreed."""
+
 EVERY_S = 10.0
 """Seconds between lines on the progress."""
 
@@ -74,15 +77,18 @@ class Agreement:
     _lock: Lock = field(default_factory=Lock)
 
     @torch.inference_mode()
-    def add(self, states: Tensor, tokens: Sequence[int]) -> None:
-        """Count last hidden states [T, H] whose output is the next token of `tokens` [T], within the rounding of the states' dtype."""
+    def compare(self, states: Tensor, tokens: Sequence[int]) -> int:
+        """Return the number of last hidden states [T, H] whose output is the next token of `tokens` [T], up to the states' rounding."""
         if not tokens:
-            return
+            return 0
         logits = self.output(states.float())
         highest, chosen = logits.max(-1).values, logits.gather(-1, torch.tensor(tokens)[:, None])[:, 0]
-        agree = int((highest - chosen <= 2 * torch.finfo(states.dtype).eps * logits.abs().max(-1).values).sum())
+        return int((highest - chosen <= 2 * torch.finfo(states.dtype).eps * logits.abs().max(-1).values).sum())
+
+    def add(self, agree: int, positions: int) -> None:
+        """Count `agree` of `positions` compared positions. Raise as `judge` does when there are enough."""
         with self._lock:
-            self.positions += len(tokens)
+            self.positions += positions
             self.agree += agree
         if self.positions >= FEW:
             self.judge()
@@ -116,8 +122,8 @@ class Extraction:
     store: Storage | None
     dtype: torch.dtype | None
 
-    def run(self, prompts: Mapping[str, Sequence[Prompt]], concurrency: int) -> int:
-        """Extract all samples, by split, that are not done, with `concurrency` requests in flight. Return their number of tokens."""
+    def run(self, prompts: Mapping[str, Sequence[Prompt]], concurrency: int) -> float | None:
+        """Extract all samples, by split, that are not done, with `concurrency` requests in flight. Return their tokens per second."""
         places = [(split, index, prompt) for split, ones in prompts.items() for index, prompt in enumerate(ones)]
         with or_refused("streaming.url: the samples there cannot be listed", "try again, or change it"):
             stored = set(self.store.names(self.work.name)) if self.store else set()
@@ -128,7 +134,7 @@ class Extraction:
         tokens = 0
         pool = ThreadPoolExecutor(concurrency)
         try:
-            jobs = [pool.submit(self._extract, *place, checked=number < CHECKED) for number, place in enumerate(left)]
+            jobs = [pool.submit(self._extract, *place, checked=place in places[:CHECKED]) for place in left]
             for done, job in enumerate(as_completed(jobs), start=1):
                 tokens += job.result()
                 now = time.monotonic()
@@ -138,13 +144,12 @@ class Extraction:
                     logger.info("%d of %d samples, %.0f tokens/s, %.0f s left", done, len(left), per_s, pace * (len(left) - done))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # requests in flight end with the engine
-        if left:
-            self.agreement.judge()
-        return tokens
+        self.agreement.judge()
+        return tokens / (time.monotonic() - started) if left else None
 
     def sample(self, split: str, index: int, prompt: Prompt) -> tuple[list[int], list[int]]:
         """Return tokens and loss mask of a sample that is done."""
-        tokens = _tokens(self.file(split, index))
+        tokens, _, _ = _read(self.file(split, index))
         spans = prompt.answers or ((len(prompt.token_ids), len(tokens)),)
         return tokens, [int(any(first <= place < end for first, end in spans)) for place in range(len(tokens))]
 
@@ -154,15 +159,18 @@ class Extraction:
         if not prompt.answers:
             tokens += self.extractor.answer(tokens, self.answering.most, self.answering.stop, self.answering.sampling)
         states = self.extractor.states(tokens)
+        compared: Sequence[int] = []
         if self.answering.greedy and not prompt.answers:
-            first = len(prompt.token_ids)
-            self.agreement.add(states[first - 1 : -1, -1], tokens[first:])
+            compared = tokens[len(prompt.token_ids) :]
         elif checked:
-            self.agreement.add(states[:-1, -1], self.extractor.next_tokens(tokens))
+            compared = self.extractor.next_tokens(tokens)
+        agree = self.agreement.compare(states[-len(compared) - 1 : -1, -1], compared)
+        self.agreement.add(agree, len(compared))
         file = self.file(split, index)
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as fresh:
-            save_file({"hidden_states": states.to(self.dtype or states.dtype).contiguous(), "token_ids": torch.tensor(tokens)}, fresh)
+            tensors = {"hidden_states": states.to(self.dtype or states.dtype).contiguous(), "token_ids": torch.tensor(tokens)}
+            save_file(tensors, fresh, {COMPARED: f"{agree} of {len(compared)}"})  # a second entry would be written in random order
         if self.store:
             with not_vital("copy a sample to streaming.url"), file.open("rb") as content:
                 self.store.put(content, self._name(split, index))
@@ -174,9 +182,11 @@ class Extraction:
             file.parent.mkdir(parents=True, exist_ok=True)
             with or_refused("streaming.url: the samples there cannot be read", "try again, or change it"), whole_file(file) as fresh:
                 self.store.get(name, fresh)
-        with contextlib.suppress(OSError, SafetensorError, KeyError):
-            begun = list(prompt.token_ids)
-            return _tokens(file)[: len(begun)] == begun
+        with contextlib.suppress(OSError, SafetensorError, LookupError, ValueError):
+            tokens, agree, positions = _read(file)
+            if tokens[: len(prompt.token_ids)] == list(prompt.token_ids):
+                self.agreement.add(agree, positions)
+                return True
         file.unlink(missing_ok=True)
         return False
 
@@ -214,15 +224,13 @@ def extract_features(
         UserError: the engine failed, the disk is full, or the target's answers are not what heads would learn.
     """
     with _room_for(extraction.work):
-        started = time.monotonic()
-        tokens = extraction.run(prompts, concurrency)
+        tokens_per_second = extraction.run(prompts, concurrency)
         agreement = extraction.agreement
         extracted = {
             "engine": {key: value for key, value in extraction.extractor.context().items() if key != "draft"},
             "answers": {"most": extraction.answering.most, "stop": list(extraction.answering.stop), **extraction.answering.sampling},
             "agreement": {"agree": agreement.agree, "positions": agreement.positions},
-            "tokens": tokens,
-            "seconds": time.monotonic() - started,
+            "tokens_per_second": tokens_per_second,
         }
         for split, ones in prompts.items():
             with whole_directory(out[split]) as folder:
@@ -234,11 +242,11 @@ def extract_features(
     shutil.rmtree(extraction.work)
 
 
-def _tokens(file: Path) -> list[int]:
-    """Return the tokens of a sample that is done, without its hidden states."""
+def _read(file: Path) -> tuple[list[int], int, int]:
+    """Return the tokens of a sample that is done, and of how many compared positions how many agreed: tokens, agree, positions."""
     with safe_open(file, framework="pt") as stored:
-        tokens: list[int] = stored.get_tensor("token_ids").tolist()
-    return tokens
+        agree, _, positions = (stored.metadata() or {})[COMPARED].partition(" of ")
+        return stored.get_tensor("token_ids").tolist(), int(agree), int(positions)
 
 
 def part_of(prompts: Sequence[Prompt], part: int, parts: int) -> Sequence[Prompt]:

@@ -70,7 +70,8 @@ def _measured_rate(experiment: Experiment, root: Path) -> float | None:
     """Return the tokens per second of one engine in the extraction of these features, None before it."""
     with suppress(Exception):  # a view must not fail for a damaged folder, which the job that reads it reports
         extracted = read_json(root / feature_folders(experiment, "train")[0] / "manifest.json", "")["extracted"]
-        return float(extracted["tokens"] / extracted["seconds"])
+        rate: float | None = extracted["tokens_per_second"]
+        return rate
     return None
 
 

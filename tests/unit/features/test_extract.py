@@ -1,5 +1,6 @@
 """Extraction: answers that end, answers that are given, resumption, and refusals."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +88,18 @@ def test_an_interrupted_extraction_goes_on_with_the_samples_that_are_left(
     assert not work.exists()
     for split in splits:
         assert FeatureSet(resumed[split]).sha256 == FeatureSet(whole[split]).sha256
+        found, expected = (json.loads((one[split] / "manifest.json").read_text())["extracted"] for one in (resumed, whole))
+        assert found["agreement"] == expected["agreement"], "of all samples, not of those of the last attempt"
+
+
+def test_a_refusal_stands_when_all_samples_are_done(
+    target: Path, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_AGREEMENT", 2)
+    for _ in range(2):
+        with pytest.raises(UserError, match="heads would learn"):
+            extract(target, {"train": prompts}, tmp_path, most=10, aux_layers=AUX)
+    assert len(list((tmp_path / "work").rglob("*.safetensors"))) == len(prompts)
 
 
 def test_a_machine_that_dies_loses_no_sample_that_was_copied(target: Path, prompts: list[Prompt], tmp_path: Path) -> None:
@@ -161,11 +174,11 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_done(
 ) -> None:
     saved = []
 
-    def full(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    def full(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
         if len(saved) == 2:
             raise OSError(28, os.strerror(28))
         saved.append(file)
-        save(tensors, file)
+        save(tensors, file, metadata)
 
     save = module.save_file
     monkeypatch.setattr(module, "save_file", full)

@@ -71,7 +71,7 @@ def test_a_head_learns_the_tokens_that_the_target_answers(kind: str, target: Pat
     for method in ("eagle3", "dflash"):
         draft = read_draft({"method": method, "aux_layers": (1, 2)})
         agreement = Agreement(learnt_output(draft, path), path)
-        agreement.add(last, answer)
+        agreement.add(agreement.compare(last, answer), len(answer))
         agreement.judge()
         assert agreement.positions == 40
     head = assemble_head(draft, path, None, 0)
@@ -92,7 +92,7 @@ def test_a_target_whose_answers_heads_would_not_learn_is_refused(target: Path) -
         reference.model.lm_head.weight.mul_(-1)  # as logits that something else changes
     tokens = prompt + reference.answer(prompt, 40, [], {})
     agreement = Agreement(output, target)
-    agreement.add(reference.states(tokens)[3:-1, -1], tokens[4:])
+    agreement.add(agreement.compare(reference.states(tokens)[3:-1, -1], tokens[4:]), 40)
     with pytest.raises(UserError, match=rf"^target\.path={target}: heads would learn \d+ of 40 tokens other than the target answers"):
         agreement.judge()
 
@@ -101,8 +101,7 @@ def test_a_target_whose_answers_heads_would_not_learn_is_refused(target: Path) -
 def test_ties_by_rounding_agree(dtype: torch.dtype, agree: int) -> None:
     """The engine's logits are rounded to its dtype, so it may choose another token than the highest of ours."""
     agreement = Agreement(lambda _: torch.tensor([[10.0, 10.05, 3.0]]), Path("model"))
-    agreement.add(torch.zeros(1, 4, dtype=dtype), [0])
-    assert (agreement.agree, agreement.positions) == (agree, 1)
+    assert agreement.compare(torch.zeros(1, 4, dtype=dtype), [0]) == agree
 
 
 @pytest.mark.parametrize("method", ["eagle3", "dflash"])
