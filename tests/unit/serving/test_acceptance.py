@@ -1,5 +1,6 @@
 """A measurement in the real server equals an independent count for the same head and prompts."""
 
+import json
 import math
 import operator
 import os
@@ -27,6 +28,7 @@ from lib.serving.vllm import driver, engine
 from lib.serving.vllm.driver import load_driver
 from lib.serving.vllm.engine import Server, running
 from lib.serving.workload import Workload
+from lib.target.load import load_tokenizer
 from safetensors.torch import load_file, save_file
 
 from tests.independent.speculative import Counts, speculate_greedily, speculate_on_itself
@@ -118,7 +120,12 @@ def _damaged(head: Path, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(target: Path, settings: EngineSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Run a server whose draft is the target itself, where the environment holds all that has kept servers and drivers from working."""
+    """Run a server whose draft is the target itself, where the environment holds all that has kept servers and drivers from working.
+
+    A line break is an end-of-sequence token too.
+    """
+    ending = Path(shutil.copytree(target, tmp_path_factory.mktemp("ending") / "a target"))
+    (ending / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, load_tokenizer(target).convert_tokens_to_ids("Ċ")]}))
     long = tmp_path_factory.mktemp("long") / ("t" * 118)
     long.mkdir()
     with pytest.MonkeyPatch.context() as environment:
@@ -128,7 +135,7 @@ def server(target: Path, settings: EngineSettings, tmp_path_factory: pytest.Temp
             environment.setenv(name, value)
         environment.setenv("TMPDIR", str(long))
         environment.setattr(tempfile, "tempdir", None)
-        with running(target, Speculation("draft_model", target, 3), settings, tmp_path_factory.mktemp("log") / "log") as server:
+        with running(ending, Speculation("draft_model", ending, 3), settings, tmp_path_factory.mktemp("log") / "log") as server:
             server.wait_until_ready(120)
             yield server
 
@@ -161,9 +168,23 @@ def test_seeded_sampling_repeats_exactly_and_follows_the_temperature(
     assert 1 + accepted / drafts == pytest.approx(expected.acceptance_length, abs=five_standard_errors)
 
 
-def test_the_context_is_complete_and_jsonlike(server: Server, target: Path) -> None:
+def test_an_answer_ends_at_any_end_of_sequence_token_of_the_target(server: Server, workload: Workload) -> None:
+    whole = [server.send(workload, subset) for subset in workload.subsets]
+    ended = [server.send(replace(workload, stop="eos"), subset) for subset in workload.subsets]
+    texts = [
+        (one, other) for all_of, some_of in zip(whole, ended, strict=True) for one, other in zip(all_of.texts, some_of.texts, strict=True)
+    ]
+    assert all(one.startswith(other) for one, other in texts) and any(len(other) < len(one) for one, other in texts)
+    assert [answers.speed["mean_output_tokens"] for answers in whole] == [40, 40]
+    for answers in ended:
+        assert answers.speed["mean_output_tokens"] == answers.speed["output_tokens"] / len(answers.texts) < 40
+        assert answers.speed["p50_output_tokens"] <= answers.speed["p99_output_tokens"] <= 40
+        assert sum(one.drafts for one in answers.requests) == answers.counted[0]
+
+
+def test_the_context_is_complete_and_jsonlike(server: Server) -> None:
     context = server.context()
-    assert context["target"] == context["draft"] == str(target)
+    assert context["target"] == context["draft"] == str(server.target)
     assert (context["num_speculative_tokens"], context["max_num_seqs"], context["max_model_len"]) == (3, 8, 128)
     assert context["kv_cache_memory_bytes"] == int(0.02 * 2**30)
     assert (context["device_type"], context["workers"], context["cudagraph_mode"]) == ("cpu", 1, "NONE")
