@@ -45,6 +45,20 @@ DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 MakeHead = Callable[[Draft, int], Path]
 
 
+@pytest.fixture(scope="module")
+def ends(target: Path) -> set[int]:
+    """Return the end-of-sequence tokens of `ending`, of which one is a line break."""
+    return {0, load_tokenizer(target).convert_tokens_to_ids("Ċ")}
+
+
+@pytest.fixture(scope="module")
+def ending(target: Path, ends: set[int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the target with more end-of-sequence tokens."""
+    folder = Path(shutil.copytree(target, tmp_path_factory.mktemp("ending") / "a target"))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": sorted(ends)}))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("draft", "steps", "at_least"),
     [
@@ -56,6 +70,8 @@ MakeHead = Callable[[Draft, int], Path]
 )
 def test_counters_equal_an_independent_simulation(
     target: Path,
+    ending: Path,
+    ends: set[int],
     serving_prompts: list[list[int]],
     workload: Workload,
     settings: EngineSettings,
@@ -73,8 +89,8 @@ def test_counters_equal_an_independent_simulation(
     }
     speculation = Speculation(draft.served_as, heads[steps], draft.positions)
     cached = replace(settings, prefix_caching=True)
-    with ready(engine, target, speculation, cached, workload, tmp_path / "log", 120) as (server, sent):
-        record = measure(server, sent, 2)
+    with ready(engine, ending, speculation, cached, workload, tmp_path / "log", 120) as server:
+        record = measure(server, workload, 2)
         _require_equal(record, by_prompt[steps], workload)
         assert at_least <= record["acceptance_length"] <= 4
         refused = _damaged(heads[0], tmp_path / "damaged")
@@ -82,12 +98,17 @@ def test_counters_equal_an_independent_simulation(
             with pytest.raises(HeadDiffers, match=r"damaged differs from \S+ in tensors\.fc\.weight$"):
                 server.exchange(refused)
             server.exchange(heads[number])
-            exchanged = measure(server, replace(sent, concurrency=8 if number else 1), 1)
+            exchanged = measure(server, replace(workload, concurrency=8 if number else 1), 1)
             _require_equal(exchanged, by_prompt[number], workload)
             assert exchanged["context"] == record["context"] | {"draft": str(heads[number])}
         for number in [0, steps] * 9:
             server.exchange(heads[number])
-        assert _counted(measure(server, sent, 1)) == _expected(by_prompt[steps])
+        assert _counted(measure(server, workload, 1)) == _expected(by_prompt[steps])
+        ended = measure(server, replace(workload, stop="eos"), 1)
+    counts = [speculate_greedily(target, heads[steps], [prompt], 40, draft.positions, ends) for prompt in serving_prompts]
+    assert _counted(ended) == _expected(counts) != _counted(record["repeats"][0])
+    lengths = [one.acceptance_length if one.drafts else None for one in counts]
+    assert ended["prompt_acceptance"] == {"code": lengths[:6], "qa": lengths[6:]}
     assert [subset["input_tokens_mean"] for subset in record["workload"]["subsets"].values()] == [16, 16]
     assert record["context"]["method"] == draft.served_as
     assert record["context"]["dtype"] == "torch.float32"
@@ -119,13 +140,8 @@ def _damaged(head: Path, out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(target: Path, settings: EngineSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Run a server whose draft is the target itself, where the environment holds all that has kept servers and drivers from working.
-
-    A line break is an end-of-sequence token too.
-    """
-    ending = Path(shutil.copytree(target, tmp_path_factory.mktemp("ending") / "a target"))
-    (ending / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, load_tokenizer(target).convert_tokens_to_ids("Ċ")]}))
+def server(ending: Path, settings: EngineSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Run a server whose draft is the target itself, where the environment holds all that has kept servers and drivers from working."""
     long = tmp_path_factory.mktemp("long") / ("t" * 118)
     long.mkdir()
     with pytest.MonkeyPatch.context() as environment:

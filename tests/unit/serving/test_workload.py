@@ -48,8 +48,9 @@ def prompts(path: Path) -> dict[str, list[str]]:
 
 
 def test_a_directory_is_one_subset_per_file_and_a_file_one_subset(folder: Path) -> None:
-    assert list(find_files(folder).items()) == [("HumanEval", folder / "HumanEval.jsonl"), ("qa", folder / "qa.jsonl")]
-    assert prompts(folder) == {"HumanEval": ["c", "e"], "qa": ["a", "b"]}
+    assert find_files(folder) == [folder / "HumanEval.jsonl", folder / "qa.jsonl"]
+    assert prompts(folder) == {"HumanEval-x": ["c"], "HumanEval-y": ["e"], "qa": ["a", "b"]}
+    assert prompts(folder / "HumanEval.jsonl") == {"x": ["c"], "y": ["e"]}
     assert prompts(folder / "qa.jsonl") == {"qa": ["a", "b"]}
 
 
@@ -58,13 +59,28 @@ def test_the_categories_of_a_file_are_subsets(tmp_path: Path) -> None:
     path = write(tmp_path / "qualitative.jsonl", *lines)
     assert prompts(path) == {"RAG_x": ["b"], "qa": ["a", "c"]}
     write(path, *lines, {"messages": user("d")})
-    assert list(prompts(path)) == ["qualitative"], "only if every line has one"
+    with pytest.raises(
+        UserError, match=r"^serving.workload.path=\S+ line 4 has no category, but others have; give one to every line or to"
+    ):
+        read_subsets(path)
+    write(path, *lines, {"category": "RAG?x", "messages": user("d")})
+    with pytest.raises(UserError, match=r"^serving.workload.path=\S+ has two subsets named RAG_x; rename a file or a category$"):
+        read_subsets(path)
 
 
-def test_of_turns_that_nobody_has_answered_the_first_is_sent(tmp_path: Path) -> None:
-    turns = user("a") + user("b")
-    (source,) = read_subsets(write(tmp_path / "own.jsonl", {"messages": turns})).values()
-    assert source.conversations[0].asked == turns[:1]
+@pytest.mark.parametrize(
+    ("line", "sent", "cut"),
+    [
+        ({"turns": ["a", "b"]}, "a", True),
+        ({"messages": user("a") + user("b")}, "a", True),
+        ({"messages": [*user("a"), {"role": "assistant", "content": "x"}, *user("b")]}, "b", False),
+        ({"turns": ["a"]}, "a", False),
+    ],
+)
+def test_of_turns_that_nobody_has_answered_the_first_is_sent(tmp_path: Path, line: dict[str, Any], sent: str, cut: bool) -> None:
+    (source,) = read_subsets(write(tmp_path / "own.jsonl", line)).values()
+    (one,) = source.conversations
+    assert (one.asked[-1]["content"], one.cut) == (sent, cut)
 
 
 @pytest.mark.parametrize(
@@ -95,10 +111,10 @@ def test_a_line_that_cannot_be_sent_is_refused_and_not_dropped(tmp_path: Path, t
 def test_a_workload_is_written_as_the_target_receives_it(folder: Path, target: Path, tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text(CHATML)
     write_workload(folder, target, Features(chat_template=str(tmp_path / "own.jinja")), tmp_path / "out")
-    written = Workload({name: tmp_path / f"out/{name}.jsonl" for name in ("HumanEval", "qa")}, output_tokens=4, concurrency=1, stop="eos")
+    written = Workload({name: tmp_path / f"out/{name}.jsonl" for name in ("HumanEval-x", "qa")}, output_tokens=4, concurrency=1, stop="eos")
     assert [one.prompt for one in written.prompts("qa")] == [f"<|im_start|>user\n{a}<|im_end|>\n<|im_start|>assistant\n" for a in "ab"]
     write_workload(folder, target, Features(), tmp_path / "out")
-    assert [one.prompt for one in written.prompts("HumanEval")] == ["c", "e"]
+    assert [one.prompt for one in written.prompts("HumanEval-x")] == ["c"]
 
 
 def test_identity_follows_the_prompts_content(workload: Workload, tmp_path: Path) -> None:
