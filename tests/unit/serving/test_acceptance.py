@@ -47,8 +47,8 @@ MakeHead = Callable[[Draft, int], Path]
 
 @pytest.fixture(scope="module")
 def ends(target: Path) -> set[int]:
-    """Return the end-of-sequence tokens of `ending`, of which one is a line break."""
-    return {0, load_tokenizer(target).convert_tokens_to_ids("Ċ")}
+    """Return the end-of-sequence tokens of `ending`, of which the line break and the underscore occur in answers."""
+    return {0, *load_tokenizer(target).convert_tokens_to_ids(["Ċ", "_"])}
 
 
 @pytest.fixture(scope="module")
