@@ -318,7 +318,7 @@ def _calibration_lines(plan: dict[str, Any]) -> Iterator[str]:
 def _workload_line(workload: dict[str, Any]) -> str:
     prompts = "an unknown number of" if workload["prompts"] is None else f"{workload['prompts']:,}"
     most = "at most " if workload["stop"] == "eos" else ""
-    cut = f"; of {workload['cut']:,} with several turns only the first turn is sent" if workload["cut"] else ""
+    cut = f"; only the first turn of {workload['cut']:,} conversation(s) is sent" if workload["cut"] else ""
     return f"Workload: {prompts} prompts in {workload['subsets']} subset(s), {most}{workload['output_tokens']:,} tokens per answer{cut}"
 
 
