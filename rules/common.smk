@@ -25,9 +25,7 @@ attempts_more = 3 if session.elsewhere else 1
 
 # Files that the configuration names are not inputs. Their content is part of every name, and only jobs may have their volume mounted.
 made_target = [] if settings.target.path else [experiment.target]
-made_prompts = (
-    [] if settings.serving.workload.path else list(experiment.subsets.values())
-)
+sent_prompts = list(experiment.subsets.values())
 
 
 wildcard_constraints:

@@ -1,9 +1,34 @@
 """Preflight, export and measurement. The preflight serves an untrained head before any head is trained.
 
-Inputs:   results/{arm}/rung<top>.state/, the target, the serving prompts
-Outputs:  results/preflight/<what it depends on>/; results/{arm}/head/;
+Inputs:   results/{arm}/rung<top>.state/, the target, the serving prompts or the workload
+Outputs:  resources/workload/, if the configuration names a workload; results/preflight/<what it depends on>/; results/{arm}/head/;
           results/search/{finalists}/servings-<what they depend on>-{engine}/, of which results/{arm}/serving.json is filed
 """
+
+if settings.serving.workload.path:
+
+    rule write_workload:
+        """Write the prompts of the workload as the target receives them."""
+        input:
+            made_target,
+        output:
+            sent_prompts,
+        log:
+            "results/logs/write_workload.log",
+        priority: 1
+        conda:
+            "../envs/laptop.yaml"
+        resources:
+            **takes("serve", 0),
+        params:
+            target=target_folder,
+            described=fingerprints(settings),
+            workload=settings.serving.workload.path,
+            features=settings.features.model_dump(),
+        message:
+            "Writing the prompts of the workload"
+        script:
+            "../scripts/write_workload.py"
 
 
 localrules:
@@ -36,7 +61,7 @@ rule preflight:
     input:
         made_target,
         head=layout.untrained_head(experiment.preflight),
-        prompts=made_prompts,
+        prompts=sent_prompts,
     output:
         record=layout.preflight(experiment.preflight),
     log:
@@ -81,7 +106,7 @@ rule measure_serving:
         made_target,
         proxies=served(partial(layout.acc, rung=search.top_rung)),
         heads=served(layout.head),
-        prompts=made_prompts,
+        prompts=sent_prompts,
     output:
         servings=temp(directory(filed.servings)),
     log:

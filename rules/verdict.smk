@@ -42,7 +42,7 @@ rule measure_contest:
         champion=filed.champion,
         heads=contest_heads,
         proxies=contest_proxies,
-        prompts=made_prompts,
+        prompts=sent_prompts,
     output:
         measurements=filed.measurements,
     log:

@@ -57,7 +57,7 @@ def table(verdicts: dict[str, dict]) -> str:
         "# Three contests on the embedded default",
         "",
         f"Target {identity['model']}, EAGLE3 head, k = {context['configuration']['num_speculative_tokens']}; "
-        f"vLLM {context['stack']['vllm']} on {identity['device_name']}; {prompts} prompts, {workload['output_tokens']} tokens each, "
+        f"vLLM {context['stack']['vllm']} on {identity['device_name']}; {prompts} prompts, up to {workload['output_tokens']} tokens each, "
         f"temperature {workload['temperature']:g}, {workload['concurrency']} in flight. Acceptance length, mean ± SD over fresh "
         f"training seeds. The configuration is global batch {SOUND['global_batch']}, lr {SOUND['lr']}, warmup {SOUND['warmup']}; the "
         "crippled one has a thousandth of its learning rate.",

@@ -1,7 +1,6 @@
 """An experiment is a checked configuration with its target, features and search, and the names derived from them."""
 
 import errno
-import hashlib
 import os
 import platform
 import stat
@@ -24,7 +23,7 @@ from lib.search.search import Search
 from lib.serving.bench import engine_settings
 from lib.serving.ceilings import load_ceiling
 from lib.serving.engine import load_engine
-from lib.serving.workload import Workload, find_subsets, require_room
+from lib.serving.workload import KEY, longest_texts, read_subsets, require_room
 from lib.storage import check_url
 from lib.target.tokens import Tokens
 
@@ -40,7 +39,10 @@ class Experiment:
     target: str
     model: str
     features: str
+    sent: dict[str, Source]
+    """The subsets of `serving.workload.path`, empty without it."""
     subsets: dict[str, str]
+    """Files of the prompts that are sent, by subset."""
     asked: dict[str, Any]
     """The serving settings that decide the meaning of a measurement. Prompts are identified by content, not by path."""
     preflight: str
@@ -84,8 +86,16 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         target, model = layout.resource("target", target_id), f"tiny-llama-{target_id}"
     template = identify_template(config.features.chat_template)
     prompts = read_source(Path(config.features.prompts)) if config.features.prompts else None
+    workload = config.serving.workload.path
+    missing = provisional and workload is not None and not Path(workload).exists()
+    if missing:
+        unknown += (f"{KEY}={workload} does not exist yet: the verdict's files will have other names in the run",)
+    sent = read_subsets(Path(workload)) if workload and not missing else {}
+    if described or not config.target.path:
+        for source in [*([prompts] if prompts else []), *sent.values()]:
+            require_template(source, config.features.chat_template, own=described is not None and described.target.chat_template)
     if prompts:
-        _check_prompts(prompts, config.features, described, known=not unknown)
+        _check_prompts(prompts, config.features)
     features_id = digest([target_id, *_samples(config, described, template, prompts), space.draft.aux_layers])
     recipe = {
         "target": target_id,
@@ -95,13 +105,12 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
         "rungs": list(space.rungs.samples),
     }
     features = layout.resource("features", features_id)
-    workload = config.serving.workload.path
-    missing = provisional and workload is not None and not Path(workload).exists()
-    if missing:
-        unknown += (f"serving.workload.path={workload} does not exist yet: the verdict's files will have other names in the run",)
-    subsets, asked = _serving(config, space, features, described, missing=missing)
+    asked = _asked(config, space, described, template, sent, missing=missing)
+    contents = asked["workload"]["subsets"]
+    written = layout.resource("workload", digest([target_id, contents])) if contents else f"{features}/prompts"
+    subsets = {name: f"{written}/{name}.jsonl" for name in contents or ["serving"]}
     if described:
-        _check_tokens(config, described.target, subsets, prompts)
+        _check_tokens(config, described.target, sent, prompts)
     if config.baseline:
         baseline = read_baseline(Path(config.baseline))
         if not unknown:
@@ -132,7 +141,7 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
     search.check()
     size = config.target.tiny.hidden if not config.target.path else described.target.facts.hidden_size if described else None
     preflight = digest([target_id, recipe["draft"], {**asked, "repeats": None}], 12)
-    return Experiment(config, space, search, refused, target, model, features, subsets, asked, preflight, size, unknown)
+    return Experiment(config, space, search, refused, target, model, features, sent, subsets, asked, preflight, size, unknown)
 
 
 def _require_readable(config: Config) -> None:
@@ -261,14 +270,9 @@ def _check_fit(config: Config, space: Space, described: Description | None) -> N
         check_dataset(described.dataset.path, described.dataset.facts, described.target.facts, space.draft.aux_layers, wanted)
 
 
-def _check_prompts(prompts: Source, features: Features, described: Description | None, *, known: bool) -> None:
-    """Raise UserError for prompts of the user that are too few, cannot be used, or need a chat template that is not there.
-
-    `known`: the target is known. Without a description it is then the tiny one.
-    """
+def _check_prompts(prompts: Source, features: Features) -> None:
+    """Raise UserError for prompts of the user that are too few or cannot be used."""
     prompts.require_few_dropped(features.max_dropped)
-    if known:
-        require_template(prompts, features.chat_template, own=described is not None and described.target.chat_template)
     if features.answers == "given" and prompts.plain:
         raise UserError(
             f"features.answers = 'given', but features.prompts={prompts.path} holds plain prompts without answers; set it to regenerate"
@@ -281,35 +285,31 @@ def _check_prompts(prompts: Source, features: Features, described: Description |
         )
 
 
-def _check_tokens(config: Config, target: DescribedTarget, subsets: dict[str, str], prompts: Source | None) -> None:
+def _check_tokens(config: Config, target: DescribedTarget, subsets: dict[str, Source], prompts: Source | None) -> None:
     """Raise UserError for a user's prompts that the target or the engine cannot take, if the target's tokenizer is here."""
-    workload = config.serving.workload
-    if not (prompts or workload.path) or not Path(target.path, "tokenizer.json").is_file():
+    if not (prompts or subsets) or not Path(target.path, "tokenizer.json").is_file():
         return
     tokens = Tokens(Path(target.path), target.facts.vocab_size)
-    if prompts:
-        tokens.check(list(prompts.texts()))
-    if workload.path:
-        sent = Workload({name: Path(path) for name, path in subsets.items()}, **workload.model_dump(exclude={"path"}))
-        tokens.check([prompt for name in subsets for prompt in sent.prompts(name)])
-        require_room(sent, tokens.fewest, config.serving.max_model_len)
+    for source in (prompts, *subsets.values()):
+        if source:
+            tokens.check(list(source.texts()))
+    workload = config.serving.workload
+    longest = longest_texts(subsets, workload.prompts_per_subset, tokens.fewest)
+    require_room(longest, workload.output_tokens, config.serving.max_model_len)
 
 
-def _serving(
-    config: Config, space: Space, features: str, described: Description | None, *, missing: bool
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the prompt files by subset, and the serving settings. `missing`: the named workload does not exist yet."""
-    serving, workload = config.serving, config.serving.workload
-    files: dict[str, str] = {}
-    contents: dict[str, str] | None = None
+def _asked(
+    config: Config, space: Space, described: Description | None, template: str, subsets: dict[str, Source], *, missing: bool
+) -> dict[str, Any]:
+    """Return the serving settings that decide the meaning of a measurement. `missing`: the named workload does not exist yet."""
+    serving, workload, features = config.serving, config.serving.workload, config.features
+    contents = {
+        name: digest([template, features.template_arguments, [one.content for one in source.conversations]], 64)
+        for name, source in subsets.items()
+    }
+    fewest = min((len(source.conversations) for source in subsets.values()), default=features.serving_prompts)
     if missing:
         contents, fewest = {"unknown": str(workload.path)}, workload.prompts_per_subset or 0
-    elif workload.path:
-        files = {name: str(path) for name, path in find_subsets(Path(workload.path), "serving.workload.path").items()}
-        fewest = min(len(read_source(Path(path), "serving.workload.path").conversations) for path in files.values())
-        contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in files.items()}
-    else:
-        files, fewest = {"serving": f"{features}/prompts/serving.jsonl"}, config.features.serving_prompts
     if workload.prompts_per_subset is not None and workload.prompts_per_subset > fewest:
         raise UserError(f"serving.workload.prompts_per_subset = {workload.prompts_per_subset}, but a subset holds {fewest}; lower it")
     if serving.sol_ceiling:
@@ -327,11 +327,11 @@ def _serving(
     asked = {
         **serving.model_dump(exclude={"top_k", "engines", "start_timeout_s", "workload"}),
         **({"trust_remote_code": True} if config.target.trust_remote_code else {}),
-        "workload": {**workload.model_dump(exclude={"path"}), "subsets": contents},
+        "workload": {**workload.model_dump(exclude={"path"}), "subsets": contents or None},
         "draft_tokens": space.objective.draft_tokens,
     }
     load_engine(serving.engine).check(engine_settings(asked))
-    return files, asked
+    return asked
 
 
 def _samples(config: Config, described: Description | None, template: str, prompts: Source | None) -> tuple[dict[str, Any], Any]:

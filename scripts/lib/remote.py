@@ -15,6 +15,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 from lib.config import Streaming
 from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment
+from lib.serving.workload import KEY, find_files
 
 HOME = "bucket.txt"
 """File that names the bucket and folder from which a results tree is copied."""
@@ -139,4 +140,4 @@ def _named(experiment: Experiment) -> Iterator[tuple[str, str]]:
     }
     yield from ((key, path) for key, path in one.items() if path)
     if config.serving.workload.path:
-        yield from (("serving.workload.path", path) for path in experiment.subsets.values())
+        yield from ((KEY, str(path)) for path in find_files(Path(config.serving.workload.path)))

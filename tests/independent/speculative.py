@@ -5,7 +5,7 @@ greedy continuation is therefore computed once, and a draft is correct as far as
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,10 +149,13 @@ DRAFTERS: dict[str, Callable[[Head, Tensor, Tensor, int], list[int]]] = {"eagle3
 
 
 @torch.no_grad()
-def speculate_greedily(target: Path, head_path: Path, prompts: list[list[int]], output_tokens: int, k: int) -> Counts:
-    """Count what an engine should count for `prompts` (token ids), `output_tokens` each, at temperature 0.
+def speculate_greedily(
+    target: Path, head_path: Path, prompts: list[list[int]], output_tokens: int, k: int, ends: Collection[int] = ()
+) -> Counts:
+    """Count what an engine should count for `prompts` (token ids) at temperature 0, with at most `output_tokens` each.
 
-    The first output token comes from the prompt alone. A draft is counted whole even where it reaches beyond the last output token.
+    A token of `ends` is the last of an answer. The first output token comes from the prompt alone. A draft is counted whole even where it
+    reaches beyond the last output token.
     """
     model = LlamaForCausalLM.from_pretrained(target, dtype=torch.float32)
     head = Head(head_path, model)
@@ -161,8 +164,9 @@ def speculate_greedily(target: Path, head_path: Path, prompts: list[list[int]], 
         tokens = continue_greedily(model, prompt, output_tokens + k)
         hidden = model.model(tokens[None], output_hidden_states=True).hidden_states
         aux = torch.cat([hidden[layer][0] for layer in head.aux], dim=-1)
-        known = len(prompt) + 1
-        while known < len(prompt) + output_tokens:
+        known, last = len(prompt) + 1, len(prompt) + output_tokens
+        last = next((place + 1 for place in range(len(prompt), last) if int(tokens[place]) in ends), last)
+        while known < last:
             drafted = DRAFTERS[head.method](head, tokens[:known], aux[: known - 1], k)
             right = [guess == truth for guess, truth in zip(drafted, tokens[known : known + k].tolist(), strict=True)]
             accepted = right.index(False) if False in right else k

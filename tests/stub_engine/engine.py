@@ -104,7 +104,7 @@ class Stub:
         """Count a subset. A prompt's first words move its own rate a little. It takes STUB_SECONDS of the engine's environment."""
         time.sleep(float(self.settings.environment.get("STUB_SECONDS", 0)))
         prompts = workload.prompts(subset)
-        requests = [self._answer(prompt, workload.output_tokens) for prompt in prompts]
+        requests = [self._answer(prompt.prompt, workload.output_tokens) for prompt in prompts]
         total = sum(requests[1:], requests[0])
         self.counted += total
         tokens = len(prompts) * workload.output_tokens
@@ -112,7 +112,7 @@ class Stub:
         return Answers(
             requests=requests,
             counted=(total.drafts, total.draft_tokens, total.accepted),
-            speed=speed | {"input_tokens": sum(map(len, prompts)), "output_tokens": tokens},
+            speed=speed | {"input_tokens": sum(len(prompt.token_ids) for prompt in prompts), "output_tokens": tokens},
             texts=[""] * len(prompts),
         )
 

@@ -57,6 +57,7 @@ SERVED: dict[str, Any] = {
         "dataset": "mine",
         "subsets": {"qa": {"prompts_sha256": "0", "num_prompts": 2, "input_tokens_mean": 32.0}},
         "output_tokens": 64,
+        "stop": "fixed",
         "concurrency": 16,
         "temperature": 0.0,
         "top_p": None,
@@ -90,6 +91,7 @@ SERVED: dict[str, Any] = {
 ASKED = {"engine": "vllm", "workload": {"output_tokens": 64}, "repeats": 1, "draft_tokens": 2}
 SPEEDS = {
     **{"duration_s": 1.0, "input_tokens": 64, "output_tokens": 128},
+    **{f"{statistic}_output_tokens": 64.0 for statistic in ("mean", "p50", "p90", "p99")},
     **{f"{what}_throughput": 1.0 for what in ("request", "output", "total_token")},
     **{f"{statistic}_{what}_ms": 1.0 for statistic in ("mean", "median", "p99") for what in ("ttft", "tpot", "itl", "e2el")},
 }

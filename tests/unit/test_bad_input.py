@@ -187,6 +187,7 @@ COMMAND_LINE = (
     (["verdict={repeats: 1000000000}"], "configuration: verdict.repeats = '1000000000': input should be less than or equal to 1000"),
     (["serving={engine: llama.cpp}"], "serving.engine = 'llama.cpp' is unknown; choose one of vllm"),
     (["serving={workload: {path: absent}}"], "serving.workload.path=absent does not exist; give a .jsonl file of prompts"),
+    (["serving={workload: {stop: never}}"], "configuration: serving.workload.stop = 'never': input should be 'eos' or 'fixed'; correct it"),
     (["serving={sol_ceiling: B9000}"], "serving.sol_ceiling = 'B9000' is not in config/sol-ceilings.yaml (known: H100"),
     (["serving={sol_ceiling: GB300}"], "serving.sol_ceiling = 'GB300': with serving.workload.concurrency = 8 decoding is not"),
     (["baseline=absent.json"], "absent.json: no such file; name a file that a verdict promoted"),
@@ -317,6 +318,48 @@ def test_conversations_that_cannot_be_used(lines: list[Any], features: dict[str,
     small = {**SMALL["features"], "train_prompts": 1, "heldout_prompts": 1, "serving_prompts": 1}
     said = refused(partial(load_experiment, SMALL | {"features": {**small, "prompts": "own.jsonl", **features}}))
     assert said.startswith(line)
+
+
+WORKLOADS: dict[str, tuple[list[Any], str]] = {
+    "no template": (
+        [{"messages": [USER]}],
+        "features.chat_template = 'auto', but serving.workload.path=own.jsonl holds conversations, and",
+    ),
+    "no user": (
+        [{"messages": [USER]}, {"messages": [USER | {"role": "assistant"}]}],
+        "serving.workload.path=own.jsonl: 1 of 2 lines cannot be used: 1 without a user turn (first: line 2); correct them",
+    ),
+    "mixed shapes": (
+        [{"turns": ["a"]}, {"prompt": "a"}],
+        "serving.workload.path=own.jsonl line 2 has the shape 'prompt', the lines before",
+    ),
+    "no turns": (
+        [{"turns": []}],
+        'serving.workload.path=own.jsonl line 1 is not {"turns": ["some text", ...]}; correct or remove the line',
+    ),
+    "turns that are no texts": ([{"turns": ["a", {"b": 1}]}], 'serving.workload.path=own.jsonl line 1 is not {"turns": ["some text", ...]'),
+    "one turn": ([{"turns": "a"}], 'serving.workload.path=own.jsonl line 1 is not {"turns": ["some text", ...]}; correct or remove'),
+    "a line of no category": (
+        [{"prompt": "a", "category": "qa"}, {"prompt": "b"}],
+        "serving.workload.path=own.jsonl line 2 has no category, but others have; give one to every line or to none",
+    ),
+    "categories of one name": (
+        [{"prompt": "a", "category": "q/a"}, {"prompt": "b", "category": "q a"}],
+        "serving.workload.path=own.jsonl has two subsets named q_a; rename a file or a category",
+    ),
+    "too few in a category": (
+        [{"prompt": "a", "category": "qa"}, {"prompt": "b", "category": "qa"}, {"prompt": "b", "category": "math"}],
+        "serving.workload.prompts_per_subset = 2, but a subset holds 1; lower it",
+    ),
+}
+
+
+@pytest.mark.parametrize(("lines", "line"), WORKLOADS.values(), ids=WORKLOADS)
+@pytest.mark.usefixtures("own")
+def test_a_workload_that_cannot_be_sent(lines: list[Any], line: str) -> None:
+    Path("own.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    serving = put(SMALL["serving"], ("workload",), {"path": "own.jsonl", "prompts_per_subset": 2, "output_tokens": 16})
+    assert refused(partial(load_experiment, SMALL | {"serving": serving})).startswith(line)
 
 
 # Contents of files

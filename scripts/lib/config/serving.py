@@ -15,10 +15,15 @@ class WorkloadOptions(Section):
     """The prompts that are served while acceptance is measured, and how answers are sampled."""
 
     path: str | None = Field(
-        None, min_length=1, description="JSONL file of prompts, or a directory of them, each a subset; empty: those set aside in features"
+        None,
+        min_length=1,
+        description="JSONL file of prompts or conversations, or a directory of them, each a subset; empty: those of features",
     )
     prompts_per_subset: Positive | None = Field(None, description="prompts taken from every subset; empty: all")
-    output_tokens: Positive = Field(64, description="tokens generated per prompt (OSL)")
+    output_tokens: Positive = Field(64, description="most tokens generated per prompt (OSL)")
+    stop: Literal["eos", "fixed"] = Field(
+        "eos", description="eos: an answer ends with the target's end-of-sequence tokens; fixed: every answer has output_tokens tokens"
+    )
     concurrency: Positive = Field(16, description="requests in flight")
     temperature: float = Field(0.0, ge=0, description="sampling temperature; 0 is greedy")
     top_p: float | None = Field(None, gt=0, le=1, description="sample from the most likely tokens of this total probability; empty: all")

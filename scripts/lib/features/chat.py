@@ -68,7 +68,7 @@ class Chat:
 
         Raises UnusableError if the template does not render it, and UserError for a plain prompt that already has a template.
         """
-        text = conversation.messages[-1]["content"]
+        text = conversation.asked[-1]["content"]
         if not self.templated:
             plain = text.removeprefix(self._leading)
             return Prompt(self._leading + plain, tuple(self._tokenizer.encode(plain)))

@@ -4,15 +4,17 @@
 |---|---|
 | `messages` | `{"messages": [{"role": "user", "content": "..."}, ...], "tools": [...]}`, as in the OpenAI API |
 | `conversations` | `{"conversations": [{"from": "human", "value": "..."}, ...]}`, as in ShareGPT; also with `role` and `content` |
+| `turns` | `{"turns": ["...", ...]}`, as in SPEED-Bench: turns of the user, which nobody has answered |
 | `prompt` | `{"prompt": "..."}` |
 
 All lines of a file have the same shape. A line with several of these keys has the first shape in this order. `system` and `tools` beside
-the turns are used, all other keys are ignored.
+the turns are used, and `category` in a workload. All other keys are ignored. Of several turns of the user without any answer only the first
+is asked.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,15 +25,15 @@ from lib.reading import read_text
 LARGEST_MIB = 256
 """Largest size of a file."""
 
-PLAIN = "prompt"
-_SHAPES = ("messages", "conversations", PLAIN)
+_PLAIN = ("turns", "prompt")
+_SHAPES = ("messages", "conversations", *_PLAIN)
 _ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")} | {
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
     "observation": "tool",
 }
-_CURE = 'give a JSONL file with one {"prompt": "..."}, {"messages": [...]} or {"conversations": [...]} per line'
+_CURE = 'give a JSONL file with one {"prompt": "..."}, {"messages": [...]}, {"conversations": [...]} or {"turns": [...]} per line'
 
 
 class UnusableError(Exception):
@@ -40,7 +42,7 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True)
 class Conversation:
-    """One line: its number, its turns as in the OpenAI API, and the tools offered. A plain prompt is one user turn.
+    """One line: its number, its turns as in the OpenAI API, the tools offered, its category. A plain prompt is one user turn.
 
     The content of a turn is text, and arguments of tool calls are objects, as in the server.
     """
@@ -48,12 +50,24 @@ class Conversation:
     line: int
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
+    category: str | None = None
 
     @property
     def asked(self) -> list[dict[str, Any]]:
-        """The turns up to the last one of the user."""
-        last = max(place for place, message in enumerate(self.messages) if message["role"] == "user")
-        return self.messages[: last + 1]
+        """The turns up to the last one of the user, or without any answer up to the first one, on whose answer the others depend."""
+        roles = [message["role"] for message in self.messages]
+        users = [place for place, role in enumerate(roles) if role == "user"]
+        return self.messages[: users[-1 if "assistant" in roles else 0] + 1]
+
+    @property
+    def cut(self) -> bool:
+        """Whether turns of the user are not asked."""
+        return any(message["role"] == "user" for message in self.messages[len(self.asked) :])
+
+    @property
+    def content(self) -> list[Any]:
+        """The turns and tools, by which the line is known."""
+        return [self.messages, self.tools]
 
 
 @dataclass
@@ -96,11 +110,29 @@ class Source:
     @cached_property
     def identity(self) -> list[str]:
         """Return the distinct content of the lines, sorted, by which the prompts are known."""
-        return sorted({json.dumps([one.messages, one.tools], sort_keys=True) for one in self.conversations})
+        return sorted({json.dumps(one.content, sort_keys=True) for one in self.conversations})
+
+    def by_category(self) -> "dict[str | None, Source]":
+        """Return the lines by category, in the file's order. Raises UserError if some lines have a category and others have none."""
+        parts: dict[str | None, list[Conversation]] = {}
+        for one in self.conversations:
+            parts.setdefault(one.category, []).append(one)
+        if None in parts and len(parts) > 1:
+            raise UserError(
+                f"{self.key}={self.path} line {parts[None][0].line} has no category, but others have; give one to every line or to none"
+            )
+        return {category: replace(self, conversations=part) for category, part in parts.items()}
 
     def texts(self) -> Iterator[str]:
         """Yield the text of every turn."""
         return (message["content"] for one in self.conversations for message in one.messages)
+
+    def require_all(self) -> None:
+        """Raise UserError if lines were dropped."""
+        if self.dropped.count:
+            raise UserError(
+                f"{self.key}={self.path}: {self.dropped.count} of {self.total} lines cannot be used: {self.dropped}; correct them"
+            )
 
     def require_few_dropped(self, most: float, cure: str = "correct these lines") -> None:
         """Raise UserError if more than the share `most` of the lines was dropped. `cure` is what to change besides that share."""
@@ -127,7 +159,9 @@ def read_source(path: Path, key: str = "features.prompts") -> Source:
         values = _parsed(line)
         own = next((name for name in _SHAPES if values.get(name) is not None), None)
         if own is None:
-            raise UserError(f'{where} is not {{"prompt": "some text"}}, nor has it messages or conversations; correct or remove the line')
+            raise UserError(
+                f'{where} is not {{"prompt": "some text"}}, nor has it messages, conversations or turns; correct or remove the line'
+            )
         if shape not in (None, own):
             raise UserError(f"{where} has the shape {own!r}, the lines before it {shape!r}; put them into different files")
         shape = own
@@ -139,14 +173,15 @@ def read_source(path: Path, key: str = "features.prompts") -> Source:
             raise UserError(f"{where} is not {_example(shape)}; correct or remove the line") from None
     if shape is None:
         raise UserError(f"{key}={path} is empty; {_CURE}")
-    return Source(path, key, shape == PLAIN, len(conversations) + dropped.count, conversations, dropped)
+    return Source(path, key, shape in _PLAIN, len(conversations) + dropped.count, conversations, dropped)
 
 
 def _example(shape: str) -> str:
     return {
         "messages": '{"messages": [{"role": "user", "content": "some text"}, ...]}',
         "conversations": '{"conversations": [{"from": "human", "value": "some text"}, ...]}',
-        PLAIN: '{"prompt": "some text"}',
+        "turns": '{"turns": ["some text", ...]}',
+        "prompt": '{"prompt": "some text"}',
     }[shape]
 
 
@@ -163,10 +198,12 @@ def _parsed(line: str) -> dict[str, Any]:
 
 def _conversation(values: dict[str, Any], shape: str, number: int) -> Conversation:
     """Return the conversation of a line. Raises UnusableError, or a plain error for a line that is not of its shape."""
-    if shape == PLAIN:
-        if not isinstance(values[PLAIN], str) or not values[PLAIN].strip():
+    category = str(values.get("category") or "").strip() or None
+    if shape in _PLAIN:
+        texts = [values["prompt"]] if shape == "prompt" else values["turns"]
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError
-        return Conversation(number, [{"role": "user", "content": values[PLAIN]}])
+        return Conversation(number, [{"role": "user", "content": text} for text in texts], category=category)
     turns = values[shape]
     if not isinstance(turns, list):
         raise TypeError
@@ -180,7 +217,7 @@ def _conversation(values: dict[str, Any], shape: str, number: int) -> Conversati
         raise UnusableError("without a user turn")
     if not all(text.strip() for text in asked):
         raise UnusableError("with an empty user turn")
-    return Conversation(number, messages, _tools(values.get("tools")))
+    return Conversation(number, messages, _tools(values.get("tools")), category)
 
 
 def _message(turn: dict[str, Any]) -> dict[str, Any]:

@@ -122,11 +122,12 @@ def _setting(finding: Finding) -> str:
     context, search = finding.champion["context"], finding.experiment.search
     identity, workload = context["identity"], context["workload"]
     prompts = sum(subset["num_prompts"] for subset in workload["subsets"].values())
+    most = "up to " if workload["stop"] == "eos" else ""
     device = f"{context['parallelism']['workers']} x {identity['device_name']}"
     return (
         f"Champion of search `{search.id}`: {finding.point} (`{finding.champion['arm']}`), {finding.space.draft.title} head for "
         f"target {identity['model']}. Measured at k = {finding.draft_tokens} on {device}, vLLM {context['stack']['vllm']}, {prompts} "
-        f"prompts, {workload['output_tokens']} output tokens each, temperature {workload['temperature']:g}."
+        f"prompts, {most}{workload['output_tokens']} output tokens each, temperature {workload['temperature']:g}."
     )
 
 

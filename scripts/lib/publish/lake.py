@@ -49,12 +49,15 @@ COLUMNS = {
     "concurrency": ("context.workload.concurrency", _COUNT),
     "isl": ("isl", _NUMBER),
     "osl": ("context.workload.output_tokens", _COUNT),
+    "stop": ("context.workload.stop", _TEXT),
+    "mean_output_tokens": ("mean_output_tokens", _NUMBER),
     "temperature": ("context.workload.temperature", _NUMBER),
     "vllm": ("context.stack.vllm", _TEXT),
     "device_name": ("context.identity.device_name", _TEXT),
     "dtype": ("context.identity.dtype", _TEXT),
 }
-"""Column -> its path in the row -> type. Output throughput is in tokens per second, isl and osl are mean tokens per request."""
+"""Column -> its path in the row -> type. Output throughput is in tokens per second. isl is the mean number of tokens
+of a prompt. osl is the largest number of an answer and mean_output_tokens the mean."""
 
 SCHEMA = pa.schema({"id": _TEXT, **{name: kind for name, (_, kind) in COLUMNS.items()}, "record": _TEXT})
 """Schema of every file. `id` is the digest of the row, `record` the whole row as JSON."""

@@ -91,6 +91,8 @@ def _row(verdict: Verdict, side: Side, serving: ServingRecord, arm: Arm) -> dict
         "layout": arm.record()["layout"],
         "seed": arm.seed,
         "samples": reachable(arm.recipe["rungs"][-1], arm.point.global_batch),
+        "mean_output_tokens": sum(run.output_tokens for run in runs)
+        / (len(serving.repeats) * sum(subset.num_prompts for subset in subsets)),
         "isl": statistics.fmean(subset.input_tokens_mean for subset in subsets for _ in range(subset.num_prompts)),
         "output_throughput": sum(run.output_tokens for run in runs) / sum(run.duration_s for run in runs),
     }

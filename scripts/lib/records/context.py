@@ -82,7 +82,10 @@ class Workload(Record):
 
     dataset: str = Field(description="source of the prompts")
     subsets: dict[str, Subset] = Field(min_length=1)
-    output_tokens: int = Field(description="OSL: exact number of tokens generated per prompt")
+    output_tokens: int = Field(description="OSL: most tokens generated per prompt, with stop = fixed the exact number")
+    stop: Literal["eos", "fixed"] = Field(
+        description="eos: an answer ends with the target's end-of-sequence tokens; fixed: they are ignored"
+    )
     concurrency: int = Field(description="requests in flight")
     temperature: float
     top_p: float | None

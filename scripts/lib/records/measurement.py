@@ -107,6 +107,10 @@ class Run(Acceptance):
     duration_s: Measured
     input_tokens: Count
     output_tokens: Count
+    mean_output_tokens: Measured = Field(description="tokens per answer")
+    p50_output_tokens: Measured
+    p90_output_tokens: Measured
+    p99_output_tokens: Measured
     request_throughput: Measured = Field(description="requests per second")
     output_throughput: Measured = Field(description="output tokens per second")
     total_token_throughput: Measured = Field(description="tokens per second, including prompts")
@@ -157,8 +161,8 @@ class ServingRecord(Measurement):
     accepted: Count | None
     subsets: dict[str, Acceptance] | None = Field(description="per subset of the workload, repeats pooled")
     repeats: Annotated[list[Repeat], Field(min_length=1)] | None = Field(description="each run of the workload")
-    prompt_acceptance: dict[str, list[Length]] | None = Field(
-        description="acceptance length of every prompt by subset; None where the stream does not show it exactly"
+    prompt_acceptance: dict[str, list[Length | None]] | None = Field(
+        description="acceptance length of every prompt by subset, None without drafts; None where the stream does not show it exactly"
     )
     head_sha256: str | None
     engine: EngineStart | None = Field(None, description="the start of the engine; None if the arm was not served")

@@ -79,6 +79,7 @@ def make_plan(experiment: Experiment, root: Path) -> dict[str, Any]:
         "budget": config.budget.model_dump(),
         "fresh_seeds": seeds,
         "preflight": layout.preflight(experiment.preflight),
+        "workload": _workload(experiment),
         "volume": describe_volume(experiment, root, work, next(_sound(search, root, ProxyRecord), None)),
         "files": asdict(verdict_files(experiment)),
         "in_full": _in_full(search, seeds),
@@ -208,6 +209,19 @@ def _prior(search: Search, prior: Prior) -> dict[str, Any]:
     return {"arm": arm, **prior.model_dump(mode="json", exclude={"measured_on"}), "competes": competes}
 
 
+def _workload(experiment: Experiment) -> dict[str, Any]:
+    """Return what is sent. `cut`: conversations whose later turns are not sent."""
+    options = experiment.config.serving.workload
+    sent = [source.conversations[: options.prompts_per_subset] for source in experiment.sent.values()]
+    own = options.prompts_per_subset or experiment.config.features.serving_prompts
+    return {
+        "subsets": len(experiment.subsets),
+        "prompts": None if options.path and not sent else sum(map(len, sent)) or own,
+        "cut": sum(one.cut for part in sent for one in part),
+        **options.model_dump(include={"stop", "output_tokens"}),
+    }
+
+
 def _in_full(search: Search, seeds: int) -> dict[str, Any]:
     """Return the samples of training every point of the grid in full, or without a grid every arm that is proposed.
 
@@ -280,6 +294,7 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     yield f"Engine starts: {bound['engine_starts']} for all servings. A head that cannot be exchanged in a running engine takes one more"
     seconds = f"about {plan['pace']['per_start'] or plan['pace']['per_serving']:.3g} s" if plan["pace"] else "the time of one start"
     yield f"Preflight: one untrained head is served and answers one prompt before any training, {seconds} ({plan['preflight']})"
+    yield _workload_line(plan["workload"])
     yield f"Samples: at most {bound['samples']:,}; {_saving(plan)}"
     contested = 2 * plan["fresh_seeds"] * caps[-1]
     yield f"Verdict: {2 * plan['fresh_seeds']} fresh trainings, {contested:,} samples, {contested / bound['samples']:.0%} of that"
@@ -298,6 +313,13 @@ def _calibration_lines(plan: dict[str, Any]) -> Iterator[str]:
     if calibration["recommended"] not in (None, proxy):
         yield f"Measurements in vLLM favour proxy = {calibration['recommended']}; set it in the space file instead of {proxy}"
     yield ""
+
+
+def _workload_line(workload: dict[str, Any]) -> str:
+    prompts = "an unknown number of" if workload["prompts"] is None else f"{workload['prompts']:,}"
+    most = "at most " if workload["stop"] == "eos" else ""
+    cut = f"; only the first turn of {workload['cut']:,} conversation(s) is sent" if workload["cut"] else ""
+    return f"Workload: {prompts} prompts in {workload['subsets']} subset(s), {most}{workload['output_tokens']:,} tokens per answer{cut}"
 
 
 def _saving(plan: dict[str, Any]) -> str:

@@ -34,13 +34,15 @@ def served(context: dict[str, Any] | None) -> str:
     identity, engine, workload, stack = (context[name] for name in ("identity", "configuration", "workload", "stack"))
     prompts = sum(subset["num_prompts"] for subset in workload["subsets"].values())
     lengths = sum(subset["num_prompts"] * subset["input_tokens_mean"] for subset in workload["subsets"].values()) / prompts
+    most = "up to " if workload["stop"] == "eos" else ""
     sampling = "".join(f", {name} {workload[name]:g}" for name in ("temperature", "top_p", "top_k") if workload[name] is not None)
     return (
         f"{identity['model']}, {identity['dtype'].removeprefix('torch.')}, {title_of(engine['method'])} head, k = "
         f"{engine['num_speculative_tokens']}; {context['parallelism']['workers']} x {identity['device_name']} "
         f"({context['parallelism']['strategy']}); vLLM {stack['vllm']}, torch {stack['torch']}, up to {engine['max_num_seqs']} sequences; "
         f"{prompts} prompts of {lengths:.0f} tokens in {len(workload['subsets'])} subset(s), {workload['dataset']}; "
-        f"{workload['output_tokens']} output tokens each{sampling}, {workload['concurrency']} in flight, {context['regime']['start']}."
+        f"{most}{workload['output_tokens']} output tokens each{sampling}, {workload['concurrency']} in flight, "
+        f"{context['regime']['start']}."
     )
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from lib.errors import UserError
 from lib.serving.counters import SpeculationCounters
 from lib.serving.engine import Engine, EngineError, EngineSettings, RunningEngine, Speculation
-from lib.serving.workload import Workload, identify, require_room
-from lib.target.load import leading_text, load_tokenizer
+from lib.serving.workload import Workload, identify, longest_prompts, require_room
+
+_LONGER = "change its prompts, raise serving.workload.output_tokens above 1, or set serving.workload.stop to fixed"
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,16 @@ def ready(
     workload: Workload,
     log: Path,
     start_timeout_s: float,
-) -> Iterator[tuple[RunningEngine, Workload]]:
-    """Start an engine, wait for its first answer, and yield it with the final workload.
+) -> Iterator[RunningEngine]:
+    """Start an engine, wait for its first answer, and yield it.
 
     Raises UserError when a prompt and its answer do not fit, and EngineError when the engine fails.
     """
+    require_room(longest_prompts(workload), workload.output_tokens, settings.max_model_len)
     with engine.running(target, speculation, settings, log) as server:
-        tokenizer = load_tokenizer(target)
-        sent = replace(workload, leading=leading_text(tokenizer))
-        require_room(sent, lambda prompt: len(tokenizer.encode(prompt)), settings.max_model_len)
         server.wait_until_ready(start_timeout_s)
-        server.warm_up(sent)
-        yield server, sent
+        server.warm_up(workload)
+        yield server
 
 
 def pooled(repeats: list[Repeat]) -> dict[str, Any]:
@@ -99,22 +98,25 @@ def pooled(repeats: list[Repeat]) -> dict[str, Any]:
     }
 
 
-def prompt_acceptance(repeats: list[Repeat]) -> dict[str, list[float]] | None:
+def prompt_acceptance(repeats: list[Repeat]) -> dict[str, list[float | None]] | None:
     """Return the acceptance length of every prompt by subset, in file order and over all repeats.
 
-    None unless the requests of every run add up to the engine's counters and each has drafts. A request that reaches the model's last
-    position at its second token has none. A subset's acceptance length is the mean over its prompts weighted by drafts.
+    None unless the requests of every run add up to the engine's counters. None for a prompt without drafts, such as one whose answer ends
+    with its first token. A subset's acceptance length is the mean over its other prompts weighted by drafts.
     """
     if not all(_is_explained(run) for repeat in repeats for run in repeat.runs.values()):
         return None
     return {
-        name: [_total(counters).acceptance_length for counters in zip(*(repeat.runs[name].requests for repeat in repeats), strict=True)]
+        name: [
+            total.acceptance_length if (total := _total(counters)).drafts else None
+            for counters in zip(*(repeat.runs[name].requests for repeat in repeats), strict=True)
+        ]
         for name in repeats[0].runs
     }
 
 
 def _is_explained(run: Run) -> bool:
-    return bool(run.requests) and all(request.drafts for request in run.requests) and _total(run.requests) == run.counters
+    return bool(run.requests) and _total(run.requests) == run.counters
 
 
 def _total(counters: Iterable[SpeculationCounters]) -> SpeculationCounters:
@@ -142,6 +144,8 @@ def _run(server: RunningEngine, workload: Workload, subset: str) -> Run:
     answers = server.send(workload, subset)
     counters = server.counters().since(before)
     if not counters.drafts:
+        if answers.speed["output_tokens"] <= len(answers.texts):  # the first token of an answer is never drafted
+            raise UserError(f"every answer to {subset} ends with its first token, so nothing is drafted; {_LONGER}")
         raise EngineError(f"the engine answered the prompts of {subset} but drafted nothing, its counters did not move; see its log")
     ours = (counters.drafts, counters.draft_tokens, counters.accepted)
     if ours != answers.counted:

@@ -68,8 +68,8 @@ def make_bench(described: dict[str, Any], threads: int, repeats: int | None = No
 
 
 @contextmanager
-def serving(bench: Bench, head: Path, log: Path) -> Iterator[tuple[RunningEngine, Workload]]:
-    """Start an engine with a head, and yield it when it is ready, with the workload to send. Raises as `ready` does."""
+def serving(bench: Bench, head: Path, log: Path) -> Iterator[RunningEngine]:
+    """Start an engine with a head, and yield it when it is ready. Raises as `ready` does."""
     engine, speculation = load_engine(bench.asked["engine"]), Speculation(bench.method, head, bench.k)
     settings = engine_settings(bench.asked, bench.threads)
     with ready(engine, bench.target, speculation, settings, bench.workload, log, bench.start_timeout_s) as started:
@@ -116,7 +116,7 @@ def preflight(bench: Bench, head: Path, log: Path) -> dict[str, Any]:
         EngineError: the engine cannot serve such a head. The message gives the reason.
     """
     started = time.monotonic()
-    with serving(bench, head, log) as (server, _):
+    with serving(bench, head, log) as server:
         context = server.context()
     stack = load_engine(bench.asked["engine"]).installed()
     return {"asked": bench.asked, "context": context, "stack": stack, "wall_seconds": time.monotonic() - started}

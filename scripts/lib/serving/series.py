@@ -90,10 +90,11 @@ class Series:
         others = [arm for arm in arms if arm != first and arm not in pending]
         measured = dict(pending)
         begun, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-        with serving(self._bench, self._contenders[first].head, self._log) as (server, workload):
+        with serving(self._bench, self._contenders[first].head, self._log) as server:
             start = EngineStart(
                 started_at=started_at, start_seconds=time.monotonic() - begun, exchange=0, check="pending" if others else "none"
             )
+            workload = self._bench.workload
             greedy = replace(workload, temperature=0)
             if pending:
                 expected = _counted(pending[first])

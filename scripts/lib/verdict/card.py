@@ -144,11 +144,13 @@ def _measured(winner: Winner, verdict: Verdict, prompts: Mapping[str, str]) -> I
     rates = ", ".join(f"{rate:.3f}" for rate in serving.per_position_acceptance)
     counted = f"{serving.accepted} of {serving.draft_tokens} drafted tokens accepted in {serving.drafts} drafts"
     yield from ("", f"This head: {counted}; per position {rates}.")
-    if len(serving.subsets or {}) > 1:
-        yield from ("", "| subset | acceptance length | drafts |", "|---|---|---|")
-        for name, subset in (serving.subsets or {}).items():
-            yield _row(name, f"{subset.acceptance_length:.4f}", str(subset.drafts))
-    yield from ("", "Prompts, sent verbatim: " + ", ".join(f"`{path}` ({name})" for name, path in prompts.items()) + ".", "")
+    yield from ("", "| subset | acceptance length | drafts | tokens per answer | median | 90 % | 99 % |", "|---|---|---|---|---|---|---|")
+    for name, subset in (serving.subsets or {}).items():
+        first = serving.repeats[0].subsets[name]
+        lengths = (first.mean_output_tokens, first.p50_output_tokens, first.p90_output_tokens, first.p99_output_tokens)
+        yield _row(name, f"{subset.acceptance_length:.4f}", str(subset.drafts), *(f"{length:.4g}" for length in lengths))
+    yield from ("", "The lengths of answers are those of the first run of the workload.")
+    yield from ("", "Prompts and tokens as sent: " + ", ".join(f"`{path}` ({name})" for name, path in prompts.items()) + ".", "")
 
 
 def _side(name: str, side: Contestant, level: float, mark: str) -> str:

@@ -161,12 +161,16 @@ def _subsets(champion: list[ServingRecord], standing: list[ServingRecord], optio
 def _prompts(champion: list[ServingRecord], standing: list[ServingRecord], level: float) -> PromptEffect | None:
     """Return the interval over prompts. None when a side has no measurement, one lacks acceptance per prompt, or there is one prompt."""
     ours, theirs = ([_prompt_lengths(one) for one in side if one.prompt_acceptance] for side in (champion, standing))
-    if not ours or not theirs or len(ours) < len(champion) or len(theirs) < len(standing) or len(ours[0]) < 2:
+    if not ours or not theirs or len(ours) < len(champion) or len(theirs) < len(standing):
         return None
-    return PromptEffect(n=len(ours[0]), interval=prompt_interval(ours, theirs, level=level))
+    drafted = [place for place, lengths in enumerate(zip(*ours, *theirs, strict=True)) if None not in lengths]
+    if len(drafted) < 2:
+        return None
+    both = ([[length for place in drafted if (length := lengths[place])] for lengths in side] for side in (ours, theirs))
+    return PromptEffect(n=len(drafted), interval=prompt_interval(*both, level=level))
 
 
-def _prompt_lengths(serving: ServingRecord) -> list[float]:
+def _prompt_lengths(serving: ServingRecord) -> list[float | None]:
     return [length for lengths in (serving.prompt_acceptance or {}).values() for length in lengths]
 
 

@@ -147,7 +147,7 @@ def test_arguments_that_are_not_the_templates_are_refused(chat: Any) -> None:
 
 def test_a_turn_that_the_template_refuses_is_unusable(chat: Any, tmp_path: Path) -> None:
     with pytest.raises(UnusableError, match=r"that the chat template refuses \(Roles must alternate\)"):
-        rendered(chat(WITH_BOS), of(USER, AGAIN), tmp_path)
+        rendered(chat(WITH_BOS), of(USER, AGAIN, ANSWER, USER), tmp_path)
 
 
 @pytest.mark.parametrize(("chat_template", "own"), [("auto", False), ("none", True), ("none", False)])

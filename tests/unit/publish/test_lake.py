@@ -70,10 +70,11 @@ def measurement(**changes: Any) -> dict[str, Any]:
         "accepted": 150,
         "output_throughput": 1234.5,
         "isl": 517.25,
+        "mean_output_tokens": 40.5,
         "context": {
             "identity": {"device_name": "NVIDIA GB300", "dtype": "torch.bfloat16"},
             "configuration": {"num_speculative_tokens": 3},
-            "workload": {"concurrency": 16, "output_tokens": 64, "temperature": 0.0},
+            "workload": {"concurrency": 16, "output_tokens": 64, "stop": "eos", "temperature": 0.0},
             "stack": {"vllm": "0.32.0"},
         },
     } | changes

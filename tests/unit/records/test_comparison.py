@@ -13,6 +13,7 @@ from tests.unit.records.test_measurement import changed, leaves
 OTHER: dict[tuple[str, ...], Any] = {
     ("configuration", "extra_args"): ("--block-size=32",),
     ("regime", "tier"): "latency",
+    ("workload", "stop"): "eos",
     ("grounding", "level"): "L4",
     ("grounding", "sol_ceiling"): None,
     ("grounding", "n"): None,  # only with its standard deviation

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from lib.arm import Arm
 from lib.config import Cost, Point
+from lib.experiment import load_experiment
 from lib.records.measurement import EngineStart, write_record
-from lib.report.plan import measured_pace, stated_pace
+from lib.report.plan import format_plan, make_plan, measured_pace, stated_pace
 from lib.search.search import Search
 
 from tests.unit.made_records import proxy
@@ -71,3 +72,20 @@ def test_a_stated_pace_needs_both_its_numbers() -> None:
     pace = stated_pace(Cost(seconds_per_sample=0.5, seconds_per_serving=60))
     assert (pace.per_sample, pace.per_serving, pace.per_start) == (0.5, 60, 0)
     assert stated_pace(Cost(seconds_per_sample=0.5, seconds_per_serving=60, seconds_per_start=600)).per_start == 600
+
+
+def test_the_plan_says_what_is_sent(tmp_path: Path) -> None:
+    lines = [{"turns": ["a", "b"], "category": "qa"}, {"turns": ["c"], "category": "qa"}, {"turns": ["d", "e"], "category": "math"}]
+    path = tmp_path / "qualitative.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    workloads = {
+        "3 prompts in 2 subset(s), at most 64 tokens per answer; only the first turn of 2 conversation(s) is sent": {"path": str(path)},
+        "2 prompts in 2 subset(s), 8 tokens per answer; only": {
+            **{"path": str(path), "prompts_per_subset": 1},
+            **{"stop": "fixed", "output_tokens": 8},
+        },
+        "64 prompts in 1 subset(s), at most 64 tokens per answer": {},
+    }
+    for said, workload in workloads.items():
+        plan = make_plan(load_experiment({"serving": {"workload": workload}}), tmp_path)
+        assert f"\nWorkload: {said}" in format_plan(plan)

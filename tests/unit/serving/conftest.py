@@ -1,6 +1,5 @@
 """A small target, its prompts, and heads trained on its answers, made within a minute."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from lib.draft.heads import assemble_head, loss_options, pack_samples, run_head
+from lib.features.prompts import Prompt, write_lines
 from lib.methods import Draft
 from lib.serving.vllm.engine import EngineSettings
-from lib.serving.workload import Workload, find_subsets
+from lib.serving.workload import Workload
 from lib.target.corpus import split_documents, stdlib_documents
 from lib.target.tiny import train_tiny_target
 from speculators.train.vocab_mapping import build_vocab_mappings_from_distribution
@@ -55,14 +55,13 @@ def serving_prompts(prompts: list[list[int]]) -> list[list[int]]:
 
 @pytest.fixture(scope="session")
 def workload(target: Path, serving_prompts: list[list[int]]) -> Workload:
-    """Return the serving prompts as vLLM's driver wants them: subsets of 6 and 10, with a key that is not for it."""
+    """Return the serving prompts in subsets of 6 and 10."""
     tokenizer = AutoTokenizer.from_pretrained(target)
-    lines = [json.dumps({"prompt": tokenizer.decode(prompt), "output_tokens": 3}) + "\n" for prompt in serving_prompts]
-    folder = target.parent / "prompts"
-    folder.mkdir()
-    for name, part in {"code": lines[:6], "qa": lines[6:]}.items():
-        (folder / f"{name}.jsonl").write_text("".join(part))
-    return Workload(find_subsets(folder, "prompts"), output_tokens=40, concurrency=8)
+    prompts = [Prompt(tokenizer.decode(prompt), tuple(prompt)) for prompt in serving_prompts]
+    subsets = {name: target.parent / f"{name}.jsonl" for name in ("code", "qa")}
+    write_lines(subsets["code"], prompts[:6])
+    write_lines(subsets["qa"], prompts[6:])
+    return Workload(subsets, output_tokens=40, concurrency=8, stop="fixed")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A measurement in the real server equals an independent count for the same head and prompts."""
 
+import json
 import math
 import operator
 import os
@@ -27,6 +28,7 @@ from lib.serving.vllm import driver, engine
 from lib.serving.vllm.driver import load_driver
 from lib.serving.vllm.engine import Server, running
 from lib.serving.workload import Workload
+from lib.target.load import load_tokenizer
 from safetensors.torch import load_file, save_file
 
 from tests.independent.speculative import Counts, speculate_greedily, speculate_on_itself
@@ -43,6 +45,20 @@ DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 MakeHead = Callable[[Draft, int], Path]
 
 
+@pytest.fixture(scope="module")
+def ends(target: Path) -> set[int]:
+    """Return the end-of-sequence tokens of `ending`, of which the line break and the underscore occur in answers."""
+    return {0, *load_tokenizer(target).convert_tokens_to_ids(["Ċ", "_"])}
+
+
+@pytest.fixture(scope="module")
+def ending(target: Path, ends: set[int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the target with more end-of-sequence tokens."""
+    folder = Path(shutil.copytree(target, tmp_path_factory.mktemp("ending") / "a target"))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": sorted(ends)}))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("draft", "steps", "at_least"),
     [
@@ -54,6 +70,8 @@ MakeHead = Callable[[Draft, int], Path]
 )
 def test_counters_equal_an_independent_simulation(
     target: Path,
+    ending: Path,
+    ends: set[int],
     serving_prompts: list[list[int]],
     workload: Workload,
     settings: EngineSettings,
@@ -71,8 +89,8 @@ def test_counters_equal_an_independent_simulation(
     }
     speculation = Speculation(draft.served_as, heads[steps], draft.positions)
     cached = replace(settings, prefix_caching=True)
-    with ready(engine, target, speculation, cached, workload, tmp_path / "log", 120) as (server, sent):
-        record = measure(server, sent, 2)
+    with ready(engine, ending, speculation, cached, workload, tmp_path / "log", 120) as server:
+        record = measure(server, workload, 2)
         _require_equal(record, by_prompt[steps], workload)
         assert at_least <= record["acceptance_length"] <= 4
         refused = _damaged(heads[0], tmp_path / "damaged")
@@ -80,12 +98,17 @@ def test_counters_equal_an_independent_simulation(
             with pytest.raises(HeadDiffers, match=r"damaged differs from \S+ in tensors\.fc\.weight$"):
                 server.exchange(refused)
             server.exchange(heads[number])
-            exchanged = measure(server, replace(sent, concurrency=8 if number else 1), 1)
+            exchanged = measure(server, replace(workload, concurrency=8 if number else 1), 1)
             _require_equal(exchanged, by_prompt[number], workload)
             assert exchanged["context"] == record["context"] | {"draft": str(heads[number])}
         for number in [0, steps] * 9:
             server.exchange(heads[number])
-        assert _counted(measure(server, sent, 1)) == _expected(by_prompt[steps])
+        assert _counted(measure(server, workload, 1)) == _expected(by_prompt[steps])
+        ended = measure(server, replace(workload, stop="eos"), 1)
+    counts = [speculate_greedily(target, heads[steps], [prompt], 40, draft.positions, ends) for prompt in serving_prompts]
+    assert _counted(ended) == _expected(counts) != _counted(record["repeats"][0])
+    lengths = [one.acceptance_length if one.drafts else None for one in counts]
+    assert ended["prompt_acceptance"] == {"code": lengths[:6], "qa": lengths[6:]}
     assert [subset["input_tokens_mean"] for subset in record["workload"]["subsets"].values()] == [16, 16]
     assert record["context"]["method"] == draft.served_as
     assert record["context"]["dtype"] == "torch.float32"
@@ -117,7 +140,7 @@ def _damaged(head: Path, out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(target: Path, settings: EngineSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(ending: Path, settings: EngineSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Run a server whose draft is the target itself, where the environment holds all that has kept servers and drivers from working."""
     long = tmp_path_factory.mktemp("long") / ("t" * 118)
     long.mkdir()
@@ -128,7 +151,7 @@ def server(target: Path, settings: EngineSettings, tmp_path_factory: pytest.Temp
             environment.setenv(name, value)
         environment.setenv("TMPDIR", str(long))
         environment.setattr(tempfile, "tempdir", None)
-        with running(target, Speculation("draft_model", target, 3), settings, tmp_path_factory.mktemp("log") / "log") as server:
+        with running(ending, Speculation("draft_model", ending, 3), settings, tmp_path_factory.mktemp("log") / "log") as server:
             server.wait_until_ready(120)
             yield server
 
@@ -161,9 +184,23 @@ def test_seeded_sampling_repeats_exactly_and_follows_the_temperature(
     assert 1 + accepted / drafts == pytest.approx(expected.acceptance_length, abs=five_standard_errors)
 
 
-def test_the_context_is_complete_and_jsonlike(server: Server, target: Path) -> None:
+def test_an_answer_ends_at_any_end_of_sequence_token_of_the_target(server: Server, workload: Workload) -> None:
+    whole = [server.send(workload, subset) for subset in workload.subsets]
+    ended = [server.send(replace(workload, stop="eos"), subset) for subset in workload.subsets]
+    texts = [
+        (one, other) for all_of, some_of in zip(whole, ended, strict=True) for one, other in zip(all_of.texts, some_of.texts, strict=True)
+    ]
+    assert all(one.startswith(other) for one, other in texts) and any(len(other) < len(one) for one, other in texts)
+    assert [answers.speed["mean_output_tokens"] for answers in whole] == [40, 40]
+    for answers in ended:
+        assert answers.speed["mean_output_tokens"] == answers.speed["output_tokens"] / len(answers.texts) < 40
+        assert answers.speed["p50_output_tokens"] <= answers.speed["p99_output_tokens"] <= 40
+        assert sum(one.drafts for one in answers.requests) == answers.counted[0]
+
+
+def test_the_context_is_complete_and_jsonlike(server: Server) -> None:
     context = server.context()
-    assert context["target"] == context["draft"] == str(target)
+    assert context["target"] == context["draft"] == str(server.target)
     assert (context["num_speculative_tokens"], context["max_num_seqs"], context["max_model_len"]) == (3, 8, 128)
     assert context["kv_cache_memory_bytes"] == int(0.02 * 2**30)
     assert (context["device_type"], context["workers"], context["cudagraph_mode"]) == ("cpu", 1, "NONE")

@@ -76,12 +76,16 @@ def test_a_prompts_acceptance_is_that_of_all_its_repeats() -> None:
     assert pooled([repeat, swapped])["prompt_acceptance"] == {"qa": [1 + 14 / 40, 1 + 14 / 40]}
 
 
+def test_a_prompt_that_was_never_drafted_for_has_no_acceptance() -> None:
+    repeat = Repeat("", {"qa": Run(SHORT + LONG, [SHORT, SpeculationCounters(0, 0, 0, (0, 0)), LONG], {})})
+    assert pooled([repeat])["prompt_acceptance"] == {"qa": [1.8, None, 1.2]}
+
+
 @pytest.mark.parametrize(
     "requests",
     [
         pytest.param([], id="no request told"),
         pytest.param([SHORT], id="something else was counted"),
-        pytest.param([SHORT, LONG, SpeculationCounters(0, 0, 0, (0, 0))], id="one was never drafted for"),
     ],
 )
 def test_requests_that_do_not_explain_the_counters_have_no_acceptance(requests: list[SpeculationCounters]) -> None:

@@ -1,6 +1,5 @@
 """A preflight serves a head and sends one prompt. The engine's answer is the record, its refusal is the error."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 import pytest
 from lib.errors import UserError
-from lib.serving import acceptance, bench
+from lib.features.prompts import Prompt, write_lines
+from lib.serving import bench
 from lib.serving.bench import Bench, preflight
 from lib.serving.engine import EngineError, EngineSettings, Speculation
 from lib.serving.vllm import engine as vllm
@@ -18,16 +18,6 @@ ASKED = {
     **{"engine": "vllm", "dtype": "float32", "max_model_len": 8, "max_num_seqs": 1, "enforce_eager": True, "tensor_parallel": 1},
     **{"gpu_memory_utilization": 0.9, "kv_cache_gib": 0.25, "environment": {"A": "b"}},
 }
-
-
-class _Words:
-    """A tokenizer of letters."""
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return [1] * add_special_tokens + [ord(letter) for letter in text]
-
-    def decode(self, tokens: list[int]) -> str:
-        return "<s>" * len(tokens)
 
 
 class _FakeEngine:
@@ -46,7 +36,7 @@ class _FakeEngine:
             raise EngineError(self.refusal)
 
     def warm_up(self, workload: Workload) -> None:
-        self.done.append(workload.prompts("qa")[0])
+        self.done.append(workload.prompts("qa")[0].prompt)
 
     def context(self) -> dict[str, Any]:
         return {"vllm": "1"}
@@ -55,11 +45,10 @@ class _FakeEngine:
         return vllm.installed()
 
 
-def fly(engine: _FakeEngine, folder: Path, monkeypatch: pytest.MonkeyPatch, prompt: str = "<s>abc") -> dict[str, Any]:
+def fly(engine: _FakeEngine, folder: Path, monkeypatch: pytest.MonkeyPatch, prompt: str = "abc") -> dict[str, Any]:
     monkeypatch.setattr(bench, "load_engine", lambda _: engine)
-    monkeypatch.setattr(acceptance, "load_tokenizer", lambda _: _Words())
-    (folder / "qa.jsonl").write_text(json.dumps({"prompt": prompt}))
-    workload = Workload({"qa": folder / "qa.jsonl"}, output_tokens=4, concurrency=1)
+    write_lines(folder / "qa.jsonl", [Prompt(prompt, tuple(map(ord, prompt)))])
+    workload = Workload({"qa": folder / "qa.jsonl"}, output_tokens=4, concurrency=1, stop="eos")
     described = {"target": Path("t"), "model": "t", "method": "eagle3", "k": 3, "workload": workload, "dataset": "d", "asked": ASKED}
     return preflight(Bench(**described, threads=1, start_timeout_s=10, ceiling=None), Path("head"), Path("log"))
 
@@ -79,4 +68,4 @@ def test_what_the_engine_refuses_is_the_error(tmp_path: Path, monkeypatch: pytes
 
 def test_a_prompt_that_does_not_fit_is_refused_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^serving\.max_model_len = 8 is too short for a prompt of 6 tokens"):
-        fly(_FakeEngine(), tmp_path, monkeypatch, "abcde")
+        fly(_FakeEngine(), tmp_path, monkeypatch, "abcdef")

@@ -1,9 +1,9 @@
 """Many heads in one engine: one start, the check at the end, and what happens when a head, the check or the process fails."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -13,9 +13,10 @@ import pytest
 import torch
 from lib.draft.heads import tensor_hash
 from lib.errors import UserError
+from lib.features.prompts import Prompt, write_lines
 from lib.records.comparison import require_comparable
 from lib.records.measurement import ServingRecord, read_record
-from lib.serving import acceptance, bench
+from lib.serving import bench
 from lib.serving.bench import Bench
 from lib.serving.counters import SpeculationCounters
 from lib.serving.engine import Answers, EngineError
@@ -48,7 +49,7 @@ class Rig:
         self.kept: list[ServingRecord] = []
         self.fault: Callable[[Path], None] = lambda _: None
         self.stale = self.noisy = False
-        (folder / "qa.jsonl").write_text(json.dumps({"prompt": "abc"}))
+        write_lines(folder / "qa.jsonl", [Prompt("abc", (1, 2, 3))])
 
     def contender(self, number: int, size: int = 4) -> Contender:
         """Return an arm with a head whose weights depend on its number."""
@@ -63,7 +64,7 @@ class Rig:
         """Return the settings, and forget what was done before."""
         self.done.clear()
         self.kept.clear()
-        workload = Workload({"qa": self.folder / "qa.jsonl"}, output_tokens=8, concurrency=1, temperature=temperature)
+        workload = Workload({"qa": self.folder / "qa.jsonl"}, output_tokens=8, concurrency=1, stop="fixed", temperature=temperature)
         described = {"target": self.target, "model": "t", "method": "eagle3", "k": 3, "workload": workload, "dataset": "d"}
         return Bench(**described, asked=ASKED, threads=1, start_timeout_s=10, ceiling=None)
 
@@ -100,9 +101,6 @@ def rig(tmp_path: Path, hollow_target: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Return heads and a stub engine."""
     one = Rig(tmp_path, hollow_target)
     monkeypatch.setattr(bench, "load_engine", lambda _: one)
-    monkeypatch.setattr(acceptance, "load_tokenizer", lambda _: None)
-    monkeypatch.setattr(acceptance, "leading_text", lambda _: "")
-    monkeypatch.setattr(acceptance, "require_room", lambda *_: None)
     return one
 
 
@@ -163,6 +161,16 @@ def test_an_engine_whose_counters_do_not_move_is_an_error(rig: Rig, three: list[
     with pytest.raises(
         EngineError, match=r"^the engine answered the prompts of qa but drafted nothing, its counters did not move; see its log$"
     ):
+        rig.series(three).measure()
+
+
+def test_a_subset_whose_answers_all_end_with_their_first_token_is_refused(
+    rig: Rig, three: list[Contender], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = stub.Stub.send
+    monkeypatch.setattr(stub.Stub, "counters", lambda _: SpeculationCounters(0, 0, 0, (0, 0, 0)))
+    monkeypatch.setattr(stub.Stub, "send", lambda *given: replace(sent := send(*given), speed=sent.speed | {"output_tokens": 1}))
+    with pytest.raises(UserError, match=r"^every answer to qa ends with its first token, so nothing is drafted; change its prompts"):
         rig.series(three).measure()
 
 

@@ -79,6 +79,21 @@ def test_a_verdict_carries_context_subsets_and_prompts() -> None:
     assert "90% interval" in given.summary
 
 
+def test_a_prompt_that_one_measurement_never_drafted_for_is_left_out_of_the_interval_over_prompts() -> None:
+    contest = make_contest(CHAMPION, STANDING, 2, "s")
+    known = measured(contest, [2.5, 2.51], [2.0, 2.01])
+    drafted = {"qa": [2.5, 2.4, None, 2.6]}
+    workload = SERVED["workload"] | {"subsets": {"qa": SERVED["workload"]["subsets"]["qa"] | {"num_prompts": 4}}}
+    for lost, n in (([2.0, 2.0, 2.0, 2.0], 3), ([None, 2.0, 2.0, 2.0], 2), ([None, None, 2.0, 2.0], None)):
+        each = [drafted, {"qa": lost}, drafted, drafted]
+        servings = [
+            serving(one.arm, one.acceptance_length or 0, prompt_acceptance=lengths, context=SERVED | {"workload": workload})
+            for one, lengths in zip(known.servings, each, strict=True)
+        ]
+        given = verdict([2.5, 2.51], [2.0, 2.01], measurements=known.model_copy(update={"servings": servings}))
+        assert (given.prompts and given.prompts.n) == n
+
+
 def test_measurements_or_trainings_of_different_contexts_give_no_number() -> None:
     contest = make_contest(CHAMPION, STANDING, 2, "s")
     servings = measured(contest, [2.5, 2.51], [2.0, 2.01]).servings

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lib.files import digest
 from lib.serving.counters import SpeculationCounters, request_counters
 from lib.serving.engine import Answers, EngineError
@@ -20,6 +22,9 @@ SUMMARIES = tuple(f"{statistic}_{what}_ms" for what in ("ttft", "tpot", "itl", "
 
 THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput")
 """Throughputs kept: requests, output tokens, all tokens per second."""
+
+PERCENTILES = (50, 90, 99)
+"""Percentiles kept of the lengths of answers."""
 
 KEY = "OPENAI_API_KEY"
 """Environment variable from which the driver reads the API key."""
@@ -42,7 +47,7 @@ def send(url: str, key: str, target: Path, model: str, workload: Workload, subse
     arguments = parser.parse_args(
         [
             *("--backend", "vllm", "--base-url", url, "--model", str(target), "--served-model-name", model),
-            *("--dataset-name", "custom", "--ignore-eos"),
+            *("--dataset-name", "custom", *(["--ignore-eos"] if workload.stop == "fixed" else [])),
             *("--max-concurrency", str(workload.concurrency), "--percentile-metrics", "ttft,tpot,itl,e2el"),
             *(word for name, value in sampling.items() if value is not None for word in (f"--{name}", str(value))),
             *("--save-detailed", "--disable-tqdm"),
@@ -65,6 +70,7 @@ def send(url: str, key: str, target: Path, model: str, workload: Workload, subse
         "duration_s": float(result["duration"]),
         "input_tokens": int(result["total_input_tokens"]),
         "output_tokens": int(result["total_output_tokens"]),
+        **_output_lengths(result["output_lens"]),
         **{key: float(result[key]) for key in (*THROUGHPUTS, *SUMMARIES)},
     }
     counted = (result.get(f"spec_decode_{name}") for name in ("num_drafts", "draft_tokens", "accepted_tokens"))
@@ -75,6 +81,14 @@ def send(url: str, key: str, target: Path, model: str, workload: Workload, subse
         speed=speed,
         texts=result["generated_texts"],
     )
+
+
+def _output_lengths(lengths: list[int]) -> dict[str, float]:
+    """Return mean and percentiles of the tokens of the answers."""
+    percentiles = np.percentile(lengths, PERCENTILES)
+    return {"mean_output_tokens": float(np.mean(lengths))} | {
+        f"p{rank}_output_tokens": float(value) for rank, value in zip(PERCENTILES, percentiles, strict=True)
+    }
 
 
 @functools.cache
@@ -116,18 +130,18 @@ def _set_environment(variables: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _sending(driver: Any, workload: Workload, subset: str) -> Iterator[None]:
-    """Make the driver send a subset's prompts as read here, each with its own seed derived from subset and index.
+    """Make the driver send a subset's prompts as tokens, each with its own seed derived from subset and index.
 
-    The driver's own reader parses prompts of digits as numbers, and it uses one seed for all requests. Requests with the same seed share
-    random numbers, so their acceptances are correlated and the mean of a workload is as noisy as that of a few requests.
+    The server would add a BOS to a text that has one. The driver's own reader uses one seed for all requests. Requests with the same seed
+    share random numbers, so their acceptances are correlated and the mean of a workload is as noisy as that of a few requests.
     """
     from vllm.benchmarks.datasets import SampleRequest
 
     get_samples = driver.get_samples
-    driver.get_samples = lambda _, tokenizer: [
+    driver.get_samples = lambda *_: [
         SampleRequest(
-            prompt=prompt,
-            prompt_len=len(tokenizer(prompt).input_ids),
+            prompt=list(prompt.token_ids),
+            prompt_len=len(prompt.token_ids),
             expected_output_len=workload.output_tokens,
             request_id=str(place),
             request_overrides={"seed": int(digest([workload.seed, subset, place], length=8), 16)},

@@ -118,7 +118,7 @@ class Server:
     def warm_up(self, workload: Workload) -> None:
         """Answer one request before counting."""
         prompt = workload.prompts(next(iter(workload.subsets)))[0]
-        request = {"model": self.model, "prompt": prompt, "max_tokens": workload.output_tokens, "ignore_eos": True}
+        request = {"model": self.model, "prompt": list(prompt.token_ids), "max_tokens": workload.output_tokens, "ignore_eos": True}
         self.ask("/v1/completions", request, timeout_s=600)
 
     def exchange(self, head: Path) -> None:
