@@ -222,7 +222,7 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     }
     elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
     there = store.knows if store else lambda path: Path(path).exists()
-    standing = Standing(experiment, filed, views, there, stack={} if elsewhere else load_engine(config.serving.engine).installed())
+    standing = Standing(experiment, filed, views, there, server=partial(_server, workflow, config.serving.engine, elsewhere=elsewhere))
     decisions = Decisions(experiment.search, Path())
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
     streaming = stream_there(config.streaming, prefix) if store else config.streaming
@@ -237,6 +237,14 @@ def _owner(settings: Any) -> str | None:
         return None
     with one_line():
         return check_settings(settings)[0].owner
+
+
+def _server(workflow: Any, engine: str, *, elsewhere: bool) -> dict[str, Any]:
+    """Return what serves: the distributions of this machine, or the image of jobs on other machines if the profile names one."""
+    if not elsewhere:
+        return {"stack": load_engine(engine).installed()}
+    image = workflow.get_rule("preflight").resources.get("image")
+    return {"image": image.raw} if image else {}
 
 
 def _set_up(workflow: Any, standing: Standing, *, elsewhere: bool) -> int:

@@ -35,7 +35,7 @@ from lib.section import Section
 from lib.serving.ceilings import load_ceiling
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
-from snakemake_executor_plugin_kubernetes_experiment.api import Cluster, NoClusterError
+from snakemake_executor_plugin_kubernetes_experiment.api import Cluster, NoClusterError, check_kubeconfig
 from snakemake_executor_plugin_kubernetes_experiment.patch import read_patch
 
 from tests.unit.made_records import arm, proxy, serving
@@ -383,16 +383,18 @@ def pod_patch() -> Callable[[], Any]:
     return called
 
 
-def kubeconfig() -> Callable[[], Any]:
-    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = "kubeconfig.yaml"
-
+def kubeconfig(use: Callable[[], Any]) -> Callable[[], Callable[[], Any]]:
     def called() -> None:
         try:
-            Cluster("default").list("jobs", attempts=1)
+            use()
         except NoClusterError as error:
             raise UserError(f"{error}; correct it") from None  # the plugin and teardown show it as it is
 
-    return called
+    def prepared() -> Callable[[], Any]:
+        kube_config.KUBE_CONFIG_DEFAULT_LOCATION = "kubeconfig.yaml"
+        return called
+
+    return prepared
 
 
 def profile() -> Callable[[], Any]:
@@ -474,7 +476,13 @@ ENTRIES: dict[str, Entry] = {
     "state": ("state/manifest.json", lambda: {"files": {"a": "0"}}, lambda: partial(read_manifest, Path("state")), ()),
     "features": ("features/manifest.json", lambda: FEATURES, lambda: partial(FeatureSet, Path("features")), ()),
     "pod patch": ("pod.yaml", lambda: {"spec": {"nodeSelector": {"a": 1}}}, pod_patch, ("no keys", "cut")),
-    "kubeconfig": ("kubeconfig.yaml", lambda: {"contexts": [1]}, kubeconfig, ()),
+    "kubeconfig, checked": ("kubeconfig.yaml", lambda: {"contexts": [1]}, kubeconfig(check_kubeconfig), ()),
+    "kubeconfig, used": (
+        "kubeconfig.yaml",
+        lambda: {"contexts": [1]},
+        kubeconfig(lambda: Cluster("default").list("jobs", attempts=1)),
+        (),
+    ),
     "profile": ("profile.yaml", lambda: {}, profile, ()),
 }
 DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
@@ -565,3 +573,34 @@ def test_a_field_of_a_record(entry: str, field: str, value: Any) -> None:
     path = Path(name if isinstance(name, str) else name())
     write_json(path, content() | {field: value})
     refused(prepare(), path.name, "delete")
+
+
+CLUSTER = {"server": "https://127.0.0.1:9"}
+KUBECONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no server": ({}, {"token": "t"}, "its server '' is no URL"),
+    "no URL": ({"server": "cluster"}, {"token": "t"}, "its server 'cluster' is no URL"),
+    "an absent certificate": (CLUSTER | {"certificate-authority": "absent.crt"}, {"token": "t"}, "File does not exist"),
+    "a damaged certificate": (CLUSTER | {"certificate-authority-data": "AAAA"}, {"token": "t"}, "NO_CERTIFICATE"),
+    "a key without a certificate": (CLUSTER, {"client-certificate": "absent.crt", "client-key": "absent.key"}, "File does not exist"),
+    "no certificate of a user": (CLUSTER, {"client-certificate-data": "AAAA", "client-key-data": "AAAA"}, "[SSL]"),
+    "an absent token": (CLUSTER, {"tokenFile": "absent"}, "absent"),
+}
+
+
+@pytest.mark.parametrize(("cluster", "user", "line"), KUBECONFIGS.values(), ids=KUBECONFIGS)
+@pytest.mark.usefixtures("own")
+def test_what_of_a_kubeconfig_is_checked_before_anything_is_asked(cluster: Any, user: Any, line: str) -> None:
+    names = {"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
+    content = names | {"clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": user}]}
+    Path("kubeconfig.yaml").write_text(yaml.safe_dump(content))
+    refused(kubeconfig(check_kubeconfig)(), "no cluster: no usable kubeconfig", line)
+
+
+@pytest.mark.usefixtures("own")
+def test_the_credential_plugin_of_a_kubeconfig_is_not_run_by_its_check() -> None:
+    names = {"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
+    plugin = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "touch", "args": [str(Path("ran").absolute())]}}
+    content = names | {"clusters": [{"name": "c", "cluster": CLUSTER}], "users": [{"name": "u", "user": plugin}]}
+    Path("kubeconfig.yaml").write_text(yaml.safe_dump(content))
+    kubeconfig(check_kubeconfig)()()
+    assert not Path("ran").exists()
