@@ -131,7 +131,7 @@ def _overheard() -> Iterator[list[str]]:
 
 
 def check_kubeconfig() -> None:
-    """Raise NoClusterError unless there is a usable kubeconfig, or a pod's service account. Nothing is asked, and no credential plugin runs."""
+    """Raise NoClusterError unless there is a usable kubeconfig or service account. Nothing is asked, and no credential plugin runs."""
     if loader := _load(client.Configuration()):
         with _usable():
             loader.check()
