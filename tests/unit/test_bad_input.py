@@ -20,6 +20,7 @@ from kubernetes.config import kube_config
 from lib.config import Config
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment, verdict_files
+from lib.features.prompts import read_prompts
 from lib.features.samples import FeatureSet
 from lib.files import write_json
 from lib.manifest import read_manifest
@@ -33,6 +34,7 @@ from lib.search.cohort import decide
 from lib.search.decisions import Decisions, places
 from lib.section import Section
 from lib.serving.ceilings import load_ceiling
+from lib.serving.exported import require_alike, require_whole
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
 from snakemake_executor_plugin_kubernetes_experiment.api import Cluster, NoClusterError, check_kubeconfig
@@ -180,6 +182,10 @@ COMMAND_LINE = (
     (["features={prompts: absent.jsonl}"], "features.prompts=absent.jsonl: no such file; give a JSONL file"),
     (["features={dataset: absent}"], "configuration: features.dataset holds the hidden states of one target; set target.path"),
     (["features={chat_template: }"], "configuration: features.chat_template = None: input should be a valid string; correct it"),
+    (
+        ["features={template_arguments: {tokenize: true}}"],
+        "configuration: features: template_arguments.tokenize is set by the workflow for every conversation; remove it",
+    ),
     (["features={answers: kept}"], "configuration: features.answers = 'kept': input should be 'regenerate' or 'given'; correct it"),
     (["features={answers: given}"], "configuration: features: answers = 'given' needs conversations; set prompts, or set answers to"),
     (["features={dataset: absent, prompts: x}"], "configuration: features: prompts and dataset are both set; set only one of them"),
@@ -418,6 +424,14 @@ def kubeconfig(use: Callable[[], Any]) -> Callable[[], Callable[[], Any]]:
     return prepared
 
 
+def head() -> Callable[[], Any]:
+    Path("other").mkdir(exist_ok=True)
+    for folder in ("head", "other"):
+        Path(folder, "model.safetensors").write_bytes(WEIGHTS)
+    Path("other/config.json").write_text('{"a": 1}')
+    return partial(require_alike, Path("other"), Path("head"))
+
+
 def profile() -> Callable[[], Any]:
     spec = importlib.util.spec_from_file_location("teardown", ROOT / "scripts/teardown.py")
     assert spec and spec.loader
@@ -433,6 +447,7 @@ WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(16)
 DESCRIBED = {"path": "model", "name": "model", "fingerprint": "1", "code": None, "dense": True, "chat_template": False}
 MANIFEST = {"target": DESCRIBED | {"facts": {"architecture": "L", "model_type": "l", **dict.fromkeys(("hidden_size", "num_layers"), 64)}}}
 FEATURES = {"target": "t", "aux_layers": [1], "hidden_size": 4, "files": {"state.json": {"bytes": 1, "sha256": "0"}}}
+WRITTEN = b'{"prompt": "one", "token_ids": [1, 2]}\n'
 PROMPTS = b'{"prompt": "one"}\n{"prompt": "two"}\n'
 ARM = arm()
 FILED = Path("results") / ARM.id
@@ -496,6 +511,14 @@ ENTRIES: dict[str, Entry] = {
     ),
     "state": ("state/manifest.json", lambda: {"files": {"a": "0"}}, lambda: partial(read_manifest, Path("state")), ()),
     "features": ("features/manifest.json", lambda: FEATURES, lambda: partial(FeatureSet, Path("features")), ()),
+    "prompts, written": ("prompts/train.jsonl", lambda: WRITTEN, lambda: partial(read_prompts, Path("prompts/train.jsonl")), ()),
+    "head": (
+        "head/model.safetensors",
+        lambda: WEIGHTS,
+        lambda: lambda: require_whole(Path("head"), "0"),
+        ("absent",),
+    ),
+    "configuration of a head": ("head/config.json", lambda: {"a": 1}, head, ("no keys", "5,000 digits")),
     "pod patch": ("pod.yaml", lambda: {"spec": {"nodeSelector": {"a": 1}}}, pod_patch, ("no keys", "cut")),
     "kubeconfig, checked": ("kubeconfig.yaml", lambda: {"contexts": [1]}, kubeconfig(check_kubeconfig), ()),
     "kubeconfig, used": (

@@ -9,6 +9,12 @@ from lib.section import Positive, Section, Temperature
 AUTO, NONE = "auto", "none"
 """Keywords of `chat_template`."""
 
+_OWN_ARGUMENTS = {
+    *("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
+    *("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+}
+"""Parameters of the function that renders a template, which are no variables of the template."""
+
 
 class Features(Section):
     """Offline training data: the target's own responses to prompts, and its hidden states along them."""
@@ -50,6 +56,12 @@ class Features(Section):
     def template_file(self) -> str | None:
         """The file that `chat_template` names, None for a keyword."""
         return None if self.chat_template in (AUTO, NONE) else self.chat_template
+
+    @model_validator(mode="after")
+    def _arguments_are_of_the_template(self) -> "Features":
+        if own := sorted(_OWN_ARGUMENTS & self.template_arguments.keys()):
+            raise ValueError(f"template_arguments.{own[0]} is set by the workflow for every conversation; remove it")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> "Features":
