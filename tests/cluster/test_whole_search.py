@@ -195,29 +195,6 @@ def test_of_another_workstreams_place_nothing_is_taken(cluster: Cluster, control
     assert [path.name for path in (controller.clone.root / "results").rglob("*")] == ["bucket.txt"]
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        ((), "error: no cluster: no usable kubeconfig in $KUBECONFIG or ~/.kube/config (Service host/port is not set.), and"),
-        (
-            ("--config", "space=absent.yaml"),
-            "error: space = 'absent.yaml': no such file; name a YAML file, such as those of config/spaces/",
-        ),
-        (("--config", "seed_from=/etc/hosts"), "error: seed_from = '/etc/hosts'"),
-    ],
-)
-def test_what_can_be_known_without_the_network_is_refused_before_anything_is_asked(
-    words: tuple[str, ...], line: str, cluster: Cluster, controller: Controller
-) -> None:
-    controller.environment["SNAKEMAKE_STORAGE_S3_EXPERIMENT_ENDPOINT_URL"] = "http://127.0.0.1:9"  # where nobody answers
-    if not words:
-        Path(controller.environment["KUBECONFIG"]).unlink()
-    done = controller.run(*words)
-    assert done.returncode == 1 and "Traceback" not in done.stdout
-    assert done.stdout.strip().splitlines()[-1].startswith(line) and done.stdout.count("error: ") == 1
-    assert cluster.requests == [] and not (controller.clone.root / "results").exists()
-
-
 def test_a_dry_run_asks_neither_the_cluster_nor_the_bucket(cluster: Cluster, controller: Controller) -> None:
     controller.environment["SNAKEMAKE_STORAGE_S3_EXPERIMENT_ENDPOINT_URL"] = "http://127.0.0.1:9"  # where nobody answers
     done = controller.run("--dry-run")
