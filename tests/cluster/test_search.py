@@ -39,9 +39,12 @@ def test_an_arm_that_always_fails_ends_the_run_with_an_error_and_the_rest_is_don
 def test_a_server_that_fails_every_fourth_request_changes_nothing(cluster: Cluster, controller: Controller) -> None:
     dice = random.Random(7)
     seen: Counter[int | str] = Counter()
+    deck: list[int | str | None] = []
 
     def fail(_: Request) -> int | str | None:
-        fault = dice.choice([500, 429, "reset", "late", *[None] * 12])
+        if not deck:
+            deck.extend(dice.sample([500, 429, "reset", "late", *[None] * 12], 16))
+        fault = deck.pop()
         seen[fault or 0] += 1
         return fault
 
