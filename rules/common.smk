@@ -4,6 +4,11 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
+if not Path(workflow.basedir, "scripts/lib").is_dir():
+    raise WorkflowError(
+        "this workflow cannot be a module of another; clone it, and start it in its clone"
+    )
+
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from lib.controller import refuse

@@ -18,4 +18,5 @@ if __name__ == "__main__":
         require_described(described["described"])
         hold_gpus(engine_settings(described["asked"]).devices)
         log = Path(snakemake.log[0]).with_suffix(".server.log")
-        write_json(here(snakemake.output.record), preflight(make_bench(described, snakemake.threads), here(snakemake.input.head), log))
+        record = preflight(make_bench(described, snakemake.threads), here(snakemake.input.head), log)
+        write_json(here(snakemake.output.record), {**record, "image": snakemake.resources.get("image")})

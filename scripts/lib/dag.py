@@ -34,7 +34,7 @@ def let_stand(judge: Judge) -> None:
     """Keep a job whose outputs all stand. Changed inputs do not rerun it, and its inputs need not exist.
 
     A job with an output that must be made again is forced. Jobs that the user forces do not stand. A job with only temporary outputs
-    stands with the jobs that depend on it.
+    stands with the jobs that depend on it, and if it is forced they do not stand either.
     """
     standing: set[Any] = set()
 
@@ -42,7 +42,7 @@ def let_stand(judge: Judge) -> None:
         for job in dag.jobs:
             if job in standing or dag.finished(job) or dag.is_running(job):
                 continue
-            if job.rule in dag.forcerules or not dag.forcefiles.isdisjoint(job.output):
+            if is_forced(dag, job) or any(is_temporary(above) and is_forced(dag, above) for above in dag.dependencies[job]):
                 continue
             answers = {judge(str(here(path))) for path in job.output}
             if answers == {True}:
@@ -52,9 +52,15 @@ def let_stand(judge: Judge) -> None:
         stand = {job for job in dag.jobs if job in standing and not dag.finished(job)}
         return stand | {job for job in dag.jobs if not dag.is_running(job) and serves_only(dag, job, stand)}
 
+    def is_forced(dag: Any, job: Any) -> bool:
+        return job.rule in dag.forcerules or not dag.forcefiles.isdisjoint(job.output)
+
+    def is_temporary(job: Any) -> bool:
+        return bool(job.temp_output) and job.temp_output >= set(job.output)
+
     def serves_only(dag: Any, job: Any, stand: set[Any]) -> bool:
         """Return whether all outputs of a job are temporary, and only jobs that stand depend on it."""
-        temporary = job.temp_output and job.temp_output >= set(job.output) and job.rule not in dag.forcerules
+        temporary = is_temporary(job) and job.rule not in dag.forcerules
         return bool(temporary and dag.depending[job] and stand.issuperset(dag.depending[job]) and not dag.finished(job))
 
     async def update_needrun(dag: Any, create_inventory: bool = False) -> None:
@@ -92,9 +98,10 @@ def require_made(workflow: Any) -> None:
 
     async def missing() -> list[str]:
         left = [job for job in workflow.dag.needrun_jobs() if job.output]
+        asked = [path for job in workflow.dag.targetjobs for path in job.output or job.input if path not in job.temp_output]
         return [
             *(str(here(path)) for job in left for path in job.output),
-            *[str(here(path)) for job in workflow.dag.targetjobs for path in job.output or job.input if not await path.exists()],
+            *[str(here(path)) for path in asked if not await path.exists()],
         ]
 
     if unmade := list(dict.fromkeys(workflow.async_run(missing()))):

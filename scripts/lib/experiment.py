@@ -144,9 +144,14 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
     return Experiment(config, space, search, refused, target, model, features, sent, subsets, asked, preflight, size, unknown)
 
 
-def _require_readable(config: Config) -> None:
-    """Raise UserError for a file or folder that exists but cannot be read by this process."""
-    named = {
+def waits_for_records(config: Config) -> bool:
+    """Return whether a configuration names a file below results/ that is not here, such as the space of a lever. A bucket may have it."""
+    return any(path and Path(path).parts[:1] == (layout.RESULTS,) and not Path(path).exists() for path in _named(config).values())
+
+
+def _named(config: Config) -> dict[str, str | None]:
+    """Return the files and folders that a configuration names, by key."""
+    return {
         "space": config.space,
         "seed_from": config.seed_from,
         "baseline": config.baseline,
@@ -157,7 +162,11 @@ def _require_readable(config: Config) -> None:
         "features.chat_template": config.features.template_file,
         "serving.workload.path": config.serving.workload.path,
     }
-    for key, path in named.items():
+
+
+def _require_readable(config: Config) -> None:
+    """Raise UserError for a file or folder that exists but cannot be read by this process."""
+    for key, path in _named(config).items():
         try:
             if path and not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(Path(path).stat().st_mode) else 0)):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -1,5 +1,6 @@
 """Atomic files: written under a temporary name, synced, renamed."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -22,6 +23,8 @@ TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 ABANDONED_AFTER_S = 3600
 """Seconds without a write after which a temporary file counts as abandoned."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _WHOLE_BYTES = 64 * 2**20
 _BLOCKS, _BLOCK_BYTES = 64, 64 * 2**10
@@ -57,7 +60,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_dir() or file.stat().st_nlink == 1:  # a hard link shares its mode with another file
                 file.chmod(file.stat().st_mode | 0o044)  # some libraries write files that only the owner can read
-        if path.exists():
+        if path.exists() or path.is_symlink():
             discard(path)
         temporary.rename(path)
     finally:
@@ -68,14 +71,27 @@ def discard(path: Path) -> None:
     """Remove a directory atomically by renaming it first. After a kill, the next writer of the path removes the rest."""
     doomed = _neighbour(path)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    remove(doomed)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a directory, or a link but not its target. Nothing there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def full(error: BaseException) -> bool:
+    """Return whether a file system, a quota or a limit leaves no room for a file. Libraries that are not Python's only say so."""
+    return getattr(error, "errno", None) in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
 
 
 def _temporary(path: Path) -> Path:
     """Return a temporary path beside `path` after removing those of killed writers. `path` has one writer at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        remove(leftover)
     return _neighbour(path)
 
 

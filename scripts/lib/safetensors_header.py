@@ -1,9 +1,12 @@
 """Headers of safetensors files, read without loading a tensor."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import BaseModel, Field, TypeAdapter
 from pydantic_core import from_json
+
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class StoredTensor(NamedTuple):
@@ -13,6 +16,17 @@ class StoredTensor(NamedTuple):
     shape: list[int]
     begin: int
     end: int
+
+
+class _Told(BaseModel):
+    """What a header says of a tensor."""
+
+    dtype: str
+    shape: list[Count]
+    data_offsets: tuple[Count, Count]
+
+
+_HEADER = TypeAdapter(dict[str, _Told])
 
 
 def read_header(file: Path) -> tuple[dict[str, StoredTensor], int]:
@@ -25,12 +39,12 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], int]:
     with file.open("rb") as content:
         try:
             start = 8 + int.from_bytes(content.read(8), "little")
+            if start > file.stat().st_size:
+                raise ValueError("it is longer than the file")
             header = from_json(content.read(start - 8))  # this reader raises ValueError for deep nesting
             header.pop("__metadata__", None)
-            tensors = {
-                name: StoredTensor(told["dtype"], told["shape"], *(start + offset for offset in told["data_offsets"]))
-                for name, told in header.items()
-            }
-            return tensors, max((tensor.end for tensor in tensors.values()), default=start)
-        except (AttributeError, LookupError, MemoryError, OverflowError, TypeError, ValueError) as error:
-            raise ValueError(f"no safetensors header, {error}") from None
+            told = _HEADER.validate_python(header)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"no safetensors header, {' '.join(str(error).split())[:200]}") from None
+    tensors = {name: StoredTensor(one.dtype, one.shape, *(start + offset for offset in one.data_offsets)) for name, one in told.items()}
+    return tensors, max((tensor.end for tensor in tensors.values()), default=start)

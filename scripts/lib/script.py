@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from lib.errors import UserError, redacted
+from lib.files import full
 from lib.process import pid_here
 from lib.spending import require_acknowledged
 
@@ -69,8 +70,12 @@ def running(log: str | Path, spends: str | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         logger.error("interrupted; run the same command again to resume")
         sys.exit(130)
-    except Exception:
-        logger.exception(UNEXPECTED)
+    except Exception as error:
+        if full(error):
+            said = " ".join(str(error).split())
+            logger.error("error: no room to write a file (%s); free some and run again, finished work is kept", said)
+        else:
+            logger.exception(UNEXPECTED)
         sys.exit(1)
 
 

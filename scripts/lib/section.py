@@ -5,13 +5,24 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib.errors import UserError
 from lib.reading import require_plain, shown
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+LEAST_TEMPERATURE = 0.01
+"""Smallest temperature above 0. Engines replace smaller ones by it."""
+
+
+def _sampled_as_written(temperature: float) -> float:
+    if 0 < temperature < LEAST_TEMPERATURE:
+        raise ValueError(f"{temperature:g} is sampled as {LEAST_TEMPERATURE}; write 0 or at least {LEAST_TEMPERATURE}")
+    return temperature
+
+
+Temperature = Annotated[float, Field(ge=0, le=2), AfterValidator(_sampled_as_written)]
 M = TypeVar("M", bound=BaseModel)
 MOST_FAULTS = 10
 """Largest number of faults reported at once."""

@@ -17,7 +17,7 @@ from lib.controller import hold_results
 from lib.dag import keep_copies, let_stand, require_made, retry_always
 from lib.devices import gpus, require_devices
 from lib.errors import UserError, without_credentials
-from lib.experiment import Experiment, load_experiment, verdict_files
+from lib.experiment import Experiment, load_experiment, verdict_files, waits_for_records
 from lib.files import digest
 from lib.invocation import executor_settings, read_arguments, tell_local_jobs
 from lib.process import identity
@@ -185,7 +185,8 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
         for key, _, text in (argument.partition("=") for argument in sys.argv):
             if key in workflow.config_settings.config and text.startswith("{"):
                 parse_yaml(text, f"--config {key}={shown(text)}", "write {key: value}")
-        parse_config(values)
+    awaited = bool(store) and waits_for_records(parse_config(values))
+    experiment = None if awaited else _load(workflow, values, looks=looks)
     if main and not looks:
         if store:
             require_folder(prefix)
@@ -193,7 +194,7 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
         claim_home(*home)
     if store:
         bring_records(store, prefix, owner, offline=looks, follow=main)
-    experiment = load_experiment(values, provisional=looks)
+    experiment = experiment or _load(workflow, values, looks=looks)
     config, filed = experiment.config, verdict_files(experiment)
     plan_file = f"results/search/plan-{digest([filed.verdict, config.model_dump(include={'budget', 'cost'})])}.json"
     pace = None
@@ -205,8 +206,6 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
             lines = [f"A run would be refused: {other}"] if other else []
             # Printed last, after hundreds of lines of Snakemake's.
             atexit.register(partial(print, "", *lines, *experiment.provisional, format_plan(plan), sep="\n", file=sys.stderr))
-        if store:
-            workflow.configfiles += carried_files(experiment)
     if config.ack_publish:
         from lib.publish.publication import require_acknowledged  # imports pyarrow, which few runs need here
 
@@ -222,11 +221,19 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     }
     elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
     there = store.knows if store else lambda path: Path(path).exists()
-    standing = Standing(experiment, filed, views, there, stack={} if elsewhere else load_engine(config.serving.engine).installed())
+    standing = Standing(experiment, filed, views, there, server=partial(_server, workflow, config.serving.engine, elsewhere=elsewhere))
     decisions = Decisions(experiment.search, Path())
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
     streaming = stream_there(config.streaming, prefix) if store else config.streaming
     return Session(experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, elsewhere, streaming, store, prefix)
+
+
+def _load(workflow: Any, values: dict[str, Any], *, looks: bool) -> Experiment:
+    """Return the experiment of a configuration. If results/ is in a bucket, jobs get the files that it names."""
+    experiment = load_experiment(values, provisional=looks)
+    if workflow.is_main_process and workflow.storage_registry.default_storage_provider:
+        workflow.configfiles += carried_files(experiment)
+    return experiment
 
 
 def _owner(settings: Any) -> str | None:
@@ -237,6 +244,14 @@ def _owner(settings: Any) -> str | None:
         return None
     with one_line():
         return check_settings(settings)[0].owner
+
+
+def _server(workflow: Any, engine: str, *, elsewhere: bool) -> dict[str, Any]:
+    """Return what serves: the distributions of this machine, or the image of jobs on other machines if the profile names one."""
+    if not elsewhere:
+        return {"stack": load_engine(engine).installed()}
+    image = workflow.get_rule("preflight").resources.get("image")
+    return {"image": image.raw} if image else {}
 
 
 def _set_up(workflow: Any, standing: Standing, *, elsewhere: bool) -> int:

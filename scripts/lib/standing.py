@@ -23,8 +23,8 @@ EVIDENCE = re.compile(r"resources/.+|results/gb[^/]+/.+|results/preflight/.+|res
 class Standing:
     """Tells `lib.dag.let_stand` whether the file at a path stands.
 
-    `there` tells whether a file or a complete folder exists. `views` maps names that every configuration has to this one's files. `stack`
-    is the version that serves on this machine, empty if jobs run elsewhere from images.
+    `there` tells whether a file or a complete folder exists. `views` maps names that every configuration has to this one's files.
+    `server` returns what serves, as in the record of a preflight, empty if it is not known.
     """
 
     experiment: Experiment
@@ -32,7 +32,7 @@ class Standing:
     views: dict[str, str]
     there: Callable[[str], bool]
     root: Path = field(default_factory=Path)
-    stack: dict[str, str] = field(default_factory=dict)
+    server: Callable[[], dict[str, Any]] = dict
 
     def __call__(self, path: str) -> bool | None:
         """Return True if the file stands, False if it belongs to another configuration or head, otherwise None."""
@@ -46,8 +46,9 @@ class Standing:
             return self._contested()
         if path.endswith("/serving.json"):
             return self._measured(path)
-        if path == layout.preflight(self.experiment.preflight) and self.stack and not self.there(self.filed.measurements):
-            return bool(self._read(path).get("stack") == self.stack)
+        if path == layout.preflight(self.experiment.preflight) and not self.there(self.filed.measurements):
+            record = self._read(path)
+            return all(record.get(key) == value for key, value in self.server().items())
         return True if EVIDENCE.fullmatch(path) else None
 
     def trained_head(self, arm: str, rung: int) -> str | None:

@@ -15,6 +15,7 @@ import pytest
 from tests.cluster.controller import RUN, Controller
 from tests.cluster.emulator import QUEUE, Emulator
 from tests.cluster.front import KINDS, Cluster, Object, Refusal, Request, Server
+from tests.workflow.clones import ROOT
 
 pytestmark = pytest.mark.slow
 TWO_ARMS = ("--config", "arms=a,b")
@@ -38,9 +39,12 @@ def test_an_arm_that_always_fails_ends_the_run_with_an_error_and_the_rest_is_don
 def test_a_server_that_fails_every_fourth_request_changes_nothing(cluster: Cluster, controller: Controller) -> None:
     dice = random.Random(7)
     seen: Counter[int | str] = Counter()
+    deck: list[int | str | None] = []
 
     def fail(_: Request) -> int | str | None:
-        fault = dice.choice([500, 429, "reset", "late", *[None] * 12])
+        if not deck:
+            deck.extend(dice.sample([500, 429, "reset", "late", *[None] * 12], 16))
+        fault = deck.pop()
         seen[fault or 0] += 1
         return fault
 
@@ -182,8 +186,11 @@ def test_a_pod_that_is_forbidden_is_told_with_its_reason_and_fails(cluster: Emul
 
 @pytest.mark.emulated("Kueue is")
 def test_kueue_holds_back_admits_and_preempts(cluster: Emulator, controller: Controller) -> None:
+    """With the example of the shipped profile."""
     cluster.kueue = True
-    (controller.work / "pod.yaml").write_text(f"metadata: {{labels: {{{QUEUE}: gpus}}}}")
+    shipped, found = re.subn(r"^metadata: {}\n  # labels", "metadata:\n  labels", (ROOT / "gb300/pod.yaml").read_text(), flags=re.MULTILINE)
+    assert found == 1 and QUEUE in shipped
+    (controller.work / "pod.yaml").write_text(shipped)
     controller.start(*RUNG_0, "seconds=4", f"{FLAG}pod-patch", "pod.yaml")
     controller.until(lambda: "others wait: suspended: waits for its queue" in controller.output)
     assert cluster.started == [] and cluster.items("pods") == []

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from lib.files import write_json
+from lib.records import layout
 
 from tests.cluster.controller import HERE_AS_WELL
 from tests.cluster.front import Cluster, Server
 from tests.s3 import Store
-from tests.workflow.clones import Clone, clone, decisions, heads
+from tests.workflow.clones import Clone, clone, decisions, heads, jobs
 from tests.workflow.conftest import PLANTED, SECRET, finished  # noqa: F401 - a fixture
 
 ACKNOWLEDGED = ("--config", "ack_train=whole", "ack_serve=whole")
@@ -156,12 +158,12 @@ def test_the_search_on_a_cluster_decides_and_trains_what_the_search_on_this_mach
     assert not [*(remote.root / "results").rglob("*.safetensors")], "heads and states stay in the bucket"
     assert {path.name for path in (remote.root / "results/logs").rglob("*.log")} >= {"measure_contest.log", "train_target.log"}
 
-    jobs = [name for name in cluster.created() if name.startswith("jobs/")]
+    created = [name for name in cluster.created() if name.startswith("jobs/")]
     shutil.rmtree(remote.root / "results")
     shutil.rmtree(remote.root / ".snakemake")
     again = controller.run("--rerun-incomplete")  # nothing is left to spend
     assert again.returncode == 0, again.stdout[-6000:]
-    assert [name for name in cluster.created() if name.startswith("jobs/")] == jobs
+    assert [name for name in cluster.created() if name.startswith("jobs/")] == created
     assert {name: remote.records(name)[name] for name in names} == mine
 
 
@@ -200,6 +202,19 @@ def test_a_dry_run_asks_neither_the_cluster_nor_the_bucket(cluster: Cluster, con
     assert "at most" in done.stdout
     assert cluster.requests == []
     assert not (controller.clone.root / "results").exists()
+
+
+def test_a_new_image_is_tried_in_a_preflight_of_its_own(controller: Controller) -> None:
+    """A record of an image stands for that image alone. Nothing is asked of the cluster or the bucket."""
+    record = controller.clone.root / layout.preflight(controller.clone.experiment().preflight)
+    profile = controller.clone.root / "gb300/config.yaml"
+    image = re.search(r"^  serve_image: (\S+)", profile.read_text(), re.MULTILINE)
+    assert image
+    for stands, served in ((True, image[1]), (False, "registry/serve@sha256:1")):
+        write_json(record, {"stack": {"vllm": "1"}, "image": served})
+        done = controller.run("--dry-run")
+        assert done.returncode == 0, done.stdout
+        assert ("preflight" in jobs(done.stdout)) is not stands
 
 
 def test_teardown_takes_its_workstream_from_the_profile(cluster: Cluster, controller: Controller) -> None:

@@ -20,6 +20,7 @@ from kubernetes.config import kube_config
 from lib.config import Config
 from lib.errors import UserError
 from lib.experiment import Experiment, load_experiment, verdict_files
+from lib.features.prompts import read_prompts
 from lib.features.samples import FeatureSet
 from lib.files import write_json
 from lib.manifest import read_manifest
@@ -33,9 +34,10 @@ from lib.search.cohort import decide
 from lib.search.decisions import Decisions, places
 from lib.section import Section
 from lib.serving.ceilings import load_ceiling
+from lib.serving.exported import require_alike, require_whole
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
-from snakemake_executor_plugin_kubernetes_experiment.api import Cluster, NoClusterError
+from snakemake_executor_plugin_kubernetes_experiment.api import Cluster, NoClusterError, check_kubeconfig
 from snakemake_executor_plugin_kubernetes_experiment.patch import read_patch
 
 from tests.unit.made_records import arm, proxy, serving
@@ -180,12 +182,37 @@ COMMAND_LINE = (
     (["features={prompts: absent.jsonl}"], "features.prompts=absent.jsonl: no such file; give a JSONL file"),
     (["features={dataset: absent}"], "configuration: features.dataset holds the hidden states of one target; set target.path"),
     (["features={chat_template: }"], "configuration: features.chat_template = None: input should be a valid string; correct it"),
+    (
+        ["features={template_arguments: {tokenize: true}}"],
+        "configuration: features: template_arguments.tokenize is set by the workflow for every conversation; remove it",
+    ),
     (["features={answers: kept}"], "configuration: features.answers = 'kept': input should be 'regenerate' or 'given'; correct it"),
     (["features={answers: given}"], "configuration: features: answers = 'given' needs conversations; set prompts, or set answers to"),
     (["features={dataset: absent, prompts: x}"], "configuration: features: prompts and dataset are both set; set only one of them"),
     (["verdict={seeds: 1}"], "configuration: verdict: seeds = 1 cannot estimate the noise between trainings; set at least 2"),
     (["verdict={repeats: 1000000000}"], "configuration: verdict.repeats = '1000000000': input should be less than or equal to 1000"),
     (["serving={engine: llama.cpp}"], "serving.engine = 'llama.cpp' is unknown; choose one of vllm"),
+    (["serving={max_num_seqs: 1000000000}"], "configuration: serving.max_num_seqs = '1000000000': input should be less than or equal to"),
+    (
+        ["serving={max_num_seqs: 4}"],
+        "configuration: serving: workload.concurrency = 8 is more than max_num_seqs x data_parallel = 4, the sequences",
+    ),
+    (
+        ["serving={max_num_batched_tokens: 7}"],
+        "configuration: serving: max_num_batched_tokens = 7 is less than max_num_seqs = 8, of which each takes a token",
+    ),
+    (
+        ["serving={max_num_batched_tokens: 63}"],
+        "configuration: features.concurrency = 64 is more than serving.max_num_batched_tokens = 63, and each sequence",
+    ),
+    (["serving={max_num_batched_tokens: 1000000000}"], "configuration: serving.max_num_batched_tokens = '1000000000': input should be"),
+    (["serving={kv_cache_gib: 1e300}"], "configuration: serving.kv_cache_gib = "),
+    (["serving={start_timeout_s: 1000000000}"], "configuration: serving.start_timeout_s = '1000000000': input should be less than or"),
+    (["serving={engines: 1000000000}"], "configuration: serving.engines = '1000000000': input should be less than or equal to 1000"),
+    (["serving={workload: {temperature: 2.1}}"], "configuration: serving.workload.temperature = '2.1': input should be less than or equal"),
+    (["serving={workload: {temperature: 1e-9}}"], "configuration: serving.workload.temperature: 1e-09 is sampled as 0.01; write 0 or at"),
+    (["features={temperature: 2.1}"], "configuration: features.temperature = '2.1': input should be less than or equal to 2"),
+    (["features={engines: 9}"], "configuration: features.engines = 9 is more than there are prompts for, 8; lower it"),
     (["serving={workload: {path: absent}}"], "serving.workload.path=absent does not exist; give a .jsonl file of prompts"),
     (["serving={workload: {stop: never}}"], "configuration: serving.workload.stop = 'never': input should be 'eos' or 'fixed'; correct it"),
     (["serving={sol_ceiling: B9000}"], "serving.sol_ceiling = 'B9000' is not in config/sol-ceilings.yaml (known: H100"),
@@ -426,16 +453,26 @@ def pod_patch() -> Callable[[], Any]:
     return called
 
 
-def kubeconfig() -> Callable[[], Any]:
-    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = "kubeconfig.yaml"
-
+def kubeconfig(use: Callable[[], Any]) -> Callable[[], Callable[[], Any]]:
     def called() -> None:
         try:
-            Cluster("default").list("jobs", attempts=1)
+            use()
         except NoClusterError as error:
             raise UserError(f"{error}; correct it") from None  # the plugin and teardown show it as it is
 
-    return called
+    def prepared() -> Callable[[], Any]:
+        kube_config.KUBE_CONFIG_DEFAULT_LOCATION = "kubeconfig.yaml"
+        return called
+
+    return prepared
+
+
+def head() -> Callable[[], Any]:
+    Path("other").mkdir(exist_ok=True)
+    for folder in ("head", "other"):
+        Path(folder, "model.safetensors").write_bytes(WEIGHTS)
+    Path("other/config.json").write_text('{"a": 1}')
+    return partial(require_alike, Path("other"), Path("head"))
 
 
 def profile() -> Callable[[], Any]:
@@ -453,6 +490,7 @@ WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(16)
 DESCRIBED = {"path": "model", "name": "model", "fingerprint": "1", "code": None, "dense": True, "chat_template": False}
 MANIFEST = {"target": DESCRIBED | {"facts": {"architecture": "L", "model_type": "l", **dict.fromkeys(("hidden_size", "num_layers"), 64)}}}
 FEATURES = {"target": "t", "aux_layers": [1], "hidden_size": 4, "files": {"state.json": {"bytes": 1, "sha256": "0"}}}
+WRITTEN = b'{"prompt": "one", "token_ids": [1, 2]}\n'
 PROMPTS = b'{"prompt": "one"}\n{"prompt": "two"}\n'
 ARM = arm()
 FILED = Path("results") / ARM.id
@@ -516,8 +554,22 @@ ENTRIES: dict[str, Entry] = {
     ),
     "state": ("state/manifest.json", lambda: {"files": {"a": "0"}}, lambda: partial(read_manifest, Path("state")), ()),
     "features": ("features/manifest.json", lambda: FEATURES, lambda: partial(FeatureSet, Path("features")), ()),
+    "prompts, written": ("prompts/train.jsonl", lambda: WRITTEN, lambda: partial(read_prompts, Path("prompts/train.jsonl")), ()),
+    "head": (
+        "head/model.safetensors",
+        lambda: WEIGHTS,
+        lambda: lambda: require_whole(Path("head"), "0"),
+        ("absent",),
+    ),
+    "configuration of a head": ("head/config.json", lambda: {"a": 1}, head, ("no keys", "5,000 digits")),
     "pod patch": ("pod.yaml", lambda: {"spec": {"nodeSelector": {"a": 1}}}, pod_patch, ("no keys", "cut")),
-    "kubeconfig": ("kubeconfig.yaml", lambda: {"contexts": [1]}, kubeconfig, ()),
+    "kubeconfig, checked": ("kubeconfig.yaml", lambda: {"contexts": [1]}, kubeconfig(check_kubeconfig), ()),
+    "kubeconfig, used": (
+        "kubeconfig.yaml",
+        lambda: {"contexts": [1]},
+        kubeconfig(lambda: Cluster("default").list("jobs", attempts=1)),
+        (),
+    ),
     "profile": ("profile.yaml", lambda: {}, profile, ()),
 }
 DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
@@ -608,3 +660,34 @@ def test_a_field_of_a_record(entry: str, field: str, value: Any) -> None:
     path = Path(name if isinstance(name, str) else name())
     write_json(path, content() | {field: value})
     refused(prepare(), path.name, "delete")
+
+
+CLUSTER = {"server": "https://127.0.0.1:9"}
+KUBECONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no server": ({}, {"token": "t"}, "its server '' is no URL"),
+    "no URL": ({"server": "cluster"}, {"token": "t"}, "its server 'cluster' is no URL"),
+    "an absent certificate": (CLUSTER | {"certificate-authority": "absent.crt"}, {"token": "t"}, "File does not exist"),
+    "a damaged certificate": (CLUSTER | {"certificate-authority-data": "AAAA"}, {"token": "t"}, "NO_CERTIFICATE"),
+    "a key without a certificate": (CLUSTER, {"client-certificate": "absent.crt", "client-key": "absent.key"}, "File does not exist"),
+    "no certificate of a user": (CLUSTER, {"client-certificate-data": "AAAA", "client-key-data": "AAAA"}, "[SSL]"),
+    "an absent token": (CLUSTER, {"tokenFile": "absent"}, "absent"),
+}
+
+
+@pytest.mark.parametrize(("cluster", "user", "line"), KUBECONFIGS.values(), ids=KUBECONFIGS)
+@pytest.mark.usefixtures("own")
+def test_what_of_a_kubeconfig_is_checked_before_anything_is_asked(cluster: Any, user: Any, line: str) -> None:
+    names = {"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
+    content = names | {"clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": user}]}
+    Path("kubeconfig.yaml").write_text(yaml.safe_dump(content))
+    refused(kubeconfig(check_kubeconfig)(), "no cluster: no usable kubeconfig", line)
+
+
+@pytest.mark.usefixtures("own")
+def test_the_credential_plugin_of_a_kubeconfig_is_not_run_by_its_check() -> None:
+    names = {"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
+    plugin = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "touch", "args": [str(Path("ran").absolute())]}}
+    content = names | {"clusters": [{"name": "c", "cluster": CLUSTER}], "users": [{"name": "u", "user": plugin}]}
+    Path("kubeconfig.yaml").write_text(yaml.safe_dump(content))
+    kubeconfig(check_kubeconfig)()()
+    assert not Path("ran").exists()

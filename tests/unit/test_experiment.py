@@ -211,7 +211,7 @@ def test_a_mask_token_beyond_the_vocabulary_is_refused_by_its_key(tmp_path: Path
 def test_a_preflight_is_done_once_for_a_target_a_head_and_a_serving_configuration() -> None:
     one = load_experiment({})
     assert load_experiment({"serving": {"repeats": 3}, "seed": 1, "training": {"beta1": 0.8}}).preflight == one.preflight
-    others = [{"serving": {"max_num_seqs": 8}}, {"target": {"tiny": {"seed": 1}}}, {"space": "config/spaces/dflash-draft.yaml"}]
+    others = [{"serving": {"max_num_seqs": 32}}, {"target": {"tiny": {"seed": 1}}}, {"space": "config/spaces/dflash-draft.yaml"}]
     assert len({one.preflight, *(load_experiment(other).preflight for other in others)}) == 4
     line = next(line for line in format_plan(make_plan(one, Path("nowhere"))).splitlines() if line.startswith("Preflight: "))
     assert "before any training" in line and f"results/preflight/{one.preflight}/preflight.json" in line

@@ -33,6 +33,19 @@ def test_a_directory_replaces_its_predecessor_at_once(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
+@pytest.mark.parametrize("linked", ["a folder", "nothing"])
+def test_a_directory_replaces_a_link_and_not_what_it_leads_to(tmp_path: Path, linked: str) -> None:
+    path, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    if linked == "a folder":
+        elsewhere.mkdir()
+        (elsewhere / "file").write_text("another's")
+    path.symlink_to(elsewhere)
+    with whole_directory(path) as temporary:
+        (temporary / "file").write_text("ours")
+    assert not path.is_symlink() and (path / "file").read_text() == "ours"
+    assert not elsewhere.exists() or (elsewhere / "file").read_text() == "another's"
+
+
 def assert_killed_and_cleared_up_by_the_next_writer(program: str, path: Path) -> None:
     scripts = Path(__file__).parents[2] / "scripts"
     killed = subprocess.run([sys.executable, "-c", program, str(path)], env=os.environ | {"PYTHONPATH": str(scripts)}, check=False)

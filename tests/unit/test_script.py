@@ -1,14 +1,16 @@
 """A job's log has its own messages, warnings and errors, without the chatter of libraries."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from lib.script import fault, latest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 JOB = """
-import logging, subprocess, sys
+import logging, resource, subprocess, sys
 from lib.errors import UserError
 from lib.script import logger, running
 
@@ -19,8 +21,11 @@ with running(sys.argv[1]):
     logging.getLogger("vllm.triton_utils").info("Triton not installed")
     logging.getLogger("vllm.engine").warning("out of blocks")
     logger.info("no answer from https://me:hush@host/")
-    if sys.argv[2:]:
+    if sys.argv[2:] == ["fail"]:
         raise UserError("the state is cut off; delete it")
+    if sys.argv[2:]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))  # as a disk that is full
+        exec(sys.argv[2])
 """
 
 
@@ -53,3 +58,17 @@ def test_the_last_message_and_the_fault_of_a_log(tmp_path: Path) -> None:
     assert latest(log) == "error: the state is cut off; delete it" and fault(log) == "the state is cut off; delete it"
     (tmp_path / "empty.log").write_text("Traceback")
     assert latest(tmp_path / "empty.log") is None
+
+
+WRITERS = {
+    "a file": "from pathlib import Path; Path(sys.argv[1] + '.big').write_bytes(bytes(10_000))",
+    "safetensors": "import torch; from safetensors.torch import save_file; save_file({'a': torch.ones(9999)}, sys.argv[1] + '.big')",
+    "a record": "from pathlib import Path; from lib.files import write_json; write_json(Path(sys.argv[1] + '.big'), ['x' * 10_000])",
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_one_line(writer: str, tmp_path: Path) -> None:
+    run(log := tmp_path / "a.log", writer)
+    said = fault(log)
+    assert said and re.fullmatch(r"no room to write a file \(.*File too large.*\); free some and run again, finished work is kept", said)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import snakemake.api  # noqa: F401 - its modules import each other, and can only be begun here
 import yaml
+from kubernetes.config import kube_config
 from lib.errors import UserError
 from lib.session import open_session
 from snakemake_interface_common.exceptions import WorkflowError
@@ -17,6 +18,12 @@ ROOT = Path(__file__).parents[2]
 PREFIX = "s3://bucket/spec-decode-tune/r1/."
 KUBERNETES = "--kubernetes-experiment-"
 RUN = ["--executor", "kubernetes-experiment", f"{KUBERNETES}run-id=r1", f"{KUBERNETES}workstream=we"]
+KUBECONFIG = {
+    "current-context": "c",
+    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:9"}}],
+    "users": [{"name": "u", "user": {"token": "t"}}],
+}
 
 
 class Bucket:
@@ -45,6 +52,8 @@ class Bucket:
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """Return a bucket, and go to a clone of which results/ lies there."""
     shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(KUBECONFIG))
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
     monkeypatch.chdir(tmp_path)
     return Bucket()
 
@@ -73,6 +82,9 @@ def opened(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, *words: str, prefix:
         ([*RUN, f"{KUBERNETES}pod-patch=absent.yaml"], {}, "pod patch absent.yaml: No such file"),
         (RUN, {"prefix": "s3://bucket/spec-decode-tune//."}, "fill in bucket and run_id in the profile"),
         (RUN, {"seed": "x"}, "seed"),
+        (RUN, {"space": "absent.yaml"}, "space = 'absent.yaml': no such file; name a YAML file"),
+        (RUN, {"features": {"prompts": "/dev/null"}}, "features.prompts=/dev/null: a device or pipe, not a file"),
+        (RUN, {"space": str(ROOT / "config/spaces/eagle3-draft.yaml")}, "jobs on other machines only get files below"),
     ],
 )
 def test_what_needs_no_bucket_is_told_before_one_is_asked(
@@ -81,6 +93,16 @@ def test_what_needs_no_bucket_is_told_before_one_is_asked(
     said = opened(bucket, monkeypatch, *words, **changes)
     assert message in said and "\n" not in said
     assert bucket.asked == [] and not Path("results").exists()
+
+
+def test_a_kubeconfig_is_looked_at_before_the_bucket_is_asked(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("kubeconfig").unlink()
+    assert opened(bucket, monkeypatch, *RUN).startswith("no cluster: no usable kubeconfig in $KUBECONFIG or ~/.kube/config (")
+    assert bucket.asked == [] and not Path("results").exists()
+
+
+def test_a_file_of_a_record_is_looked_for_after_the_bucket_was_asked(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened(bucket, monkeypatch, *RUN, space="results/levers/a/space.yaml") == f"{PREFIX} is not of run r1 of workstream we"
 
 
 def test_a_place_of_others_is_refused_before_its_records_are_pulled(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,15 +52,22 @@ def test_a_measurement_stands_only_with_the_settings_and_the_head_there_are_now(
     assert standing("results/gb4-a/serving.json") is False
 
 
-@pytest.mark.parametrize(("here", "stands"), [({"vllm": "1"}, True), ({"vllm": "2"}, False), ({}, True)])
-def test_a_preflight_stands_for_the_versions_that_serve_here_and_elsewhere_for_any(
-    standing: Standing, here: dict[str, str], stands: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("server", "stands"),
+    [
+        ({"stack": {"vllm": "1"}}, True),
+        ({"stack": {"vllm": "2"}}, False),
+        ({"image": "serve@sha256:1"}, True),
+        ({"image": "serve@sha256:2"}, False),
+        ({}, True),
+    ],
+)
+def test_a_preflight_stands_for_the_versions_or_the_image_that_serve(standing: Standing, server: dict[str, str], stands: bool) -> None:
     assert standing("results/preflight/f/preflight.json") is None
-    write_json(standing.root / "results/preflight/f/preflight.json", {"stack": {"vllm": "1"}})
-    assert replace(standing, stack=here)("results/preflight/f/preflight.json") is stands
+    write_json(standing.root / "results/preflight/f/preflight.json", {"stack": {"vllm": "1"}, "image": "serve@sha256:1"})
+    assert replace(standing, server=lambda: server)("results/preflight/f/preflight.json") is stands
     write_json(standing.root / FILED.measurements, {})
-    assert replace(standing, stack=here)("results/preflight/f/preflight.json"), "nothing is left to be served"
+    assert replace(standing, server=lambda: server)("results/preflight/f/preflight.json"), "nothing is left to be served"
 
 
 def test_a_contest_that_is_not_whole_is_measured_again(standing: Standing) -> None:

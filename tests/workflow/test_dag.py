@@ -66,7 +66,7 @@ LADDER = """
 let_stand(lambda path: {"kept": True, "other.txt": False}.get(Path(path).parts[0]) if Path(path).exists() else None)
 
 rule all:
-    input: "kept/one.txt", "kept/two.txt", "sum.txt"
+    input: "kept/one.txt", "kept/two.txt", "sum.txt", "kept/filed.txt"
 
 rule data:
     output: "kept/data.txt"
@@ -92,6 +92,15 @@ rule other:
     input: "kept/decision.txt"
     output: "other.txt"
     shell: "echo other >> log; touch {output}"
+
+rule measure:
+    output: temp("measured.txt")
+    shell: "echo measure >> log; touch {output}"
+
+rule file:
+    input: "measured.txt"
+    output: "kept/filed.txt"
+    shell: "echo file >> log; cp {input} {output}"
 """
 
 
@@ -99,7 +108,7 @@ rule other:
 def ladder(tmp_path: Path) -> Path:
     """A folder in which the workflow has run."""
     (tmp_path / "kept").mkdir()
-    for name in ("kept/data.txt", "kept/one.txt", "kept/decision.txt", "kept/two.txt", "other.txt", "sum.txt"):
+    for name in ("kept/data.txt", "kept/one.txt", "kept/decision.txt", "kept/two.txt", "other.txt", "sum.txt", "kept/filed.txt"):
         (tmp_path / name).touch()
     return tmp_path
 
@@ -112,8 +121,10 @@ def ladder(tmp_path: Path) -> Path:
         (["kept/data.txt", "kept/decision.txt", "sum.txt"], [], ["decide", "other", "sum"]),
         (["kept/one.txt"], [], ["one", "other", "sum"]),
         ([], ["-R", "work"], ["one", "other", "sum", "two"]),
+        ([], ["-R", "measure"], ["file", "measure", "other", "sum"]),
+        ([], ["-R", "file"], ["file", "measure", "other", "sum"]),
         ([], ["--force", "kept/one.txt"], ["one"]),
-        ([], ["--forceall"], ["data", "decide", "one", "other", "sum", "two"]),
+        ([], ["--forceall"], ["data", "decide", "file", "measure", "one", "other", "sum", "two"]),
     ],
 )
 def test_what_stands_is_not_made_again_unless_it_is_forced(gone: list[str], arguments: list[str], again: list[str], ladder: Path) -> None:

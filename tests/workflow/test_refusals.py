@@ -50,6 +50,20 @@ def test_a_key_that_is_named_twice_is_refused(fresh: Clone, tmp_path: Path) -> N
         assert (refused.returncode, refused.stdout.strip().splitlines()[-1]) == (1, line)
 
 
+def test_the_module_of_another_workflow_is_refused(fresh: Clone, tmp_path: Path) -> None:
+    shutil.copytree(fresh.root / "config", tmp_path / "config")
+    (tmp_path / "Snakefile").write_text(f"module tune:\n    snakefile: {str(fresh.root / 'Snakefile')!r}\nuse rule * from tune\n")
+    refused = Clone(tmp_path, small=False).snakemake("--dry-run", "--cores", "1", check=False)
+    assert refused.returncode == 1 and "Traceback" not in refused.stdout
+    assert "this workflow cannot be a module of another; clone it, and start it in its clone" in refused.stdout
+
+
+def test_an_empty_configuration_is_the_shipped_one(fresh: Clone, tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("{}")
+    planned = Clone(fresh.root, small=False).snakemake("--dry-run", "--configfile", str(tmp_path / "empty.yaml"))
+    assert "Plan of search " in planned.stdout
+
+
 def test_what_a_message_tells_to_delete_is_made_again(finished: Clone, tmp_path: Path) -> None:
     """Records are spoiled, and the messages are followed to the letter."""
     one = clone(tmp_path / "spoiled", adopt=finished, results=True)

@@ -22,7 +22,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
-from .api import ApiError, Cluster, NoClusterError, Object
+from .api import ApiError, Cluster, Object, check_kubeconfig
 from .lease import HeldError, Lease
 from .manifest import Task, draw, finish, make_task, redact, secret_manifest
 from .names import COLLECTED, EXPERIMENT, JOB, RECIPE, WORKSTREAM, Experiment, make_experiment
@@ -63,9 +63,14 @@ common_settings = CommonSettings(
 
 
 def check_settings(settings: ExecutorSettings) -> tuple[Experiment, Object]:
-    """Return experiment and pod patch of settings, without network access; raise ValueError with one line that states the fault."""
+    """Return experiment and pod patch of settings, without network access; raise ValueError with one line that states the fault.
+
+    A kubeconfig is checked too.
+    """
     experiment = make_experiment(settings.slug, settings.run_id, settings.workstream)
-    return experiment, read_patch(Path(settings.pod_patch)) if settings.pod_patch else {}
+    patch = read_patch(Path(settings.pod_patch)) if settings.pod_patch else {}
+    check_kubeconfig()
+    return experiment, patch
 
 
 @contextmanager
@@ -73,7 +78,7 @@ def _one_line() -> Iterator[None]:
     """Turn any fault of the settings or the cluster into one line."""
     try:
         yield
-    except (ValueError, HeldError, NoClusterError) as error:
+    except (ValueError, HeldError) as error:
         raise WorkflowError(str(error)) from None
     except ApiError as error:
         raise WorkflowError(_explain(error)) from None

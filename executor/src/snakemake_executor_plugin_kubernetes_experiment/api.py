@@ -4,13 +4,14 @@ import json
 import logging
 import random
 import re
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import urllib3
 from kubernetes import client, config
@@ -57,8 +58,8 @@ class ApiError(Exception):
         return self.status == 401 or (self.status == 403 and bool(_NO_RIGHT.search(str(self))))
 
 
-class NoClusterError(Exception):
-    """There is neither a kubeconfig nor a pod's service account."""
+class NoClusterError(ValueError):
+    """There is neither a usable kubeconfig nor a pod's service account."""
 
 
 _TIMED = """
@@ -79,6 +80,22 @@ class _HungError(config.ConfigException):  # type: ignore[misc]
 class _Kubeconfig(kube_config.KubeConfigLoader):  # type: ignore[misc]
     """Loads a kubeconfig. A failing credential plugin is an error; the stock client would continue as an anonymous user."""
 
+    def check(self) -> None:
+        """Load everything but the credentials of a plugin. Raises any error that the client has for a damaged kubeconfig."""
+        if not self._plugin:
+            self._load_authentication()
+        self._load_cluster_info()
+        if not urlsplit(host := getattr(self, "host", "")).hostname:
+            raise config.ConfigException(f"its server {host!r} is no URL")
+        if host.startswith("https"):
+            context = ssl.create_default_context(cafile=self.ssl_ca_cert)
+            if self.cert_file:
+                context.load_cert_chain(self.cert_file, self.key_file, password="")  # a password would be asked for
+
+    @property
+    def _plugin(self) -> str | None:
+        return self._user and next((way for way in ("exec", "auth-provider") if way in self._user), None)
+
     def _load_authentication(self) -> None:
         for credential in ("token", "cert_file", "key_file"):
             if hasattr(self, credential):
@@ -88,11 +105,10 @@ class _Kubeconfig(kube_config.KubeConfigLoader):  # type: ignore[misc]
             self._user.value["exec"] = own | {"command": sys.executable, "args": ["-c", _TIMED, str(PLUGIN_PATIENCE), *words]}
         with _overheard() as said:
             super()._load_authentication()
-        plugin = self._user and next((way for way in ("exec", "auth-provider") if way in self._user), None)
-        if plugin and not {"token", "cert_file"} & vars(self).keys():
+        if self._plugin and not {"token", "cert_file"} & vars(self).keys():
             why = " ".join(said) or "no token"
             kind = _HungError if "no answer within" in why else config.ConfigException
-            raise kind(f"its {plugin} plugin failed: {why}")
+            raise kind(f"its {self._plugin} plugin failed: {why}")
 
 
 @contextmanager
@@ -114,6 +130,33 @@ def _overheard() -> Iterator[list[str]]:
         root.removeHandler(silent)
 
 
+def check_kubeconfig() -> None:
+    """Raise NoClusterError unless there is a usable kubeconfig or service account. Nothing is asked, and no credential plugin runs."""
+    if loader := _load(client.Configuration()):
+        with _usable():
+            loader.check()
+
+
+def _load(settings: client.Configuration) -> _Kubeconfig | None:
+    """Return the kubeconfig. If there is none, put a pod's service account into `settings`. Raises NoClusterError when there is neither."""
+    with _usable():
+        files = kube_config.KubeConfigMerger(kube_config.KUBE_CONFIG_DEFAULT_LOCATION)
+        if files.config is not None:
+            return _Kubeconfig(config_dict=files.config, config_base_path=None, config_persister=files.save_changes)
+        config.load_incluster_config(client_configuration=settings)
+    return None
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    """Turn any error of a kubeconfig into a NoClusterError."""
+    try:
+        yield
+    except Exception as error:  # a damaged file leads to errors of many types
+        why = f"no usable kubeconfig in $KUBECONFIG or ~/.kube/config ({' '.join(str(error).split()) or type(error).__name__})"
+        raise NoClusterError(f"no cluster: {why}, and this is not a pod") from None
+
+
 def _connect() -> client.ApiClient:
     """Return a client with the current credentials of the kubeconfig or of this pod.
 
@@ -122,19 +165,11 @@ def _connect() -> client.ApiClient:
         ApiError: the credentials cannot be loaded now.
     """
     settings = client.Configuration()
-    try:
-        files = kube_config.KubeConfigMerger(kube_config.KUBE_CONFIG_DEFAULT_LOCATION)
-        if files.config is None:
-            config.load_incluster_config(client_configuration=settings)
-            return client.ApiClient(settings)
-        loader = _Kubeconfig(config_dict=files.config, config_base_path=None, config_persister=files.save_changes)
-    except Exception as error:  # a damaged file leads to errors of many types
-        why = f"no usable kubeconfig in $KUBECONFIG or ~/.kube/config ({' '.join(str(error).split())})"
-        raise NoClusterError(f"no cluster: {why}, and this is not a pod") from None
-    try:
-        loader.load_and_set(settings)
-    except Exception as error:  # each plugin raises its own type
-        raise _no_credentials(error) from None
+    if loader := _load(settings):
+        try:
+            loader.load_and_set(settings)
+        except Exception as error:  # each plugin raises its own type
+            raise _no_credentials(error) from None
     return client.ApiClient(settings)
 
 

@@ -27,6 +27,7 @@ MERGE_KEYS = {
     "topologySpreadConstraints": "topologyKey",
 }
 DIRECTIVE = "$patch"
+QUANTITY = re.compile(r"\.(limits|requests)\.|\.sizeLimit$")  # text or a number, although the client's types say text
 
 
 def merge(base: Any, patch: Any, field: str = "") -> Any:
@@ -121,6 +122,8 @@ def _faults(value: Any, kind: str, place: str) -> str:
             return f"{place} is not a single value"
         if (kind == "int" and type(value) is not int) or (kind == "bool" and not isinstance(value, bool)):
             return f"{place} is {value!r}, not {'a whole number' if kind == 'int' else 'true or false'}"
+        if QUANTITY.search(place) and type(value) in (int, float):
+            return ""
         return f"{place} is not text but {value!r}: put it in quotes" if kind == "str" and not isinstance(value, str) else ""
     if not isinstance(value, dict):
         return f"{place} is not a mapping"

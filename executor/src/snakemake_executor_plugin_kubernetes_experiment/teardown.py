@@ -5,7 +5,7 @@ import sys
 import time
 from dataclasses import replace
 
-from .api import ApiError, Cluster, NoClusterError, Object
+from .api import ApiError, Cluster, Object
 from .lease import HeldError, Lease
 from .names import EXPERIMENT, WORKSTREAM, Experiment, make_experiment
 
@@ -98,7 +98,7 @@ def main() -> int:
     try:
         experiment = make_experiment(asked.slug, asked.run_id, asked.workstream)
         found = teardown(Cluster(asked.namespace), experiment, asked.dry_run)
-    except (ValueError, RefusedError, HeldError, NoClusterError, ApiError) as error:
+    except (ValueError, RefusedError, HeldError, ApiError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{len(found)} objects of run {asked.run_id}{' would be' if asked.dry_run else ''} deleted; {len(LISTED) + 1} kinds checked")

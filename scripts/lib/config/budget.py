@@ -4,6 +4,9 @@ from pydantic import Field
 
 from lib.section import Positive, Section
 
+LEAST, MOST = 1e-9, 1e9
+"""Bounds of what work costs. A plan can multiply any within them."""
+
 
 class Budget(Section):
     """The most that a search may use, including standing configuration and verdict. A search that may need more is refused."""
@@ -16,13 +19,15 @@ class Budget(Section):
 class Cost(Section):
     """What work costs, for the plan. Measured seconds in the ledger replace the seconds given here."""
 
-    seconds_per_sample: float | None = Field(None, gt=0, description="device-seconds per training sample; empty: not known before a run")
-    seconds_per_serving: float | None = Field(None, gt=0, description="device-seconds to measure one head; empty: not known")
+    seconds_per_sample: float | None = Field(
+        None, ge=LEAST, le=MOST, description="device-seconds per training sample; empty: not known before a run"
+    )
+    seconds_per_serving: float | None = Field(None, ge=LEAST, le=MOST, description="device-seconds to measure one head; empty: not known")
     seconds_per_start: float | None = Field(
-        None, gt=0, description="device-seconds of one start of the serving engine; empty: seconds_per_serving includes it"
+        None, ge=LEAST, le=MOST, description="device-seconds of one start of the serving engine; empty: seconds_per_serving includes it"
     )
     extracted_tokens_per_second: float | None = Field(
-        None, gt=0, description="tokens that one engine answers and extracts per second; empty: not known before a run"
+        None, ge=LEAST, le=MOST, description="tokens that one engine answers and extracts per second; empty: not known before a run"
     )
-    price_per_device_hour: float | None = Field(None, ge=0, description="price of a device-hour; empty: the plan names no price")
+    price_per_device_hour: float | None = Field(None, ge=0, le=MOST, description="price of a device-hour; empty: the plan names no price")
     currency: str = Field("USD", description="currency of the price")

@@ -64,6 +64,21 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _extraction_fits(self) -> "Config":
+        tokens, features = self.serving.max_num_batched_tokens, self.features
+        if features.dataset:
+            return self
+        if tokens is not None and tokens < features.concurrency:
+            raise ValueError(
+                f"features.concurrency = {features.concurrency} is more than serving.max_num_batched_tokens = {tokens}, and each sequence "
+                "takes a token of a step; lower it, or raise serving.max_num_batched_tokens"
+            )
+        fewest = min(features.train_prompts, features.heldout_prompts)
+        if features.engines > fewest:
+            raise ValueError(f"features.engines = {features.engines} is more than there are prompts for, {fewest}; lower it")
+        return self
+
+    @model_validator(mode="after")
     def _sequences_fit(self) -> "Config":
         workload = self.serving.workload
         if workload.output_tokens >= self.serving.max_model_len:

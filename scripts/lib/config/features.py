@@ -4,10 +4,16 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from lib.section import Positive, Section
+from lib.section import Positive, Section, Temperature
 
 AUTO, NONE = "auto", "none"
 """Keywords of `chat_template`."""
+
+_OWN_ARGUMENTS = {
+    *("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
+    *("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+}
+"""Parameters of the function that renders a template, which are no variables of the template."""
 
 
 class Features(Section):
@@ -36,13 +42,13 @@ class Features(Section):
     serving_prompts: Positive = Field(64, le=10_000_000, description="prompts of the serving workload")
     prompt_tokens: Positive = Field(32, description="tokens per prompt (ISL); in a file of prompts the most, longer ones are dropped")
     response_tokens: Positive = Field(96, description="most tokens of an answer in the training data; an end token ends it earlier")
-    temperature: float = Field(0.0, ge=0, description="sampling temperature of the answers; 0 is greedy")
+    temperature: Temperature = Field(0.0, description="sampling temperature of the answers; 0 is greedy")
     top_p: float | None = Field(None, gt=0, le=1, description="sample from the most likely tokens of this total probability; empty: all")
     top_k: Positive | None = Field(None, description="sample from so many most likely tokens; empty: all")
     states_dtype: Literal["float32", "bfloat16"] | None = Field(
         None, description="dtype in which hidden states are stored; empty: the engine's, serving.dtype"
     )
-    concurrency: int = Field(64, ge=1, le=4096, description="sequences in flight while answers and hidden states are extracted")
+    concurrency: int = Field(64, ge=1, le=2048, description="sequences in flight while answers and hidden states are extracted")
     engines: int = Field(1, ge=1, le=1000, description="engines that extract at the same time, each a job with a part of the prompts")
     seed: int = Field(0, ge=0, description="seed of the split into train, held-out and serving prompts")
 
@@ -50,6 +56,12 @@ class Features(Section):
     def template_file(self) -> str | None:
         """The file that `chat_template` names, None for a keyword."""
         return None if self.chat_template in (AUTO, NONE) else self.chat_template
+
+    @model_validator(mode="after")
+    def _arguments_are_of_the_template(self) -> "Features":
+        if own := sorted(_OWN_ARGUMENTS & self.template_arguments.keys()):
+            raise ValueError(f"template_arguments.{own[0]} is set by the workflow for every conversation; remove it")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> "Features":

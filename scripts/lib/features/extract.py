@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from lib.errors import UserError
 from lib.features.extractor import Extractor
 from lib.features.prompts import Prompt
 from lib.features.samples import seal_features, states_name
-from lib.files import whole_directory, whole_file
+from lib.files import remove, whole_directory, whole_file
 from lib.storage import Storage, not_vital, or_refused
 
 LEAST_AGREEMENT = 0.99
@@ -182,12 +182,12 @@ class Extraction:
             file.parent.mkdir(parents=True, exist_ok=True)
             with or_refused("streaming.url: the samples there cannot be read", "try again, or change it"), whole_file(file) as fresh:
                 self.store.get(name, fresh)
-        with contextlib.suppress(OSError, SafetensorError, LookupError, ValueError):
+        with contextlib.suppress(OSError, SafetensorError, LookupError, TypeError, ValueError):
             tokens, agree, positions = _read(file)
             if tokens[: len(prompt.token_ids)] == list(prompt.token_ids):
                 self.agreement.add(agree, positions)
                 return True
-        file.unlink(missing_ok=True)
+        remove(file)
         return False
 
     def file(self, split: str, index: int) -> Path:
@@ -221,21 +221,20 @@ def extract_features(
         hidden_size: size of a layer's output.
 
     Raises:
-        UserError: the engine failed, the disk is full, or the target's answers are not what heads would learn.
+        UserError: the engine failed, or the target's answers are not what heads would learn.
     """
-    with _room_for(extraction.work):
-        tokens_per_second = extraction.run(prompts, concurrency)
-        agreement = extraction.agreement
-        extracted = {
-            "engine": {key: value for key, value in extraction.extractor.context().items() if key != "draft"},
-            "answers": {"most": extraction.answering.most, "stop": list(extraction.answering.stop), **extraction.answering.sampling},
-            "agreement": {"agree": agreement.agree, "positions": agreement.positions},
-            "tokens_per_second": tokens_per_second,
-        }
-        for split, ones in prompts.items():
-            with whole_directory(out[split]) as folder:
-                _write_split(folder, extraction, split, ones)
-                seal_features(folder, target=target, aux_layers=aux_layers, hidden_size=hidden_size, extracted=extracted)
+    tokens_per_second = extraction.run(prompts, concurrency)
+    agreement = extraction.agreement
+    extracted = {
+        "engine": {key: value for key, value in extraction.extractor.context().items() if key != "draft"},
+        "answers": {"most": extraction.answering.most, "stop": list(extraction.answering.stop), **extraction.answering.sampling},
+        "agreement": {"agree": agreement.agree, "positions": agreement.positions},
+        "tokens_per_second": tokens_per_second,
+    }
+    for split, ones in prompts.items():
+        with whole_directory(out[split]) as folder:
+            _write_split(folder, extraction, split, ones)
+            seal_features(folder, target=target, aux_layers=aux_layers, hidden_size=hidden_size, extracted=extracted)
     if extraction.store:
         with not_vital("remove finished samples from streaming.url"):
             extraction.store.remove(extraction.store.names(extraction.work.name))
@@ -243,10 +242,16 @@ def extract_features(
 
 
 def _read(file: Path) -> tuple[list[int], int, int]:
-    """Return the tokens of a sample that is done, and of how many compared positions how many agreed: tokens, agree, positions."""
+    """Return the tokens of a sample that is done, and of how many compared positions how many agreed: tokens, agree, positions.
+
+    Raises an error of one of several types for a file that is no such sample.
+    """
     with safe_open(file, framework="pt") as stored:
         agree, _, positions = (stored.metadata() or {})[COMPARED].partition(" of ")
-        return stored.get_tensor("token_ids").tolist(), int(agree), int(positions)
+        tokens: list[int] = stored.get_tensor("token_ids").tolist()
+        if stored.get_slice("hidden_states").get_shape()[:1] != [len(tokens)]:
+            raise ValueError(file)
+        return tokens, int(agree), int(positions)
 
 
 def part_of(prompts: Sequence[Prompt], part: int, parts: int) -> Sequence[Prompt]:
@@ -270,13 +275,3 @@ def _write_split(folder: Path, extraction: Extraction, split: str, prompts: Sequ
             os.link(extraction.file(split, index), place)
         except OSError:  # a file system without hard links
             shutil.copyfile(extraction.file(split, index), place)
-
-
-@contextlib.contextmanager
-def _room_for(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if "No space left" not in str(error):
-            raise
-        raise UserError(f"features: no space is left for {folder}; free some and run again, finished samples are kept") from None

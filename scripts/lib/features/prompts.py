@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from lib.errors import UserError
 
@@ -36,6 +36,8 @@ def write_lines(path: Path, prompts: Iterable[Prompt]) -> None:
 def read_prompts(path: Path) -> list[Prompt]:
     """Read a file that `write_lines` wrote. Raises UserError for any other file."""
     try:
-        return [_PROMPT.validate_json(line) for line in path.read_bytes().splitlines()]
-    except (OSError, ValidationError):
+        if prompts := [_PROMPT.validate_json(line) for line in path.read_bytes().splitlines()]:
+            return prompts
+        raise ValueError
+    except (OSError, ValueError):  # pydantic's ValidationError is one
         raise UserError(f"{path} is missing or not whole; delete its folder, and it is written again") from None

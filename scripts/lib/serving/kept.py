@@ -37,7 +37,7 @@ class Kept:
                 self._fetch(one.arm, path)
             with suppress(UserError):  # missing or damaged
                 record = read_record(path, ServingRecord)
-                if record.engine and (record.asked, record.head_sha256) == (asked, one.head_sha256):
+                if record.engine and (record.arm, record.asked, record.head_sha256) == (one.arm, asked, one.head_sha256):
                     records.append((record.engine.started_at, record.engine.exchange, record))
         return [record for *_, record in sorted(records, key=lambda one: one[:2])]
 

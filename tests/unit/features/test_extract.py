@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lib.features.extract import part_of
 from lib.features.prompts import Prompt
 from lib.features.samples import FeatureSet
 from lib.storage import open_storage
+from safetensors.torch import load_file, save_file
 
 from tests.stub_engine.engine import Reference, load_target
 from tests.unit.extraction import extract, prompts_of
@@ -102,6 +103,60 @@ def test_a_refusal_stands_when_all_samples_are_done(
     assert len(list((tmp_path / "work").rglob("*.safetensors"))) == len(prompts)
 
 
+METADATA = {module.COMPARED: "1 of 1"}
+
+
+def _without_states(file: Path) -> None:
+    save_file({"token_ids": load_file(file)["token_ids"]}, file, METADATA)
+
+
+def _with_fewer_states(file: Path) -> None:
+    tensors = load_file(file)
+    save_file(tensors | {"hidden_states": tensors["hidden_states"][1:].clone()}, file, METADATA)
+
+
+def _with_one_token(file: Path) -> None:
+    save_file(load_file(file) | {"token_ids": torch.tensor(7)}, file, METADATA)
+
+
+def _a_folder(file: Path) -> None:
+    file.unlink()
+    (file / "inner").mkdir(parents=True)
+
+
+def _a_link_to(folder: str) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        file.unlink()
+        file.symlink_to(folder)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"\xff" * 99),
+        lambda file: file.write_bytes(file.read_bytes()[:-1]),
+        lambda file: save_file(load_file(file), file),
+        lambda file: save_file(load_file(file), file, {module.COMPARED: "many"}),
+        _without_states,
+        _with_fewer_states,
+        _with_one_token,
+        _a_folder,
+        _a_link_to("absent"),
+        _a_link_to("/etc"),
+    ],
+)
+def test_a_damaged_sample_is_extracted_again(damage: Callable[[Path], object], target: Path, prompts: list[Prompt], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the engine died"):
+        extract(target, {"train": prompts[:2]}, tmp_path, most=10, aux_layers=AUX, extractor=lambda one: Counting(one, 1))
+    damage(tmp_path / "work/train/0.safetensors")
+    (folder,) = extract(target, {"train": prompts[:2]}, tmp_path, most=10, aux_layers=AUX).values()
+    assert len(FeatureSet(folder)) == 2 and FeatureSet(folder).sample(0)["hidden_states"].isfinite().all()
+    assert Path("/etc/hosts").exists()
+
+
 def test_a_machine_that_dies_loses_no_sample_that_was_copied(target: Path, prompts: list[Prompt], tmp_path: Path) -> None:
     store = open_storage(str(tmp_path / "store"), "streaming.url")
     with pytest.raises(UserError, match="the engine died"):
@@ -167,21 +222,3 @@ def test_sampled_answers_are_checked_against_the_target_itself(target: Path, pro
     extract(target, {"train": prompts}, tmp_path / "right", most=10, aux_layers=AUX, sampling=sampled)
     with pytest.raises(UserError, match=r"heads would learn .* tokens other than the target answers"):
         extract(target, {"train": prompts}, tmp_path / "wrong", most=10, aux_layers=AUX, sampling=sampled, extractor=Wrong)
-
-
-def test_a_full_disk_is_one_line_and_keeps_what_is_done(
-    target: Path, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved = []
-
-    def full(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
-        if len(saved) == 2:
-            raise OSError(28, os.strerror(28))
-        saved.append(file)
-        save(tensors, file, metadata)
-
-    save = module.save_file
-    monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(UserError, match=r"^features: no space is left for .*work; free some and run again, finished samples are kept$"):
-        extract(target, {"train": prompts}, tmp_path, most=10, aux_layers=AUX)
-    assert len(list((tmp_path / "work").rglob("*.safetensors"))) == 2

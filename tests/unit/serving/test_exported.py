@@ -39,6 +39,15 @@ def _flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+def _header(change: dict[str, object]) -> Callable[[Path], object]:
+    def damage(file: Path) -> None:
+        told = {"fc.weight": {"dtype": "F32", "shape": [2, 6], "data_offsets": [0, 48]} | change}
+        text = json.dumps(told).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(48))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -48,6 +57,15 @@ def _flip(file: Path) -> None:
         (lambda file: file.write_bytes(file.read_bytes()[:30]), "is truncated or no safetensors file"),
         (lambda file: file.write_bytes(b"\xff" * 99), "is truncated or no safetensors file"),
         (lambda file: file.write_bytes(b"\x02" + bytes(7) + b"[]"), "is truncated or no safetensors file"),
+        (_header({"data_offsets": [0.5, 24]}), "is truncated or no safetensors file"),
+        (_header({"data_offsets": [-(10**30), 24]}), "is truncated or no safetensors file"),
+        (_header({"data_offsets": [24]}), "is truncated or no safetensors file"),
+        (_header({"data_offsets": [48, 0]}), "is truncated or longer than its header says"),
+        (_header({"shape": "2 x 6"}), "is truncated or no safetensors file"),
+        (_header({"shape": [10**400]}), "is truncated or no safetensors file"),
+        (_header({"dtype": None}), "is truncated or no safetensors file"),
+        (lambda file: file.write_bytes((2**63 - 9).to_bytes(8, "little") + b"{}"), "is truncated or no safetensors file"),
+        (lambda file: file.write_bytes((9_000).to_bytes(8, "little") + b"[" * 9_000), "is truncated or no safetensors file"),
         (_flip, "does not hold the head that was trained, its weights have another hash"),
         (lambda file: save_file(OWN | {"d2t": torch.arange(3) + 1}, file), "does not hold the head that was trained"),
         (Path.unlink, "holds no .safetensors file"),
