@@ -100,7 +100,7 @@ def record(search: Search, arm: Arm, rung: int, score: Score) -> ProxyRecord:
         model=TrainedModel(target_fingerprint="0"),
         hardware=TrainingHardware(device_type="cpu", device_name="none", host="none", devices=1, threads=1),
         configuration=TrainingConfiguration(compute_dtype="float32"),
-        workload=HeldOut(features="0", train_samples=1, heldout_samples=1, heldout_tokens=1),
+        workload=HeldOut(features="0", train_samples=1, heldout_samples=1, heldout_tokens=1, vocabulary=None),
         stack=TrainingStack(python="0", speculators="0", torch="0", transformers="0"),
     )
     cap = search.space.rungs.samples[rung]

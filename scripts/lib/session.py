@@ -1,6 +1,7 @@
 """The session of a Snakemake process: checked configuration, location and state of results/, and messages."""
 
 import atexit
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -153,11 +154,10 @@ class Session:
             seconds: the device-seconds of a job by pace and wildcards, shown when asking for the acknowledgement.
         """
 
-        def device_hours(wildcards: Any) -> str | None:
-            return f"{seconds(self.pace, wildcards) / 3600:.4g}" if seconds and self.pace else None
-
         resources: dict[str, Any] = {"spends": spends} | ({"gpu": count} if self.gpus else {})
-        return resources | ({"device_hours": device_hours} if seconds else {})
+        if seconds and (pace := self.pace):
+            resources["device_hours"] = lambda wildcards: f"{seconds(pace, wildcards) / 3600:.4g}"
+        return resources
 
 
 def open_session(workflow: Any, values: dict[str, Any]) -> Session:
@@ -221,7 +221,7 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
         layout.HANDOFF: filed.handoff,
     }
     elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
-    there = store.knows if store else lambda path: Path(path).exists()
+    there = store.knows if store else os.path.exists
     standing = Standing(experiment, filed, views, there, stack={} if elsewhere else load_engine(config.serving.engine).installed())
     decisions = Decisions(experiment.search, Path())
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
@@ -241,6 +241,7 @@ def _owner(settings: Any) -> str | None:
 
 def _set_up(workflow: Any, standing: Standing, *, elsewhere: bool) -> int:
     """Tell Snakemake what jobs need and what stands. Return the number of GPUs of this machine that jobs may use."""
+    gc.set_threshold(100_000)  # the objects of a job graph live to the end; looking through them takes a sixth of a large dry run
     os.environ.update(ENVIRONMENT, **{TRUST: str(int(standing.experiment.config.target.trust_remote_code))})
     retry_always()
     keep_copies()
