@@ -153,7 +153,6 @@ class Session:
             count: number of GPUs on a machine that has any. On a cluster the profile sets the resources of each rule.
             seconds: the device-seconds of a job by pace and wildcards, shown when asking for the acknowledgement.
         """
-
         resources: dict[str, Any] = {"spends": spends} | ({"gpu": count} if self.gpus else {})
         if seconds and (pace := self.pace):
             resources["device_hours"] = lambda wildcards: f"{seconds(pace, wildcards) / 3600:.4g}"
