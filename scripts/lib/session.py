@@ -76,6 +76,19 @@ class Session:
         os.environ[CONTROLLER] = identity()
         logger.info(self.progress.opening())
 
+    @property
+    def made_target(self) -> list[str]:
+        """The target as an input, empty if the configuration names it.
+
+        What the configuration names is no input. Its content is part of every name, and only jobs may have its volume mounted.
+        """
+        return [] if self.experiment.config.target.path else [self.experiment.target]
+
+    @property
+    def made_prompts(self) -> list[str]:
+        """The serving prompts as inputs, empty if the configuration names them."""
+        return [] if self.experiment.config.serving.workload.path else list(self.experiment.subsets.values())
+
     def pull(self) -> None:
         """Download new files of the jobs if results/ is in a bucket."""
         if self.store:
@@ -108,6 +121,22 @@ class Session:
             if arm not in fresh:
                 raise
             return fresh[arm], self.experiment.search.top_rung
+
+    def state_below(self, arm: str, rung: int) -> str | list[str]:
+        """Return the arm's state from which the training to a rung resumes, an empty list without one.
+
+        It is of the rung below or, if the arm enters at this rung, of the highest lower rung on disk. Raises UserError as `entry` does.
+        """
+        _, first = self.entry(arm)
+        if rung > first:
+            return layout.state(arm, rung - 1)
+        states = (layout.state(arm, lower) for lower in reversed(range(rung)) if self.standing.trained_head(arm, lower))
+        return next(filter(self.standing.there, states), [])
+
+    @property
+    def retries(self) -> int:
+        """How often a failed job is tried again, for example when its node went down. A failed arm is a result, not a failed job."""
+        return 3 if self.elsewhere else 1
 
     def training_seconds(self, pace: Pace, wildcards: Any) -> float:
         """Return the device-seconds of a rung, on top of the rung below."""

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from base64 import b64decode
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def test_the_report_of_a_finished_search_is_one_small_file_that_gives_the_verdic
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"']?https?:", report)
     assert len(report) < 6_000_000
     assert min(listed(report, "categories")) == "1 Verdict", "Snakemake sorts them by name"
+    assert {name: rule["n_jobs"] for name, rule in listed(report, "rules").items()} == Counter(finished.ran().values())
 
 
 def test_a_half_finished_search_is_reported_as_a_draft(finished: Clone, tmp_path: Path) -> None:
