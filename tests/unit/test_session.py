@@ -106,7 +106,7 @@ def test_a_dry_run_and_a_report_ask_no_bucket(looks: list[str], bucket: Bucket, 
 )
 def test_an_arm_resumes_from_the_rung_below_or_from_what_is_on_disk(rung: int, first: int, trained: Any, there: Any, resumed: Any) -> None:
     standing = SimpleNamespace(
-        trained_head=lambda arm, lower: "hash" if lower in trained else None,
+        trained_head=lambda _, lower: "hash" if lower in trained else None,
         there=lambda path: path in {f"results/a/rung{lower}.state" for lower in there},
     )
     session: Any = SimpleNamespace(entry=lambda arm: (arm, first), standing=standing)
