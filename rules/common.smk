@@ -5,9 +5,7 @@ from functools import cache, partial
 from pathlib import Path
 
 if not Path(workflow.basedir, "scripts/lib").is_dir():
-    raise WorkflowError(
-        "this workflow cannot be a module of another; clone it, and start it in its clone"
-    )
+    raise WorkflowError("this workflow cannot be a module; start it in its clone")
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
@@ -15,7 +13,6 @@ from lib.controller import refuse
 from lib.experiment import describe_bench, describe_extraction, feature_folders
 from lib.features.description import fingerprints
 from lib.records import layout
-from lib.search.decisions import places
 from lib.session import open_session
 
 with refuse():
@@ -23,13 +20,7 @@ with refuse():
 
 experiment, filed, views = session.experiment, session.filed, session.views
 settings, search = experiment.config, experiment.search
-decisions, takes = session.decisions, session.takes
-
-# Retries of a failed job, for example when its node went down. A failed arm is a result, not a failed job.
-attempts_more = 3 if session.elsewhere else 1
-
-# Files that the configuration names are not inputs. Their content is part of every name, and only jobs may have their volume mounted.
-made_target = [] if settings.target.path else [experiment.target]
+takes, made_target = session.takes, session.made_target
 sent_prompts = list(experiment.subsets.values())
 
 
@@ -55,7 +46,7 @@ def cohort(folder, rung):
         cohort(*below)
     checkpoints.decide_cohort.get(bracket=folder, rung=rung)
     with refuse():
-        return decisions[folder, int(rung)]
+        return session.decisions[folder, int(rung)]
 
 
 def decisions_below(wildcards):
@@ -110,14 +101,13 @@ def measured_servings(wildcards):
 
 def all_records(wildcards):
     """Return the records of every training and measurement of the search and of its contest."""
-    cohorts = [place for place in places(search) if place[0] != search.finalists_folder]
     measured = [*finalists(wildcards), layout.serving(search.standing.id)]
-    return trained(cohorts) + contest_proxies(wildcards) + measured
+    return trained(search.cohorts) + contest_proxies(wildcards) + measured
 
 
 def finalist_records(wildcards):
     """Return the records of the finalists, as plain data."""
-    return [entry(arm)[0].record() for arm in finalist_arms()]
+    return [record(arm) for arm in finalist_arms()]
 
 
 def contest():
@@ -142,26 +132,18 @@ def contest_records(wildcards):
     return [arm.record() for arm in contest().arms.values()]
 
 
-def entry(arm):
-    """Return an arm by its id and the rung at which it enters the ladder."""
+def record(arm):
+    """Return the record of an arm by its id, as plain data."""
     with refuse():
-        return session.entry(arm)
+        return session.entry(arm)[0].record()
 
 
 def arm_record(wildcards):
-    """Return the record of an arm, as plain data."""
-    arm, _ = entry(wildcards.arm)
-    return arm.record()
+    """Return the record of the arm that is trained, as plain data."""
+    return record(wildcards.arm)
 
 
 def state_below(wildcards):
-    """Return the arm's state to resume from. It is of the rung below or, if the arm enters here, of the highest lower rung on disk."""
-    arm, rung = wildcards.arm, int(wildcards.rung)
-    _, first = entry(arm)
-    if rung > first:
-        return layout.state(arm, rung - 1)
-    for lower in reversed(range(rung)):
-        state = layout.state(arm, lower)
-        if session.standing.trained_head(arm, lower) and session.standing.there(state):
-            return state
-    return []
+    """Return the arm's state to resume from, nothing without one."""
+    with refuse():
+        return session.state_below(wildcards.arm, int(wildcards.rung))

@@ -69,7 +69,7 @@ else:
             heldout=directory(f"{experiment.features}/{{part}}of{{parts}}/heldout"),
         log:
             "results/logs/extract_features/{part}of{parts}.log",
-        retries: attempts_more
+        retries: session.retries
         conda:
             "../envs/laptop.yaml"
         resources:

@@ -67,7 +67,7 @@ rule preflight:
     log:
         "results/logs/preflight.log",
     priority: 1
-    retries: attempts_more
+    retries: session.retries
     conda:
         "../envs/laptop.yaml"
     resources:
@@ -111,7 +111,7 @@ rule measure_serving:
         servings=temp(directory(filed.servings)),
     log:
         "results/logs/measure_serving.{engine}.log",
-    retries: attempts_more
+    retries: session.retries
     conda:
         "../envs/laptop.yaml"
     resources:

@@ -19,7 +19,7 @@ rule train_rung:
         state=directory("results/{arm}/rung{rung}.state"),
     log:
         "results/logs/train_rung/{arm}.rung{rung}.log",
-    retries: attempts_more
+    retries: session.retries
     conda:
         "../envs/laptop.yaml"
     threads: settings.training.ranks

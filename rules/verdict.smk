@@ -47,7 +47,7 @@ rule measure_contest:
         measurements=filed.measurements,
     log:
         "results/logs/measure_contest.log",
-    retries: attempts_more
+    retries: session.retries
     conda:
         "../envs/laptop.yaml"
     resources:

@@ -16,7 +16,7 @@ from lib.serving.bench import engine_settings
 from lib.serving.engine import load_engine
 from lib.storage import open_storage
 from lib.target.load import check_target, target_fingerprint
-from lib.target.output import require_whole
+from lib.target.output import require_weights
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -35,7 +35,7 @@ if __name__ == "__main__":
         streaming = Streaming.model_validate(snakemake.params.streaming)
         log = Path(snakemake.log[0]).with_suffix(".server.log")
         with load_engine(told["asked"]["engine"]).extracting(target, [*layers, facts.num_layers], settings, log) as extractor:
-            require_whole(target)
+            require_weights(target)
             agreement = Agreement(learnt_output(draft, target), target)
             extractor.wait_until_ready(told["start_timeout_s"])
             extract_features(

@@ -21,18 +21,19 @@ import yaml
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 from lib.arm import Arm, reachable  # noqa: E402
 from lib.devices import processor  # noqa: E402
 from lib.experiment import load_experiment  # noqa: E402
 from lib.files import write_json  # noqa: E402
 from lib.records import layout  # noqa: E402
-from lib.records.context import HeldOut, TrainedModel, TrainingConfiguration, TrainingContext, TrainingHardware, TrainingStack  # noqa: E402
 from lib.records.measurement import ProxyRecord, write_record  # noqa: E402
 from lib.search.promotion import Score  # noqa: E402
 from lib.search.replay import Replay, replay  # noqa: E402
 from lib.search.search import Search  # noqa: E402
+
+from tests.unit.made_records import proxy  # noqa: E402
 
 ETAS = (3, 5, 7, 8)
 """Five rungs with these eta give Hyperband searches of 128, 790, 2,812 and 4,693 arms."""
@@ -96,34 +97,10 @@ def file_records(clone: Path, search: Search, result: Replay) -> None:
 
 def record(search: Search, arm: Arm, rung: int, score: Score) -> ProxyRecord:
     """Return a proxy record as training would write it, but for its numbers."""
-    context = TrainingContext(
-        model=TrainedModel(target_fingerprint="0"),
-        hardware=TrainingHardware(device_type="cpu", device_name="none", host="none", devices=1, threads=1),
-        configuration=TrainingConfiguration(compute_dtype="float32"),
-        workload=HeldOut(features="0", train_samples=1, heldout_samples=1, heldout_tokens=1),
-        stack=TrainingStack(python="0", speculators="0", torch="0", transformers="0"),
-    )
-    cap = search.space.rungs.samples[rung]
-    samples = reachable(cap, arm.point.global_batch)
-    return ProxyRecord(
-        arm=arm.id,
-        status="ok",
-        reason=None,
-        wall_seconds=1.0 + samples / 100,
-        device_seconds=1.0 + samples / 100,
-        context=context,
-        configuration=arm.record(),
-        rung=rung,
-        cap_samples=cap,
-        samples=samples,
-        steps=samples // arm.point.global_batch,
-        resumed_from_samples=0,
-        acc0=score.value,
-        accuracies=[score.value],
-        head_sha256="0",
-        train_loss=1.0,
-        last_lr=arm.point.lr,
-    )
+    samples = reachable(search.space.rungs.samples[rung], arm.point.global_batch)
+    seconds = 1.0 + samples / 100
+    changes = {"rung": rung, "samples": samples, "wall_seconds": seconds, "device_seconds": seconds}
+    return proxy(arm, accuracies=(score.value or 0.0,)).model_copy(update=changes)
 
 
 def dry_run(clone: Path) -> dict[str, float]:

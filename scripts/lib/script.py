@@ -84,8 +84,8 @@ def here(path: str) -> Path:
 
     With results/ in a bucket Snakemake's paths are absolute. Records must not hold those, because they differ between machines.
     """
-    place, cwd = Path(path), Path.cwd()
-    return place.relative_to(cwd) if place.is_relative_to(cwd) else place
+    place = Path(path)
+    return place.relative_to(Path.cwd()) if place.is_absolute() and place.is_relative_to(Path.cwd()) else place
 
 
 def log_to(log: str | Path, mode: str = "w") -> None:

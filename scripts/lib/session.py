@@ -1,6 +1,7 @@
 """The session of a Snakemake process: checked configuration, location and state of results/, and messages."""
 
 import atexit
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -75,6 +76,14 @@ class Session:
         os.environ[CONTROLLER] = identity()
         logger.info(self.progress.opening())
 
+    @property
+    def made_target(self) -> list[str]:
+        """The target as an input, empty if the configuration names it.
+
+        What the configuration names is no input. Its content is part of every name, and only jobs may have its volume mounted.
+        """
+        return [] if self.experiment.config.target.path else [self.experiment.target]
+
     def pull(self) -> None:
         """Download new files of the jobs if results/ is in a bucket."""
         if self.store:
@@ -107,6 +116,22 @@ class Session:
             if arm not in fresh:
                 raise
             return fresh[arm], self.experiment.search.top_rung
+
+    def state_below(self, arm: str, rung: int) -> str | list[str]:
+        """Return the arm's state from which the training to a rung resumes, an empty list without one.
+
+        It is of the rung below or, if the arm enters at this rung, of the highest lower rung on disk. Raises UserError as `entry` does.
+        """
+        _, first = self.entry(arm)
+        if rung > first:
+            return layout.state(arm, rung - 1)
+        states = (layout.state(arm, lower) for lower in reversed(range(rung)) if self.standing.trained_head(arm, lower))
+        return next(filter(self.standing.there, states), [])
+
+    @property
+    def retries(self) -> int:
+        """How often a failed job is tried again, for example when its node went down. A failed arm is a result, not a failed job."""
+        return 3 if self.elsewhere else 1
 
     def training_seconds(self, pace: Pace, wildcards: Any) -> float:
         """Return the device-seconds of a rung, on top of the rung below."""
@@ -152,12 +177,10 @@ class Session:
             count: number of GPUs on a machine that has any. On a cluster the profile sets the resources of each rule.
             seconds: the device-seconds of a job by pace and wildcards, shown when asking for the acknowledgement.
         """
-
-        def device_hours(wildcards: Any) -> str | None:
-            return f"{seconds(self.pace, wildcards) / 3600:.4g}" if seconds and self.pace else None
-
         resources: dict[str, Any] = {"spends": spends} | ({"gpu": count} if self.gpus else {})
-        return resources | ({"device_hours": device_hours} if seconds else {})
+        if seconds and (pace := self.pace):
+            resources["device_hours"] = lambda wildcards: f"{seconds(pace, wildcards) / 3600:.4g}"
+        return resources
 
 
 def open_session(workflow: Any, values: dict[str, Any]) -> Session:
@@ -220,7 +243,7 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
         layout.HANDOFF: filed.handoff,
     }
     elsewhere = bool(workflow.resource_settings.nodes) or workflow.remote_exec
-    there = store.knows if store else lambda path: Path(path).exists()
+    there = store.knows if store else os.path.exists
     standing = Standing(experiment, filed, views, there, server=partial(_server, workflow, config.serving.engine, elsewhere=elsewhere))
     decisions = Decisions(experiment.search, Path())
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
@@ -256,6 +279,7 @@ def _server(workflow: Any, engine: str, *, elsewhere: bool) -> dict[str, Any]:
 
 def _set_up(workflow: Any, standing: Standing, *, elsewhere: bool) -> int:
     """Tell Snakemake what jobs need and what stands. Return the number of GPUs of this machine that jobs may use."""
+    gc.set_threshold(100_000)  # the objects of a job graph live to the end; looking through them takes a sixth of a large dry run
     os.environ.update(ENVIRONMENT, **{TRUST: str(int(standing.experiment.config.target.trust_remote_code))})
     retry_always()
     keep_copies()

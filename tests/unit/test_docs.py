@@ -70,6 +70,14 @@ def test_every_make_verb_exists() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_prose_has_lines_of_at_most_140_characters(path: Path) -> None:
+    """Tables, code, links to elsewhere and what benchmarks write are as long as they are."""
+    if path.name not in ("results.md", "overheads.md", "embedded.md"):
+        lines = INDENTED.sub("", FENCE.sub("", path.read_text())).splitlines()
+        assert not [line for line in lines if len(line) > 140 and not line.startswith("|") and "://" not in line]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_relative_link_leads_to_a_file(path: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", path.read_text()))
     missing = [link for link in links if "://" not in link and not (path.parent / link.partition("#")[0]).exists()]

@@ -1,4 +1,4 @@
-"""Refusals and commands that send no request to the bucket. The bucket of these tests fails on any request."""
+"""Refusals and commands that send no request to the bucket, which in these tests fails on any request; and what jobs resume from."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ import snakemake.api  # noqa: F401 - its modules import each other, and can only
 import yaml
 from kubernetes.config import kube_config
 from lib.errors import UserError
-from lib.session import open_session
+from lib.session import Session, open_session
 from snakemake_interface_common.exceptions import WorkflowError
 
 ROOT = Path(__file__).parents[2]
@@ -114,3 +114,22 @@ def test_a_place_of_others_is_refused_before_its_records_are_pulled(bucket: Buck
 def test_a_dry_run_and_a_report_ask_no_bucket(looks: list[str], bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened(bucket, monkeypatch, *RUN, *looks) == f"offline {PREFIX}"
     assert bucket.asked == [] and not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("rung", "first", "trained", "there", "resumed"),
+    [
+        (2, 0, (), (), "results/a/rung1.state"),  # of the rung below, which a job still has to make
+        (2, 2, (0, 1), (0, 1), "results/a/rung1.state"),
+        (2, 2, (0, 1), (0,), "results/a/rung0.state"),
+        (2, 2, (1,), (0,), []),  # the state of a rung without a trained head
+        (0, 0, (), (), []),
+    ],
+)
+def test_an_arm_resumes_from_the_rung_below_or_from_what_is_on_disk(rung: int, first: int, trained: Any, there: Any, resumed: Any) -> None:
+    standing = SimpleNamespace(
+        trained_head=lambda _, lower: "hash" if lower in trained else None,
+        there=lambda path: path in {f"results/a/rung{lower}.state" for lower in there},
+    )
+    session: Any = SimpleNamespace(entry=lambda arm: (arm, first), standing=standing)
+    assert Session.state_below(session, "a", rung) == resumed

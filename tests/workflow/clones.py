@@ -78,6 +78,12 @@ class Clone:
         results = self.root / "results"
         return {str(path.relative_to(results)): json.loads(path.read_text()) for path in sorted(results.glob(pattern))}
 
+    def ran(self) -> dict[str, str]:
+        """Return the rule of every job that ran, by the path of its log."""
+        logs = self.root / "results/logs"
+        found = [path.relative_to(logs) for path in logs.rglob("*.log") if not path.name.endswith(".server.log")]
+        return {f"results/logs/{path}": path.parts[0].partition(".")[0] for path in found}
+
     def logs(self) -> str:
         """Return the ends of all job logs, for a failing test's message."""
         return "\n".join(f"--- {path}\n{path.read_text()[-2000:]}" for path in sorted((self.root / "results/logs").rglob("*.log")))

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ from lib.features.samples import FeatureSet
 from lib.report.tables import ledger
 
 from tests.stub_engine.engine import Reference, load_target
-from tests.workflow.clones import HANDED_OVER, Clone, clone, decisions, heads, jobs
+from tests.workflow.clones import HANDED_OVER, SMALL, Clone, clone, decisions, heads, jobs
 from tests.workflow.conftest import SECRET
 
 pytestmark = pytest.mark.slow
@@ -157,12 +158,15 @@ def test_another_search_and_back_leaves_the_champion_of_the_search_asked_for(fin
 
 
 def test_snakemake_knows_every_job_that_ran(finished: Clone) -> None:
-    """What it lists of a finished tree is all that is there, and the graph of rules leads from the target to the verdict."""
-    listed = {line.split("\t")[0] for line in finished.snakemake("--summary").stdout.splitlines()}
-    records = {f"results/{path}" for pattern in ("*/rung*.acc", "*/serving.json", "search/*/*.json") for path in finished.records(pattern)}
-    assert records <= listed
+    """What it lists of a finished tree is all that ran, and the graph of rules leads from the target to the verdict."""
+    rows = [line.split("\t") for line in finished.snakemake("--summary").stdout.splitlines()]
+    rows = rows[next(place for place, row in enumerate(rows) if row[0] == "output_file") + 1 :]
+    assert {log for row in rows for log in row[3].split(",")} == set(finished.ran())
+    made = {f"results/{path}" for pattern in ("*/rung*.acc", "*/serving.json", "search/*/*.json") for path in finished.records(pattern)}
+    assert made <= {row[0] for row in rows}
     graph = finished.snakemake("--rulegraph").stdout
     names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
+    assert set(names.values()) == {*finished.ran().values(), "all"}
     edges = {(names[one], names[other]) for one, other in re.findall(r"(\d+) -> (\d+)", graph)}
     assert edges >= {("train_target", "train_rung"), ("extract_features", "train_rung"), ("train_rung", "decide_cohort")}
     assert edges >= {("build_untrained_head", "preflight"), ("preflight", "train_rung")}
@@ -172,6 +176,21 @@ def test_snakemake_knows_every_job_that_ran(finished: Clone) -> None:
         ("measure_serving", "file_serving"),
         ("measure_contest", "give_verdict"),
     }
+
+
+def test_an_archive_of_a_finished_tree_holds_the_sources_and_runs_elsewhere(finished: Clone, tmp_path: Path) -> None:
+    """Without the environments, for which Snakemake needs conda (docs/upstream/archive-needs-conda.md)."""
+    one, elsewhere = clone(tmp_path / "one", adopt=finished, results=True), Clone(tmp_path / "elsewhere")
+    for command in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *command], cwd=one.root, check=True)
+    without_conda = "import snakemake.api, snakemake.cli; snakemake.jobs.Job.conda_env_spec = None; snakemake.cli.main()"
+    command = [sys.executable, "-c", without_conda, "--archive", str(tmp_path / "run.tar"), *SMALL]
+    subprocess.run(command, cwd=one.root, check=True, capture_output=True)
+    with tarfile.open(tmp_path / "run.tar") as archive:
+        tracked = subprocess.check_output(["git", "ls-files"], cwd=one.root, text=True).splitlines()
+        assert set(archive.getnames()) - {name for name in archive.getnames() if "__pycache__" in name} == set(tracked)
+        archive.extractall(elsewhere.root, filter="data")
+    assert {"train_target", "train_rung", "measure_contest"} <= set(jobs(elsewhere.snakemake("--dry-run").stdout))
 
 
 def test_a_record_that_is_gone_is_made_again_by_its_own_job_alone(finished: Clone, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.draft.heads import tensor_hash
 from lib.draft.trainer import Tally, Training
 from lib.errors import UserError
 from lib.files import flat, whole_directory
@@ -94,11 +93,6 @@ def optimizer_tensors(training: Training) -> dict[str, Tensor]:
     names = _trained_names(training)
     state = training.optimizer.state_dict()["state"]
     return {f"{moment}.{names[index]}": moments[moment] for index, moments in state.items() for moment in _MOMENTS}
-
-
-def optimizer_hash(training: Training) -> str:
-    """Return the SHA-256 of `optimizer_tensors`."""
-    return tensor_hash(optimizer_tensors(training))
 
 
 def _trained_names(training: Training) -> list[str]:

@@ -1,6 +1,5 @@
 """The decisions of a search in the results tree."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NotRequired
 
@@ -26,11 +25,9 @@ class Decision(TypedDict):
     dropped: NotRequired[dict[str, str]]
 
 
-def places(search: Search) -> Iterator[Place]:
-    """Yield the places of a search's decisions in the order of its schedule, with the finalists last."""
-    for bracket in search.brackets:
-        yield from ((search.folder(bracket), rung) for rung in bracket.rungs)
-    yield search.finalists_folder, search.top_rung
+def places(search: Search) -> list[Place]:
+    """Return the places of a search's decisions in the order of its schedule, with the finalists last."""
+    return [*search.cohorts, (search.finalists_folder, search.top_rung)]
 
 
 class Decisions:

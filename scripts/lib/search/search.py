@@ -124,6 +124,11 @@ class Search:
                 return bracket
         raise UserError(f"{layout.search(folder)} belongs to another search; this one has {', '.join(map(self.folder, self.brackets))}")
 
+    @property
+    def cohorts(self) -> list[tuple[str, int]]:
+        """(folder, rung) of every cohort that trains, in the order of the schedule."""
+        return [(self.folder(bracket), rung) for bracket in self.brackets for rung in bracket.rungs]
+
     def below(self, folder: str, rung: int) -> list[tuple[str, int]]:
         """Return (folder, rung) of the cohorts that a decision depends on.
 

@@ -40,7 +40,7 @@ def match_final_norm(norm: Any, target: Path) -> None:
             )
 
 
-def require_whole(target: Path) -> None:
+def require_weights(target: Path) -> None:
     """Raise UserError when a layer lacks a weight that other layers have. Engines and transformers may fill it with random numbers."""
     there = tensor_names(target)
     anywhere = {_LAYER.sub(".", name) for name in there}

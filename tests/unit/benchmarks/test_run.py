@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.search.run import LADDERS, METHODS, Outcomes, compact, interval, summarise
+from benchmarks.search import ours
+from benchmarks.search.run import HERE, LADDERS, METHODS, OURS, Outcomes, compact, interval, summarise
+from benchmarks.search.worker import evaluate
 
 
 def column(regrets: list[float], last: list[float] | None = None) -> dict[str, Any]:
@@ -70,3 +72,13 @@ def test_a_worker_answers_in_lines_of_json():
     assert versions["numpy"] == np.__version__
     assert [answer["samples"] % 576 for answer in answers] == [0, 0]
     assert all(0 <= answer["last_regret"] < 3 for answer in answers)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].target.startswith(OURS)])
+def test_a_strategy_decides_as_in_the_recorded_runs(name: str) -> None:
+    """On the first surfaces of the middle ladder. `python -m benchmarks.search.run --only NAME...` repeats all of them."""
+    ladder, recorded = LADDERS[1], json.loads((HERE / "outcomes.json").read_text())[name]["ladders"]["4"]
+    strategy = getattr(ours, METHODS[name].target.partition(":")[2])
+    for seed in range(3):
+        answer = evaluate(strategy, list(ladder.samples), ladder.eta, seed)
+        assert answer == {key: column[seed] for key, column in recorded.items()}

@@ -13,7 +13,7 @@ from lib.features.samples import FeatureSet
 from lib.methods import Draft
 from lib.serving.vllm.driver import load_driver
 from lib.target.load import TRUST, find_code, load_tokenizer
-from lib.target.output import require_whole
+from lib.target.output import require_weights
 from transformers import dynamic_module_utils
 
 EVIL = """
@@ -56,7 +56,7 @@ def change(file: Path, **keys: Any) -> None:
 
 
 def test_no_call_runs_it(planted: Path, draft: Draft, features: FeatureSet) -> None:
-    for call in (load_tokenizer, require_whole, lambda folder: build_head(draft, folder, features, seed=0)):
+    for call in (load_tokenizer, require_weights, lambda folder: build_head(draft, folder, features, seed=0)):
         with pytest.raises(ValueError, match="trust_remote_code"):
             call(planted)
     assert not (planted.parent / "ran").exists()
@@ -69,7 +69,7 @@ def test_no_call_runs_it(planted: Path, draft: Draft, features: FeatureSet) -> N
 def test_a_target_that_transformers_knows_is_loaded_without_its_code(planted: Path, draft: Draft, features: FeatureSet) -> None:
     change(planted / "config.json", model_type="llama", architectures=["LlamaForCausalLM"])
     change(planted / "tokenizer_config.json", auto_map={}, tokenizer_class="PreTrainedTokenizerFast")
-    require_whole(planted)
+    require_weights(planted)
     build_head(draft, planted, features, seed=0)
     assert not (planted.parent / "ran").exists()
 
@@ -80,7 +80,7 @@ def test_where_it_is_trusted_every_call_takes_it(
     monkeypatch.setenv(TRUST, "1")
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("a library asks"))
     assert type(load_tokenizer(planted)).__name__ == "EvilTokenizer"
-    require_whole(planted)
+    require_weights(planted)
     assert (planted.parent / "ran").exists()
     build_head(draft, planted, features, seed=0)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from lib.errors import UserError
 from lib.target.load import check_target, has_chat_template, load_tokenizer, target_fingerprint
-from lib.target.output import require_whole
+from lib.target.output import require_weights
 from lib.target.weights import check_weights
 from safetensors.numpy import load_file, save_file
 
@@ -150,7 +150,7 @@ def test_weights_that_would_be_filled_at_random_are_refused_when_loaded(target: 
     copy = Path(shutil.copytree(target, tmp_path / "copy"))
     _rewritten(lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))(copy)
     with pytest.raises(UserError, match=r"lacks model.layers.1.mlp.up_proj.weight and 0 more weights; finish the download"):
-        require_whole(copy)
+        require_weights(copy)
 
 
 def test_the_fingerprint_follows_content_not_place(target: Path, tmp_path: Path) -> None:

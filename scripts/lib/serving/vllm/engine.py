@@ -64,16 +64,18 @@ class Server:
         *,
         begin: int = 0,
         model: str = MODEL,
+        head: Path | None = None,
+        engines: int = 1,
     ) -> None:
         self.process = process
         self.url = f"http://127.0.0.1:{port}"
         self.target = target
         self.log = log
         self.key = key
-        self.head: Path | None = None
-        self.engines = 1
-        self._begin = begin  # offset of this server's first byte in the log
         self.model = model
+        self.head = head
+        self.engines = engines
+        self._begin = begin  # offset of this server's first byte in the log
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Wait until the server answers, and load the driver meanwhile. Raises EngineError if it dies or after `timeout_s` seconds."""
@@ -209,8 +211,8 @@ def running(target: Path, speculation: Speculation | None, settings: EngineSetti
     plugin is missing.
     """
     require_installed()
-    with reserved_port() as port, started(command_line(target, speculation, settings, port), port, target, settings, log) as server:
-        server.head = speculation.path if speculation else None
+    head = speculation.path if speculation else None
+    with reserved_port() as port, started(command_line(target, speculation, settings, port), port, target, settings, log, head) as server:
         yield server
 
 
@@ -230,8 +232,8 @@ def extracting(target: Path, layers: Sequence[int], settings: EngineSettings, lo
 
 
 @contextmanager
-def started(command: list[str], port: int, target: Path, settings: EngineSettings, log: Path) -> Iterator[Server]:
-    """Run a server's `command` at `port` and stop it on exit."""
+def started(command: list[str], port: int, target: Path, settings: EngineSettings, log: Path, head: Path | None = None) -> Iterator[Server]:
+    """Run a server's `command` at `port` and stop it on exit. `head` is the draft head that the command serves, None without one."""
     key = secrets.token_urlsafe(32)
     log.parent.mkdir(parents=True, exist_ok=True)
     with scratch() as temporary, log.open("ab") as output, mortal_group() as group:
@@ -245,9 +247,7 @@ def started(command: list[str], port: int, target: Path, settings: EngineSetting
             process_group=group,
         )
         try:
-            server = Server(process, port, target, log, key, begin=begin)
-            server.engines = settings.data_parallel_size
-            yield server
+            yield Server(process, port, target, log, key, begin=begin, head=head, engines=settings.data_parallel_size)
         finally:
             stop(process)
 
