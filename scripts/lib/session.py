@@ -19,7 +19,7 @@ from lib.dag import keep_copies, let_stand, require_made, retry_always
 from lib.devices import gpus, require_devices
 from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment, load_experiment, verdict_files, waits_for_records
-from lib.files import digest
+from lib.files import digest, discard
 from lib.invocation import executor_settings, read_arguments, tell_local_jobs
 from lib.process import identity
 from lib.reading import parse_yaml, read_yaml, shown
@@ -95,6 +95,8 @@ class Session:
 
         self.pull()
         require_made(workflow)
+        if not workflow.storage_settings.notemp:
+            remove_filed(self.filed.servings)
         for line in last_words(Path(), self.filed, self.experiment.config.publish):
             logger.info(line)
 
@@ -257,6 +259,13 @@ def _load(workflow: Any, values: dict[str, Any], *, looks: bool) -> Experiment:
     if workflow.is_main_process and workflow.storage_registry.default_storage_provider:
         workflow.configfiles += carried_files(experiment)
     return experiment
+
+
+def remove_filed(servings: str) -> None:
+    """Remove the folders `servings` whose records are all filed. Snakemake leaves them if it is killed before it removes them itself."""
+    for folder in Path().glob(servings.format(engine="*")):
+        if all(Path(layout.serving(record.stem)).exists() for record in folder.iterdir()):
+            discard(folder)
 
 
 def _owner(settings: Any) -> str | None:
