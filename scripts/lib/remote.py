@@ -15,7 +15,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 from lib.config import Streaming
 from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment
-from lib.serving.workload import KEY, find_files
+from lib.serving.workload import KEY
 
 HOME = "bucket.txt"
 """File that names the bucket and folder from which a results tree is copied."""
@@ -139,5 +139,4 @@ def _named(experiment: Experiment) -> Iterator[tuple[str, str]]:
         "features.chat_template": config.features.template_file,
     }
     yield from ((key, path) for key, path in one.items() if path)
-    if config.serving.workload.path:
-        yield from ((KEY, str(path)) for path in find_files(Path(config.serving.workload.path)))
+    yield from sorted({(KEY, str(source.path)) for source in experiment.sent.values()})
