@@ -62,8 +62,8 @@ VERDICT = re.compile(r"results/(verdict\.json|search/.+/verdict-.+\.json)")
 VIEWS = re.compile(r"results/(plan\.json|(levers|report)/.+|champion/manifest\.json)|.+\.(md|txt|csv|parquet)")
 """Files that show times or estimates made from times. They have to exist."""
 
-APART = re.compile(r"results/logs/.+|results/spec-decode-tune\.lock|.+\.snakemake_timestamp")
-"""Files that are not compared."""
+APART = re.compile(r"results/logs/.+|results/spec-decode-tune\.lock|.+\.snakemake_timestamp|results/search/.+/servings-.+")
+"""Files that are not compared. Snakemake keeps the temporary `servings-*` if it is killed before it removes them."""
 
 SCRIPT = re.compile(r"/\.snakemake/scripts/[^/]+\.(\w+)\.py")
 """The script of a running job, and its rule."""

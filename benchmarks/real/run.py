@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from snakemake.utils import update_config
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -50,11 +51,13 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=10, help="prompts that are counted independently")
     asked = parser.parse_args()
     given = ["--config", *asked.config] if asked.config else []
+    values = yaml.safe_load(CONFIGURATION.read_text())
+    update_config(values, {key: yaml.safe_load(value) for key, value in (entry.split("=", 1) for entry in asked.config)})
+    load_experiment(values)  # refuses what cannot be read, before the run
     started = time.monotonic()
     snakemake = [sys.executable, "-m", "snakemake", "--configfile", str(CONFIGURATION.relative_to(Path.cwd())), *given]
     subprocess.run(snakemake, check=True)
     seconds = time.monotonic() - started
-    values = yaml.safe_load(CONFIGURATION.read_text()) | dict(entry.split("=", 1) for entry in asked.config)
     experiment = load_experiment(values)
     files = verdict_files(experiment)
     champion, verdict = (read_json(Path(path), "run the search") for path in (files.champion, files.verdict))

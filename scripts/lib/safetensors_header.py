@@ -40,7 +40,7 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], int]:
         try:
             start = 8 + int.from_bytes(content.read(8), "little")
             if start > file.stat().st_size:
-                raise ValueError("it is longer than the file")
+                raise ValueError("it would be longer than the file")
             header = from_json(content.read(start - 8))  # this reader raises ValueError for deep nesting
             header.pop("__metadata__", None)
             told = _HEADER.validate_python(header)

@@ -19,7 +19,7 @@ from lib.dag import keep_copies, let_stand, require_made, retry_always
 from lib.devices import gpus, require_devices
 from lib.errors import UserError, without_credentials
 from lib.experiment import Experiment, load_experiment, verdict_files, waits_for_records
-from lib.files import digest, discard
+from lib.files import digest
 from lib.invocation import executor_settings, read_arguments, tell_local_jobs
 from lib.process import identity
 from lib.reading import parse_yaml, read_yaml, shown
@@ -44,7 +44,7 @@ class Session:
     """One Snakemake process with one configuration.
 
     `views` maps names that every configuration has to this one's files. `pace` is known after a first measurement. `elsewhere` is whether
-    jobs run on other machines, or this process is a job on one.
+    jobs run on other machines, or this process is a job on one. `forced`: rules and files that the user forces.
     """
 
     experiment: Experiment
@@ -60,6 +60,7 @@ class Session:
     streaming: Streaming
     store: Any
     prefix: str
+    forced: frozenset[str] = frozenset()
 
     def start(self, workflow: Any) -> None:
         """Lock the results tree for this run.
@@ -95,8 +96,6 @@ class Session:
 
         self.pull()
         require_made(workflow)
-        if not workflow.storage_settings.notemp:
-            remove_filed(self.filed.servings)
         for line in last_words(Path(), self.filed, self.experiment.config.publish):
             logger.info(line)
 
@@ -155,9 +154,11 @@ class Session:
         return found
 
     def to_measure(self, engine: int) -> list[str]:
-        """Return the arms of an engine without a measurement that stands. If all stand, they are measured again by force."""
+        """Return the arms of an engine that are forced or have no measurement that stands, without any all of them."""
         share = self.experiment.search.shares(self.finalists(), self.filed.engines)[engine]
-        return [arm for arm in share if not self.standing(layout.serving(arm))] or share
+        if self.forced & {"measure_serving", "file_serving", self.filed.servings.format(engine=engine)}:
+            return share
+        return [arm for arm in share if layout.serving(arm) in self.forced or not self.standing(layout.serving(arm))] or share
 
     def preflight_seconds(self, pace: Pace, _: Any) -> float:
         """Return the device-seconds of one start of the engine."""
@@ -250,7 +251,10 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     decisions = Decisions(experiment.search, Path())
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
     streaming = stream_there(config.streaming, prefix) if store else config.streaming
-    return Session(experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, elsewhere, streaming, store, prefix)
+    forced = frozenset(map(str, workflow.dag_settings.forcerun)) | ({"measure_serving"} if workflow.dag_settings.forceall else set())
+    return Session(
+        experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, elsewhere, streaming, store, prefix, forced
+    )
 
 
 def _load(workflow: Any, values: dict[str, Any], *, looks: bool) -> Experiment:
@@ -259,13 +263,6 @@ def _load(workflow: Any, values: dict[str, Any], *, looks: bool) -> Experiment:
     if workflow.is_main_process and workflow.storage_registry.default_storage_provider:
         workflow.configfiles += carried_files(experiment)
     return experiment
-
-
-def remove_filed(servings: str) -> None:
-    """Remove the folders `servings` whose records are all filed. Snakemake leaves them if it is killed before it removes them itself."""
-    for folder in Path().glob(servings.format(engine="*")):
-        if all(Path(layout.serving(record.stem)).exists() for record in folder.iterdir()):
-            discard(folder)
 
 
 def _owner(settings: Any) -> str | None:
@@ -283,7 +280,7 @@ def _server(workflow: Any, engine: str, *, elsewhere: bool) -> dict[str, Any]:
     if not elsewhere:
         return {"stack": load_engine(engine).installed()}
     image = workflow.get_rule("preflight").resources.get("image")
-    return {"image": image.raw} if image else {}
+    return {"image": str(image.raw).strip("\"'")} if image else {}  # raw text may be quoted
 
 
 def _set_up(workflow: Any, standing: Standing, *, elsewhere: bool) -> int:

@@ -11,7 +11,7 @@ import snakemake.api  # noqa: F401 - its modules import each other, and can only
 import yaml
 from kubernetes.config import kube_config
 from lib.errors import UserError
-from lib.session import Session, open_session, remove_filed
+from lib.session import Session, open_session
 from snakemake_interface_common.exceptions import WorkflowError
 
 ROOT = Path(__file__).parents[2]
@@ -135,12 +135,22 @@ def test_an_arm_resumes_from_the_rung_below_or_from_what_is_on_disk(rung: int, f
     assert Session.state_below(session, "a", rung) == resumed
 
 
-def test_records_that_are_filed_are_not_left_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for engine in "01":
-        Path(f"results/search/servings-{engine}").mkdir(parents=True)
-        Path(f"results/search/servings-{engine}/arm{engine}.json").touch()
-    Path("results/arm0").mkdir()
-    Path("results/arm0/serving.json").touch()
-    remove_filed("results/search/servings-{engine}")
-    assert [path.name for path in Path("results/search").iterdir()] == ["servings-1"], "its measurements would be lost"
+@pytest.mark.parametrize(
+    ("forced", "measured"),
+    [
+        (set(), ["new"]),
+        ({"measure_serving"}, ["old", "new", "other"]),
+        ({"file_serving"}, ["old", "new", "other"]),
+        ({"servings-0"}, ["old", "new", "other"]),
+        ({"results/old/serving.json"}, ["old", "new"]),
+    ],
+)
+def test_what_is_forced_is_measured_beside_what_is_missing(forced: set[str], measured: list[str]) -> None:
+    session = SimpleNamespace(
+        experiment=SimpleNamespace(search=SimpleNamespace(shares=lambda *_: [["old", "new", "other"]])),
+        finalists=list,
+        filed=SimpleNamespace(engines=1, servings="servings-{engine}"),
+        forced=forced,
+        standing=lambda path: path != "results/new/serving.json",
+    )
+    assert Session.to_measure(session, 0) == measured  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Strategic merge of a pod patch, which holds the additions of a cluster's owner to every pod."""
 
+import math
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -27,7 +28,7 @@ MERGE_KEYS = {
     "topologySpreadConstraints": "topologyKey",
 }
 DIRECTIVE = "$patch"
-QUANTITY = re.compile(r"\.(limits|requests)\.|\.sizeLimit$")  # text or a number, although the client's types say text
+QUANTITY = re.compile(r"\.(limits|requests|overhead)\.|\.(sizeLimit|divisor)$")  # text or a number, although the client's types say text
 
 
 def merge(base: Any, patch: Any, field: str = "") -> Any:
@@ -122,7 +123,7 @@ def _faults(value: Any, kind: str, place: str) -> str:
             return f"{place} is not a single value"
         if (kind == "int" and type(value) is not int) or (kind == "bool" and not isinstance(value, bool)):
             return f"{place} is {value!r}, not {'a whole number' if kind == 'int' else 'true or false'}"
-        if QUANTITY.search(place) and type(value) in (int, float):
+        if QUANTITY.search(place) and type(value) in (int, float) and math.isfinite(value):
             return ""
         return f"{place} is not text but {value!r}: put it in quotes" if kind == "str" and not isinstance(value, str) else ""
     if not isinstance(value, dict):

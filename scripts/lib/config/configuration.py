@@ -73,9 +73,12 @@ class Config(Section):
                 f"features.concurrency = {features.concurrency} is more than serving.max_num_batched_tokens = {tokens}, and each sequence "
                 "takes a token of a step; lower it, or raise serving.max_num_batched_tokens"
             )
-        fewest = min(features.train_prompts, features.heldout_prompts)
-        if features.engines > fewest:
-            raise ValueError(f"features.engines = {features.engines} is more than there are prompts for, {fewest}; lower it")
+        key = min(("train_prompts", "heldout_prompts"), key=lambda name: getattr(features, name))
+        if features.engines > getattr(features, key):
+            raise ValueError(
+                f"features.engines = {features.engines} is more than features.{key} = {getattr(features, key)}, and each engine extracts "
+                "a part of them; lower it"
+            )
         return self
 
     @model_validator(mode="after")

@@ -48,7 +48,7 @@ class Features(Section):
     states_dtype: Literal["float32", "bfloat16"] | None = Field(
         None, description="dtype in which hidden states are stored; empty: the engine's, serving.dtype"
     )
-    concurrency: int = Field(64, ge=1, le=2048, description="sequences in flight while answers and hidden states are extracted")
+    concurrency: int = Field(64, ge=1, le=4096, description="sequences in flight while answers and hidden states are extracted")
     engines: int = Field(1, ge=1, le=1000, description="engines that extract at the same time, each a job with a part of the prompts")
     seed: int = Field(0, ge=0, description="seed of the split into train, held-out and serving prompts")
 

@@ -79,8 +79,8 @@ class Serving(Section):
             )
         if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
-                f"max_num_batched_tokens = {self.max_num_batched_tokens} is less than max_num_seqs = {self.max_num_seqs}, of which each "
-                "takes a token of a step; raise it, or lower max_num_seqs"
+                f"max_num_batched_tokens = {self.max_num_batched_tokens} is less than max_num_seqs = {self.max_num_seqs}, and each "
+                "sequence takes a token of a step; raise max_num_batched_tokens, or lower max_num_seqs"
             )
         return self
 

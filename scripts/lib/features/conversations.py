@@ -8,8 +8,8 @@
 | `prompt` | `{"prompt": "..."}` |
 
 All lines of a file have the same shape. A line with several of these keys has the first shape in this order. `system` and `tools` beside
-the turns are used, and `category` in a workload. All other keys are ignored. Of several turns of the user without any answer only the first
-is asked.
+the turns are used, and `category` in a workload. All other keys are ignored. Of `turns` only the first is
+asked, because the others depend on its answer.
 """
 
 import json
@@ -44,25 +44,21 @@ class UnusableError(Exception):
 class Conversation:
     """One line: its number, its turns as in the OpenAI API, the tools offered, its category. A plain prompt is one user turn.
 
-    The content of a turn is text, and arguments of tool calls are objects, as in the server.
+    The content of a turn is text, and arguments of tool calls are objects, as in the server. `cut`: the line has more turns, which depend
+    on an answer to this one.
     """
 
     line: int
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     category: str | None = None
+    cut: bool = False
 
     @property
     def asked(self) -> list[dict[str, Any]]:
-        """The turns up to the last one of the user, or without any answer up to the first one, on whose answer the others depend."""
-        roles = [message["role"] for message in self.messages]
-        users = [place for place, role in enumerate(roles) if role == "user"]
-        return self.messages[: users[-1 if "assistant" in roles else 0] + 1]
-
-    @property
-    def cut(self) -> bool:
-        """Whether turns of the user are not asked."""
-        return any(message["role"] == "user" for message in self.messages[len(self.asked) :])
+        """The turns up to the last one of the user."""
+        last = max(place for place, message in enumerate(self.messages) if message["role"] == "user")
+        return self.messages[: last + 1]
 
     @property
     def content(self) -> list[Any]:
@@ -203,7 +199,7 @@ def _conversation(values: dict[str, Any], shape: str, number: int) -> Conversati
         texts = [values["prompt"]] if shape == "prompt" else values["turns"]
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError
-        return Conversation(number, [{"role": "user", "content": text} for text in texts], category=category)
+        return Conversation(number, [{"role": "user", "content": texts[0]}], category=category, cut=len(texts) > 1)
     turns = values[shape]
     if not isinstance(turns, list):
         raise TypeError

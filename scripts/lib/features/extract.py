@@ -123,7 +123,10 @@ class Extraction:
     dtype: torch.dtype | None
 
     def run(self, prompts: Mapping[str, Sequence[Prompt]], concurrency: int) -> float | None:
-        """Extract all samples, by split, that are not done, with `concurrency` requests in flight. Return their tokens per second."""
+        """Extract all samples, by split, that are not done, with `concurrency` requests in flight.
+
+        Return the tokens per second, None if all are done.
+        """
         places = [(split, index, prompt) for split, ones in prompts.items() for index, prompt in enumerate(ones)]
         with or_refused("streaming.url: the samples there cannot be listed", "try again, or change it"):
             stored = set(self.store.names(self.work.name)) if self.store else set()
@@ -177,11 +180,18 @@ class Extraction:
         return len(tokens)
 
     def _is_done(self, split: str, index: int, prompt: Prompt, stored: set[str]) -> bool:
-        file = self.file(split, index)
-        if not file.exists() and self.store and (name := self._name(split, index)) in stored:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with or_refused("streaming.url: the samples there cannot be read", "try again, or change it"), whole_file(file) as fresh:
-                self.store.get(name, fresh)
+        file, name = self.file(split, index), self._name(split, index)
+        if self._is_sound(file, prompt):
+            return True
+        if not (self.store and name in stored):
+            return False
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with or_refused("streaming.url: the samples there cannot be read", "try again, or change it"), whole_file(file) as fresh:
+            self.store.get(name, fresh)
+        return self._is_sound(file, prompt)
+
+    def _is_sound(self, file: Path, prompt: Prompt) -> bool:
+        """Return whether a file holds a sample of a prompt, and count what was compared of it. Remove a file that does not."""
         with contextlib.suppress(OSError, SafetensorError, LookupError, TypeError, ValueError):
             tokens, agree, positions = _read(file)
             if tokens[: len(prompt.token_ids)] == list(prompt.token_ids):

@@ -94,7 +94,7 @@ def _user_prompts(tokenizer: Any, features: Features) -> dict[str, list[Prompt]]
         )
     logger.info("%d prompts, %d duplicates left out, of %s", len(distinct), len(usable) - len(distinct), _lengths(list(distinct.values())))
     if cut := sum(one.cut for one in source.conversations):
-        logger.info("%d conversations without an answer of the assistant are asked with their first turn only", cut)
+        logger.info("%d lines have several `turns`, of which the first is asked", cut)
     if given:
         turns = sum(turn["role"] == "assistant" for one in source.conversations for turn in one.messages)
         logger.info("%d answers in %d turns of the assistant", sum(len(sample.answers) for _, sample in distinct.values()), turns)

@@ -8,6 +8,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,8 +205,11 @@ def keep_faults(record: logging.LogRecord) -> bool:
     Snakemake deletes the logs before it tries the job again, and may do so before a handler has seen the message.
     """
     if getattr(record, "event", None) == LogEvent.JOB_ERROR:
-        logs = map(Path, map(_place, vars(record)["log"]))
-        vars(record)["faults"] = [(path.stat().st_mtime, said) for path in logs if (said := fault(path))]
+        vars(record)["faults"] = faults = list[tuple[float, str]]()
+        for path in map(Path, map(_place, vars(record)["log"])):
+            with suppress(OSError):
+                if said := fault(path):
+                    faults.append((path.stat().st_mtime, said))
     return True
 
 

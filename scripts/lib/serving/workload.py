@@ -123,10 +123,13 @@ def identify(workload: Workload) -> dict[str, Any]:
 
 
 def longest_texts(subsets: Mapping[str, Source], count: int | None, length: Callable[[str], int]) -> dict[str, int]:
-    """Return the longest of the first `count` prompts by subset in tokens, without what a chat template adds to them."""
+    """Return the longest of the first `count` prompts by subset in tokens, only of the user's turns.
+
+    A chat template adds to them, and may leave out parts of the assistant's.
+    """
 
     def tokens(conversation: Conversation) -> int:
-        return sum(length(turn["content"]) for turn in conversation.asked)
+        return sum(length(turn["content"]) for turn in conversation.asked if turn["role"] == "user")
 
     return {name: max(map(tokens, source.conversations[:count])) for name, source in subsets.items()}
 

@@ -157,16 +157,19 @@ def test_a_damaged_sample_is_extracted_again(damage: Callable[[Path], object], t
     assert Path("/etc/hosts").exists()
 
 
-def test_a_machine_that_dies_loses_no_sample_that_was_copied(target: Path, prompts: list[Prompt], tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["one", "other"], ids=["with a file cut off", "on another machine"])
+def test_a_machine_that_dies_loses_no_sample_that_was_copied(target: Path, prompts: list[Prompt], tmp_path: Path, place: str) -> None:
     store = open_storage(str(tmp_path / "store"), "streaming.url")
     with pytest.raises(UserError, match="the engine died"):
         extract(target, {"train": prompts}, tmp_path / "one", most=10, aux_layers=AUX, store=store, extractor=lambda one: Counting(one, 2))
     assert len(store.names("work")) == 2
+    cut_off = next((tmp_path / "one/work").rglob("*.safetensors"))
+    cut_off.write_bytes(cut_off.read_bytes()[:-1])
     seen: list[Counting] = []
     other = extract(
         target,
         {"train": prompts},
-        tmp_path / "other",
+        tmp_path / place,
         most=10,
         aux_layers=AUX,
         store=store,

@@ -72,12 +72,12 @@ def test_the_categories_of_a_file_are_subsets(tmp_path: Path) -> None:
     ("line", "sent", "cut"),
     [
         ({"turns": ["a", "b"]}, "a", True),
-        ({"messages": user("a") + user("b")}, "a", True),
+        ({"messages": user("context") + user("b")}, "b", False),
         ({"messages": [*user("a"), {"role": "assistant", "content": "x"}, *user("b")]}, "b", False),
         ({"turns": ["a"]}, "a", False),
     ],
 )
-def test_of_turns_that_nobody_has_answered_the_first_is_sent(tmp_path: Path, line: dict[str, Any], sent: str, cut: bool) -> None:
+def test_of_turns_the_first_is_sent_and_of_a_conversation_the_last(tmp_path: Path, line: dict[str, Any], sent: str, cut: bool) -> None:
     (source,) = read_subsets(write(tmp_path / "own.jsonl", line)).values()
     (one,) = source.conversations
     assert (one.asked[-1]["content"], one.cut) == (sent, cut)
