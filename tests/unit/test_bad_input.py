@@ -199,7 +199,7 @@ COMMAND_LINE = (
     ),
     (
         ["serving={max_num_batched_tokens: 7}"],
-        "configuration: serving: max_num_batched_tokens = 7 is less than max_num_seqs = 8, of which each takes a token",
+        "configuration: serving: max_num_batched_tokens = 7 is less than max_num_seqs = 8, and each sequence takes a token",
     ),
     (
         ["serving={max_num_batched_tokens: 63}"],
@@ -212,7 +212,10 @@ COMMAND_LINE = (
     (["serving={workload: {temperature: 2.1}}"], "configuration: serving.workload.temperature = '2.1': input should be less than or equal"),
     (["serving={workload: {temperature: 1e-9}}"], "configuration: serving.workload.temperature: 1e-09 is sampled as 0.01; write 0 or at"),
     (["features={temperature: 2.1}"], "configuration: features.temperature = '2.1': input should be less than or equal to 2"),
-    (["features={engines: 9}"], "configuration: features.engines = 9 is more than there are prompts for, 8; lower it"),
+    (
+        ["features={engines: 9}"],
+        "configuration: features.engines = 9 is more than features.heldout_prompts = 8, and each engine extracts a part of them; lower it",
+    ),
     (["serving={workload: {path: absent}}"], "serving.workload.path=absent does not exist; give a .jsonl file of prompts"),
     (["serving={workload: {stop: never}}"], "configuration: serving.workload.stop = 'never': input should be 'eos' or 'fixed'; correct it"),
     (["serving={sol_ceiling: B9000}"], "serving.sol_ceiling = 'B9000' is not in config/sol-ceilings.yaml (known: H100"),
@@ -385,7 +388,7 @@ WORKLOADS: dict[str, tuple[list[Any], str]] = {
 @pytest.mark.usefixtures("own")
 def test_a_workload_that_cannot_be_sent(lines: list[Any], line: str) -> None:
     Path("own.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
-    serving = put(SMALL["serving"], ("workload",), {"path": "own.jsonl", "prompts_per_subset": 2, "output_tokens": 16})
+    serving = put(SMALL["serving"], ("workload",), {"path": "own.jsonl", "prompts_per_subset": 2, "output_tokens": 16, "concurrency": 8})
     assert refused(partial(load_experiment, SMALL | {"serving": serving})).startswith(line)
 
 
@@ -404,7 +407,7 @@ def prior_arms() -> dict[str, Any]:
 
 
 def first_decision() -> tuple[Path, dict[str, Any]]:
-    place = next(places(small().search))
+    place = places(small().search)[0]
     return Path(layout.decision(*place)), json.loads(json.dumps(decide(small().search, *place, [], {}), default=str))
 
 
@@ -536,7 +539,7 @@ ENTRIES: dict[str, Entry] = {
     "decision, read": (
         lambda: str(first_decision()[0]),
         lambda: first_decision()[1],
-        lambda: partial(Decisions(small().search, Path()).__getitem__, next(places(small().search))),
+        lambda: partial(Decisions(small().search, Path()).__getitem__, places(small().search)[0]),
         (),
     ),
     "plan, status": (layout.PLAN, lambda: {"search": {}}, lambda: partial(status, Path()), ()),

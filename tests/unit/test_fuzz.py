@@ -115,7 +115,7 @@ def plan(config: dict[str, Any]) -> None:
     if upper_bound(search, 0, 1).arms <= FEW:
         replay(search, measured)
     else:
-        decide(search, *next(places(search)), [], {})
+        decide(search, *places(search)[0], [], {})
 
 
 @fuzz
@@ -196,7 +196,7 @@ def begun() -> None:
     """File the plan and the first decision of the small search."""
     search = small().search
     write_json(Path(layout.PLAN), make_plan(small(), Path("nowhere")))
-    place = next(places(search))
+    place = places(search)[0]
     write_json(Path(layout.decision(*place)), decide(search, *place, [], {}))
 
 
@@ -223,7 +223,7 @@ def test_records_of_arms(data: st.DataObject) -> None:
 def test_decisions_and_plans(data: st.DataObject) -> None:
     begun()
     search = small().search
-    place = next(places(search))
+    place = places(search)[0]
     path = Path(data.draw(st.sampled_from([layout.PLAN, layout.decision(*place)])))
     path.write_text(json.dumps(data.draw(changed(json.loads(path.read_text())))))
     with contextlib.suppress(UserError):

@@ -125,7 +125,7 @@ def test_prior_arms_are_honoured(strategy: str, space: str) -> None:
 @each
 def test_every_decision_waits_only_for_decisions_that_come_before_it(strategy: str, space: str) -> None:
     one = search_of(strategy, space)
-    order = list(places(one))
+    order = places(one)
     for index, place in enumerate(order):
         assert all(order.index(below) < index for below in one.below(*place))
 
