@@ -68,7 +68,7 @@ def test_what_a_message_tells_to_delete_is_made_again(finished: Clone, tmp_path:
     """Records are spoiled, and the messages are followed to the letter."""
     one = clone(tmp_path / "spoiled", adopt=finished, results=True)
     search = one.experiment().search
-    first, top = layout.decision(*places(search))[0], search.top_rung
+    first, top = layout.decision(*places(search)[0]), search.top_rung
     decided = (one.root / first).read_bytes()
 
     def dry_run() -> str:
