@@ -44,7 +44,8 @@ class Session:
     """One Snakemake process with one configuration.
 
     `views` maps names that every configuration has to this one's files. `pace` is known after a first measurement. `elsewhere` is whether
-    jobs run on other machines, or this process is a job on one. `forced`: rules and files that the user forces.
+    jobs run on other machines, or this process is a job on one. `forced` returns
+    the rules and files that the user forces. Snakemake knows them once it has read the workflow.
     """
 
     experiment: Experiment
@@ -60,7 +61,7 @@ class Session:
     streaming: Streaming
     store: Any
     prefix: str
-    forced: frozenset[str] = frozenset()
+    forced: Callable[[], set[str]] = set
 
     def start(self, workflow: Any) -> None:
         """Lock the results tree for this run.
@@ -156,9 +157,10 @@ class Session:
     def to_measure(self, engine: int) -> list[str]:
         """Return the arms of an engine that are forced or have no measurement that stands, without any all of them."""
         share = self.experiment.search.shares(self.finalists(), self.filed.engines)[engine]
-        if self.forced & {"measure_serving", "file_serving", self.filed.servings.format(engine=engine)}:
+        forced = self.forced()
+        if forced & {"measure_serving", "file_serving", self.filed.servings.format(engine=engine)}:
             return share
-        return [arm for arm in share if layout.serving(arm) in self.forced or not self.standing(layout.serving(arm))] or share
+        return [arm for arm in share if layout.serving(arm) in forced or not self.standing(layout.serving(arm))] or share
 
     def preflight_seconds(self, pace: Pace, _: Any) -> float:
         """Return the device-seconds of one start of the engine."""
@@ -251,10 +253,27 @@ def open_session(workflow: Any, values: dict[str, Any]) -> Session:
     decisions = Decisions(experiment.search, Path())
     taken = _set_up(workflow, standing, elsewhere=elsewhere)
     streaming = stream_there(config.streaming, prefix) if store else config.streaming
-    forced = frozenset(map(str, workflow.dag_settings.forcerun)) | ({"measure_serving"} if workflow.dag_settings.forceall else set())
     return Session(
-        experiment, filed, plan_file, views, standing, decisions, pace, progress, taken, elsewhere, streaming, store, prefix, forced
+        experiment,
+        filed,
+        plan_file,
+        views,
+        standing,
+        decisions,
+        pace,
+        progress,
+        taken,
+        elsewhere,
+        streaming,
+        store,
+        prefix,
+        partial(_forced, workflow),
     )
+
+
+def _forced(workflow: Any) -> set[str]:
+    settings = workflow.dag_settings
+    return {*map(str, settings.forcerun), *(["measure_serving"] if settings.forceall else [])}
 
 
 def _load(workflow: Any, values: dict[str, Any], *, looks: bool) -> Experiment:

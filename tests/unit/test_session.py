@@ -150,7 +150,7 @@ def test_what_is_forced_is_measured_beside_what_is_missing(forced: set[str], mea
         experiment=SimpleNamespace(search=SimpleNamespace(shares=lambda *_: [["old", "new", "other"]])),
         finalists=list,
         filed=SimpleNamespace(engines=1, servings="servings-{engine}"),
-        forced=forced,
+        forced=lambda: forced,
         standing=lambda path: path != "results/new/serving.json",
     )
     assert Session.to_measure(session, 0) == measured  # type: ignore[arg-type]
