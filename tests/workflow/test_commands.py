@@ -72,6 +72,7 @@ REAL_MODEL = (
     ".venv/bin/python benchmarks/real/make_conversations.py models/questions.jsonl",
     ".venv/bin/snakemake --configfile benchmarks/real/config.yaml --dry-run",
     ".venv/bin/snakemake --configfile benchmarks/real/config.yaml",
+    ".venv/bin/python benchmarks/real/run.py",
     ".venv/bin/python benchmarks/real/extraction.py models/smollm2 models/questions.jsonl benchmarks/real/extraction.json",
 )
 
