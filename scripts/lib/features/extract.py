@@ -130,6 +130,7 @@ class Extraction:
         places = [(split, index, prompt) for split, ones in prompts.items() for index, prompt in enumerate(ones)]
         with or_refused("streaming.url: the samples there cannot be listed", "try again, or change it"):
             stored = set(self.store.names(self.work.name)) if self.store else set()
+        first = places[:CHECKED]
         left = [place for place in places if not self._is_done(*place, stored)]
         if len(left) < len(places):
             logger.info("%d of %d samples are done", len(places) - len(left), len(places))
@@ -137,7 +138,7 @@ class Extraction:
         tokens = 0
         pool = ThreadPoolExecutor(concurrency)
         try:
-            jobs = [pool.submit(self._extract, *place, checked=place in places[:CHECKED]) for place in left]
+            jobs = [pool.submit(self._extract, *place, checked=place in first) for place in left]
             for done, job in enumerate(as_completed(jobs), start=1):
                 tokens += job.result()
                 now = time.monotonic()
