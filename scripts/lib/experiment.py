@@ -144,14 +144,9 @@ def load_experiment(values: dict[str, Any], *, provisional: bool = False) -> Exp
     return Experiment(config, space, search, refused, target, model, features, sent, subsets, asked, preflight, size, unknown)
 
 
-def waits_for_records(config: Config) -> bool:
-    """Return whether a configuration names a file below results/ that is not here, such as the space of a lever. A bucket may have it."""
-    return any(path and Path(path).parts[:1] == (layout.RESULTS,) and not Path(path).exists() for path in _named(config).values())
-
-
-def _named(config: Config) -> dict[str, str | None]:
+def named_files(config: Config) -> dict[str, str]:
     """Return the files and folders that a configuration names, by key."""
-    return {
+    named = {
         "space": config.space,
         "seed_from": config.seed_from,
         "baseline": config.baseline,
@@ -162,13 +157,19 @@ def _named(config: Config) -> dict[str, str | None]:
         "features.chat_template": config.features.template_file,
         "serving.workload.path": config.serving.workload.path,
     }
+    return {key: path for key, path in named.items() if path}
+
+
+def waits_for_records(config: Config) -> bool:
+    """Return whether a configuration names a file below results/ that is not here, such as the space of a lever. A bucket may have it."""
+    return any(Path(path).parts[:1] == (layout.RESULTS,) and not Path(path).exists() for path in named_files(config).values())
 
 
 def _require_readable(config: Config) -> None:
     """Raise UserError for a file or folder that exists but cannot be read by this process."""
-    for key, path in _named(config).items():
+    for key, path in named_files(config).items():
         try:
-            if path and not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(Path(path).stat().st_mode) else 0)):
+            if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(Path(path).stat().st_mode) else 0)):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except (FileNotFoundError, NotADirectoryError):
             continue  # its reader reports a missing file

@@ -14,11 +14,14 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from lib.config import Streaming
 from lib.errors import UserError, without_credentials
-from lib.experiment import Experiment
+from lib.experiment import Experiment, named_files
 from lib.serving.workload import KEY
 
 HOME = "bucket.txt"
 """File that names the bucket and folder from which a results tree is copied."""
+
+VOLUMES = ("target.path", "features.dataset")
+"""Keys of what jobs have on a volume."""
 
 FOLLOW_SECONDS = 60.0
 """Seconds between two listings of the bucket, for files that no job has reported, such as logs of running jobs."""
@@ -120,23 +123,14 @@ def carried_files(experiment: Experiment) -> list[str]:
         UserError: a file lies outside the working directory, or its path is not valid on another machine.
     """
     here = Path().resolve()
-    files = list(_named(experiment))
+    files = list(_carried(experiment))
     for key, path in files:
         if Path(path).is_absolute() or not Path(path).resolve().is_relative_to(here):
             raise UserError(f"{key} = {path}: jobs on other machines only get files below {here}; copy it there")
     return [path for _, path in files]
 
 
-def _named(experiment: Experiment) -> Iterator[tuple[str, str]]:
-    """Yield key and path of every small file. Target and data set are on a volume of the jobs."""
-    config = experiment.config
-    one = {
-        "space": config.space,
-        "seed_from": config.seed_from,
-        "baseline": config.baseline,
-        "manifest": config.manifest,
-        "features.prompts": config.features.prompts,
-        "features.chat_template": config.features.template_file,
-    }
-    yield from ((key, path) for key, path in one.items() if path)
+def _carried(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    """Yield key and path of every small file. Target and data set are on a volume of the jobs, and a workload may be a folder of files."""
+    yield from ((key, path) for key, path in named_files(experiment.config).items() if key not in {*VOLUMES, KEY})
     yield from sorted({(KEY, str(source.path)) for source in experiment.sent.values()})
